@@ -1,0 +1,285 @@
+"""One Parquet row is one clip of a video with sound: the schema, the way in (`encode`), the way out (`decode`, `read`).
+
+The sound is a complex short-time Fourier transform (constants of the paper's section 4.1) in half precision, so that
+mixing is an addition and shifting a slice. Every row of a shard is usable; what was not is in `manifest.parquet`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image
+from pyarrow import fs
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "val", "test")
+VERSION_KEY, HASH_KEY = b"raymix.schema_version", b"raymix.preprocessing"
+
+_FRAME = pa.struct([("t_s", pa.float64()), ("jpeg", pa.binary()), ("width", pa.int32()), ("height", pa.int32())])
+_REGION = pa.struct(
+    [
+        ("box_xyxy", pa.list_(pa.float32())),
+        ("mask", pa.binary()),
+        ("label", pa.string()),
+        ("sounding", pa.bool_()),
+        ("frame", pa.int32()),
+    ]
+)
+
+
+def schema(preprocessing: str = "") -> pa.Schema:
+    """The Arrow schema of a shard; `preprocessing` is the hash of the settings that made it."""
+    names = [
+        ("clip_id", pa.string()),
+        ("dataset", pa.string()),
+        ("split", pa.string()),
+        ("video", pa.string()),
+        ("group", pa.string()),
+        ("start_s", pa.float64()),
+        ("duration_s", pa.float64()),
+        ("labels", pa.list_(pa.string())),
+        ("frames", pa.list_(_FRAME)),
+        ("stft", pa.binary()),
+        ("stft_frames", pa.int32()),
+        ("stft_bins", pa.int32()),
+        ("regions", pa.list_(_REGION)),
+        ("status", pa.string()),
+    ]
+    return pa.schema(names, metadata={VERSION_KEY: str(SCHEMA_VERSION).encode(), HASH_KEY: preprocessing.encode()})
+
+
+def columns(truth: bool, labels: bool) -> list[str]:
+    """The columns to read: training reads neither regions nor labels, so it cannot learn from them."""
+    wanted = ["clip_id", "video", "group", "frames", "stft", "stft_frames", "stft_bins"]
+    return wanted + (["labels"] if labels else []) + (["regions"] if truth else [])
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where one object is in one frame: a box in [0, 1] (left, top, right, bottom), a mask (PNG bytes), or both."""
+
+    label: str
+    sounding: bool = True
+    frame: int = 0
+    box_xyxy: tuple[float, float, float, float] | None = None
+    mask: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What an importer yields before encoding; times in seconds on the video's clock, sound mono at 16 kHz."""
+
+    clip_id: str
+    dataset: str
+    split: str
+    video: str
+    group: str
+    start_s: float
+    duration_s: float
+    labels: tuple[str, ...]
+    frames: list[np.ndarray]  # uint8 YX3
+    frame_times: list[float]
+    wave: np.ndarray  # float32, in [-1, 1]
+    regions: tuple[Region, ...] = ()
+    status: str = "ok"
+
+
+def encode(clip: Clip, jpeg_quality: int = 90) -> dict[str, Any]:
+    """The Parquet row of a clip: frames as JPEG, sound as float16 (T, F, 2) of real and imaginary parts."""
+    import torch  # only who encodes pays for torch; who reads a table does not
+
+    from raymix.spectrogram import stft
+
+    spectrum_TF = stft(torch.from_numpy(np.ascontiguousarray(clip.wave, dtype=np.float32))[None])[0]
+    pairs_TF2 = torch.view_as_real(spectrum_TF).numpy().astype(np.float16)
+    frames = [
+        {"t_s": float(t), "jpeg": _jpeg(image, jpeg_quality), "width": image.shape[1], "height": image.shape[0]}
+        for image, t in zip(clip.frames, clip.frame_times, strict=True)
+    ]
+    row = {name: getattr(clip, name) for name in schema().names if hasattr(clip, name)}
+    row["labels"] = list(clip.labels)
+    row["frames"] = frames
+    row["stft"], row["stft_frames"], row["stft_bins"] = pairs_TF2.tobytes(), pairs_TF2.shape[0], pairs_TF2.shape[1]
+    row["regions"] = [{f.name: getattr(region, f.name) for f in fields(Region)} for region in clip.regions]
+    return row
+
+
+def _jpeg(image_YX3: np.ndarray, quality: int) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(image_YX3).save(out, format="JPEG", quality=quality, subsampling=0)
+    return out.getvalue()
+
+
+@dataclass
+class Clips:
+    """N decoded clips of one fixed shape, as columns: what mixing and composing read."""
+
+    clip_id: np.ndarray
+    video: np.ndarray
+    group: np.ndarray
+    label: np.ndarray  # the first class name, '' where it is unknown or was not read
+    frames: np.ndarray  # uint8 (N, n, Y, X, 3)
+    stft: np.ndarray  # float16 (N, T, F, 2)
+    masks: np.ndarray | None = None  # bool (N, Y, X): union of the sounding regions of frame 0
+    has_truth: np.ndarray | None = None  # bool (N,)
+
+    def __len__(self) -> int:
+        return len(self.clip_id)
+
+    def take(self, index: Sequence[int] | np.ndarray) -> Clips:
+        """The clips at these positions, in this order."""
+        taken: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        taken = {name: None if value is None else value[index] for name, value in taken.items()}
+        return Clips(**taken)
+
+    @staticmethod
+    def concat(parts: Sequence[Clips]) -> Clips:
+        """All clips of all parts; ValueError where there is none or their shapes differ."""
+        if not parts:
+            raise ValueError("nothing to join: no clips were read")
+        shapes = {(part.frames.shape[1:], part.stft.shape[1:], part.masks is None) for part in parts}
+        if len(shapes) > 1:
+            raise ValueError(f"clips of different shapes cannot be joined: {sorted(map(str, shapes))}")
+        every: dict[str, Any] = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Clips)}
+        every = {name: None if v[0] is None else np.concatenate(v) for name, v in every.items()}
+        return Clips(**every)
+
+
+def decode(table: pa.Table, image_size: int, truth: bool) -> Clips:
+    """Rows to arrays: frames and masks squeezed to `image_size` squared; ValueError if the rows differ in shape."""
+    require(table.schema, columns(truth, labels=False), "these rows")
+    count = table.num_rows
+    bins = set(zip(table["stft_frames"].to_pylist(), table["stft_bins"].to_pylist(), strict=True))
+    frame_lists = table["frames"].to_pylist()
+    per_clip = {len(frames) for frames in frame_lists}
+    if len(bins) > 1 or len(per_clip) > 1:
+        raise ValueError(f"rows of one dataset need one shape: STFT {sorted(bins)}, frames per clip {sorted(per_clip)}")
+    shape_TF = bins.pop() if bins else (0, 0)
+    stft_NTF2 = np.empty((count, *shape_TF, 2), np.float16)
+    for row, value in enumerate(v for chunk in table["stft"].chunks for v in chunk):
+        stft_NTF2[row] = np.frombuffer(value.as_buffer(), np.float16).reshape(*shape_TF, 2)
+    frames_NnYX3 = np.empty((count, per_clip.pop() if per_clip else 0, image_size, image_size, 3), np.uint8)
+    for row, frames in enumerate(frame_lists):
+        for position, frame in enumerate(frames):
+            frames_NnYX3[row, position] = _picture(frame["jpeg"], image_size)
+    labels = table["labels"].to_pylist() if "labels" in table.column_names else [[]] * count
+    masks, has_truth = _truth(table["regions"].to_pylist(), image_size) if truth else (None, None)
+    return Clips(
+        clip_id=np.array(table["clip_id"].to_pylist(), dtype=str),
+        video=np.array(table["video"].to_pylist(), dtype=str),
+        group=np.array(table["group"].to_pylist(), dtype=str),
+        label=np.array([names[0] if names else "" for names in labels], dtype=str),
+        frames=frames_NnYX3,
+        stft=stft_NTF2,
+        masks=masks,
+        has_truth=has_truth,
+    )
+
+
+def _picture(jpeg: bytes, size: int) -> np.ndarray:
+    source = Image.open(io.BytesIO(jpeg))
+    source.draft("RGB", (size, size))  # lets the decoder skip detail that the resize would drop
+    image = source.convert("RGB")
+    return np.asarray(image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _truth(region_lists: list[list[dict[str, Any]]], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Union masks (N, Y, X) of the sounding regions of frame 0, and which clips have any."""
+    masks_NYX = np.zeros((len(region_lists), size, size), bool)
+    for row, regions in enumerate(region_lists):
+        for region in regions or []:
+            if region["sounding"] and region["frame"] == 0:
+                masks_NYX[row] |= raster(region["box_xyxy"], region["mask"], size)
+    return masks_NYX, np.asarray(masks_NYX.any(axis=(1, 2)))
+
+
+def raster(box_xyxy: Sequence[float] | None, mask: bytes | None, size: int) -> np.ndarray:
+    """A region as a bool mask (size, size); the mask wins where there is both a mask and a box."""
+    if mask is not None:
+        image = Image.open(io.BytesIO(mask)).convert("L")
+        return np.asarray(image.resize((size, size), Image.Resampling.BOX)) > 127
+    out_YX = np.zeros((size, size), bool)
+    if box_xyxy is not None:
+        left, top, right, bottom = (round(float(edge) * size) for edge in box_xyxy)
+        out_YX[max(top, 0) : max(bottom, top + 1), max(left, 0) : max(right, left + 1)] = True
+    return out_YX
+
+
+def require(found: pa.Schema, wanted: Sequence[str], where: str) -> None:
+    """Say in one line (ValueError) what keeps these columns from being clips of this schema version."""
+    version = (found.metadata or {}).get(VERSION_KEY)
+    if version is not None and version != str(SCHEMA_VERSION).encode():
+        raise ValueError(
+            f"{where}: schema version {version.decode()}, this raymix reads {SCHEMA_VERSION}; prepare again"
+        )
+    missing = [name for name in wanted if name not in found.names]
+    if missing:
+        raise ValueError(f"{where}: not clips of raymix, missing columns {missing}; found {found.names[:6]}")
+
+
+def locate(uri: str) -> tuple[fs.FileSystem, str]:
+    """The file system and path of a local path or a pyarrow URI; ValueError if the URI is not understood."""
+    try:
+        return fs.FileSystem.from_uri(uri) if "://" in uri else (fs.LocalFileSystem(), uri.rstrip("/") or "/")
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise ValueError(f"{uri}: not a folder that pyarrow can open ({str(error).splitlines()[0]})") from error
+
+
+def describe(directory: str) -> dict[str, Any]:
+    """What `dataset.json` says of a prepared dataset; ValueError in one line if the folder is none."""
+    filesystem, path = locate(directory)
+    try:
+        with filesystem.open_input_file(f"{path}/dataset.json") as file:
+            found = json.loads(file.read())
+        version = found["schema_version"]
+    except FileNotFoundError as error:
+        raise ValueError(f"{directory}: no prepared dataset (no dataset.json); run python -m raymix.prepare") from error
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ValueError(f"{directory}/dataset.json cannot be read ({error!r}); prepare again") from error
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"{directory}: schema version {version}, this raymix reads {SCHEMA_VERSION}; prepare again")
+    return found
+
+
+def shards(directory: str, split: str) -> list[str]:
+    """Paths (on the file system of `locate`) of the Parquet files of one split, in order."""
+    found = describe(directory)
+    if split not in found["splits"]:
+        raise ValueError(f"{directory}: no split '{split}', it has {', '.join(found['splits'])}")
+    path = locate(directory)[1]
+    return [f"{path}/{name}" for name in found["splits"][split]["files"]]
+
+
+def read(
+    directory: str, split: str, image_size: int, *, truth: bool, labels: bool = True, limit: int | None = None
+) -> Clips:
+    """The clips of one split, decoded, by plain pyarrow; `limit`: so many rows (videos are in random order)."""
+    paths, (filesystem, _) = shards(directory, split), locate(directory)
+    parts: list[Clips] = []
+    for path in paths:
+        left = None if limit is None else limit - sum(map(len, parts))
+        if left is None or left > 0:
+            parts.append(decode(_rows(filesystem, path, columns(truth, labels)).slice(0, left), image_size, truth))
+    if not sum(map(len, parts)):
+        raise ValueError(f"{directory}: split '{split}' holds no clips")
+    return Clips.concat([part for part in parts if len(part)])
+
+
+def _rows(filesystem: fs.FileSystem, path: str, wanted: list[str]) -> pa.Table:
+    try:
+        with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
+            if VERSION_KEY not in (file.schema_arrow.metadata or {}):
+                raise ValueError(f"{path}: a Parquet file, but not clips of raymix (no schema version in it)")
+            require(file.schema_arrow, [*wanted, "status"], path)
+            table = file.read(columns=[*wanted, "status"])
+    except (pa.ArrowException, OSError) as error:  # ArrowInvalid is a ValueError too, but of several lines
+        raise ValueError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error
+    return table.filter(pc.equal(table["status"], "ok")).drop_columns(["status"])

@@ -1,0 +1,167 @@
+"""Systems beside systems that listen to nothing, on the same scenes: the null systems and the table of all.
+
+A centre box that hears nothing beats published numbers of the tables of the paper's kind (Tables 1 and 2); so every
+table of raymix carries such rows. Null systems that need a model (untrained network, shuffled audio, silent audio) are
+scored by whoever holds the model and handed in by name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+
+from raymix.protocol import RAYMIX_1, Protocol
+from raymix.scoring import Interval, Maps, Summary, score, summarise
+from raymix.truth import Truth
+
+BOX_SIDES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of centre boxes, as shares of the sides of the canvas
+
+_COLUMNS = ("sounding_accuracy", "ciou", "iou", "ap", "cap", "piap", "auc")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system of a table; `null` if it cannot have listened."""
+
+    system: str
+    summary: Summary
+    null: bool = False
+
+
+def nulls(truth: Truth, mean_map_HW: np.ndarray | None = None, panel_boxes: bool = False) -> dict[str, Maps]:
+    """Maps of systems without ears, by name: the same map for each source, so that none is missing.
+
+    Full frame and centre boxes are predictions (bool, on the canvas); the radial prior falls linearly from the centre
+    to the corners; `mean_map_HW` is the mean of the maps of a model on training clips. Where some panels are silent,
+    `random panels` picks as many different ones as sound, by the scene's id. With `panel_boxes` there are also systems
+    that know the layout: a centre box in each sounding panel (in a grid: in panels picked at random).
+    """
+    (y, x), (n, s) = truth.canvas, truth.panels_NS.shape
+    across = np.abs((np.arange(x) + 0.5) / x * 2 - 1)
+    down = np.abs((np.arange(y) + 0.5) / y * 2 - 1)[:, None]
+    found: dict[str, np.ndarray] = {"full frame": np.ones((y, x), bool)}
+    found |= {f"centre box {side:g}": (across < side) & (down < side) for side in BOX_SIDES}
+    found["radial prior"] = (1.0 - np.hypot(down, across) / math.sqrt(2.0)).astype(np.float32)
+    if mean_map_HW is not None:
+        found["mean training map"] = np.asarray(mean_map_HW)
+    # views without memory of their own: thousands of scenes share one map
+    maps: dict[str, Maps] = {name: np.broadcast_to(one, (n, s, *one.shape)) for name, one in found.items()}
+    picked_NS = _random_panels(truth)
+    if s < len(truth.rects_P4):
+        maps["random panels"] = _in_panels(truth, picked_NS, 1.0)
+    if panel_boxes:
+        maps |= {f"panel box {side:g}": _in_panels(truth, picked_NS, side) for side in BOX_SIDES}
+    return maps
+
+
+def _random_panels(truth: Truth) -> np.ndarray:
+    """As many different panels as sound, picked by the id of the scene alone: the same in any order of the scenes."""
+    panels, s = len(truth.rects_P4), truth.panels_NS.shape[1]
+    seeds = [int.from_bytes(blake2b(scene.encode(), digest_size=8).digest(), "little") for scene in truth.ids]
+    picked = [np.random.default_rng(seed).permutation(panels)[:s] for seed in seeds]
+    return np.array(picked, np.int64).reshape(len(truth), s)
+
+
+def _in_panels(truth: Truth, panels_NS: np.ndarray, side: float) -> list[np.ndarray | None]:
+    """One centre box in each of the named panels, its sides this share of the panel's."""
+    (y, x), boxes_P = truth.canvas, []
+    for x0, y0, x1, y1 in truth.rects_P4:
+        across = np.abs((np.arange(x) + 0.5 - x0) / (x1 - x0) * 2 - 1)
+        down = np.abs((np.arange(y) + 0.5 - y0) / (y1 - y0) * 2 - 1)[:, None]
+        boxes_P.append((across < side) & (down < side))
+    distinct = {
+        row: np.stack([boxes_P[panel] for panel in row]) for row in {tuple(each) for each in panels_NS.tolist()}
+    }
+    return [distinct[tuple(row)] for row in panels_NS.tolist()]
+
+
+def final(
+    maps: Mapping[str, Maps],
+    truth: Truth,
+    protocol: Protocol = RAYMIX_1,
+    *,
+    null: Collection[str] = (),
+    mean_map_HW: np.ndarray | None = None,
+    panel_boxes: bool = False,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> list[Row]:
+    """All rows of one table: the given systems (those named in `null` among them are null systems), then the nulls."""
+    unknown = [name for name in null if name not in maps]
+    if unknown:
+        raise ValueError(f"null={unknown[0]!r} names no system that was given: {', '.join(maps)}")
+    without_model = nulls(truth, mean_map_HW, panel_boxes)
+    rows = []
+    for name, each in (*maps.items(), *without_model.items()):
+        summary = summarise(score(each, truth, protocol), seed, resamples)
+        rows.append(Row(name, summary, null=name in null or name not in maps))
+    return rows
+
+
+def table(rows: Sequence[Row], metrics: Sequence[str] | None = None) -> str:
+    """Markdown, also readable as it stands: systems by metrics with intervals, one part for each set of scenes.
+
+    Marks cells of systems that a null system reaches: † a null lies inside the interval, ‡ a null lies above it.
+    With `metrics` only these columns, where a part has them; without, all. ValueError where rows of one part were not
+    scored on the same number of scenes, or where no part has a named metric.
+    """
+    parts: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        parts.setdefault((row.summary.protocol, row.summary.layout, row.summary.scenes_hash), []).append(row)
+    for name in metrics or ():
+        if not any(name in row.summary for row in rows):
+            known = sorted({each for row in rows for each in row.summary})
+            raise ValueError(f"metric {name!r} is in none of these tables, they have {', '.join(known)}")
+    text = "\n\n".join(_part(part, metrics) for part in parts.values())
+    notes = {
+        "†": "† a null system lies inside this interval (or there is none, all scenes being from one video)",
+        "‡": "‡ a null system lies above this interval",
+    }
+    return "\n".join(
+        [text, *(("",) if any(mark in text for mark in notes) else ())]
+        + [note for mark, note in notes.items() if mark in text]
+    )
+
+
+def _part(rows: Sequence[Row], chosen: Sequence[str] | None) -> str:
+    first = rows[0].summary
+    for row in rows:
+        if row.summary.counts != first.counts or row.summary.scenes != first.scenes:
+            raise ValueError(
+                f"table: {rows[0].system} was scored on {first.scenes} scenes {first.counts}, {row.system} on "
+                f"{row.summary.scenes} {row.summary.counts}; one table needs the same scenes"
+            )
+    order = sorted(first, key=lambda name: (_COLUMNS.index(name.partition("@")[0]), name))
+    metrics = order if chosen is None else [name for name in chosen if name in first]
+    heads = [name if first.counts[name] == first.scenes else f"{name} (n={first.counts[name]})" for name in metrics]
+    cells = [["system", *heads]]
+    for row in sorted(rows, key=lambda row: row.null):
+        name = f"null: {row.system}" if row.null else row.system
+        cells.append([name, *(_cell(row.summary[metric]) + _mark(row, metric, rows) for metric in metrics)])
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in cells]
+    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    facts = f"protocol {first.protocol}, layout {first.layout}, scenes {first.scenes_hash}"
+    counts = f"{first.scenes} scenes of {first.videos} videos, 95 % intervals by bootstrap over videos"
+    return "\n".join([f"{facts}: {counts} ({first.resamples} resamples, seed {first.seed})", "", *lines])
+
+
+def _cell(interval: Interval) -> str:
+    if math.isnan(interval.low):
+        return f"{interval.value:.3f}"
+    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _mark(row: Row, metric: str, rows: Sequence[Row]) -> str:
+    """† or ‡ where the best null system is not below this system's interval."""
+    if row.null:
+        return ""
+    best = max((other.summary[metric].value for other in rows if other.null), default=-math.inf)
+    low, high = row.summary[metric].low, row.summary[metric].high
+    if best == -math.inf or best < low:
+        return ""
+    return " ‡" if best > high else " †"

@@ -1,0 +1,248 @@
+"""What a run is: typed settings with their ranges, the rules between them, and the name of what was misspelt.
+
+Every field below is a key of the command line (`fit.epochs=20`), a name that a search space may search, and a column of the
+leaderboard: one name all the way, and the number in a config is the number in use. `method` alone has no dataclass: its keys
+are those of `configs/method/NAME.yaml`, which are the keywords of the method's constructor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+class BadInput(ValueError):
+    """What a person gave cannot be used; the message is one line: what, where, the rule, the nearest valid name."""
+
+
+def ranged(default: float, low: float | None = None, high: float | None = None, above: float | None = None) -> Any:
+    """A number with its range: `low <= x <= high`, or `x > above`."""
+    return field(default=default, metadata={"low": low, "high": high, "above": above})
+
+
+def chosen(default: str, *choices: str) -> Any:
+    return field(default=default, metadata={"choices": choices})
+
+
+@dataclass
+class Dataset:
+    """Videos and the clips cut from them; `prepared` is the folder (any pyarrow.fs URI) that `raymix.prepare` writes."""
+
+    name: str = chosen("folder", "folder", "demo")
+    root: str = ""  # the tree of video files; the demo writes its own there
+    prepared: str = ""
+    frame_size: int = ranged(256, low=16, high=4096)  # px, shorter side of the stored JPEG
+    clip_seconds: float = ranged(3.0, above=0.0)
+    stride_seconds: float = ranged(3.0, above=0.0)  # from the start of one clip to the start of the next
+    frames: int = ranged(1, low=1, high=64)  # per clip
+    val: float = ranged(0.1, low=0.0, high=0.9)  # share of videos
+    test: float = ranged(0.1, low=0.0, high=0.9)
+    seed: int = ranged(0, low=0)  # of the split (and of the demo's videos)
+    classes: str = chosen("none", "none", "parent")  # "parent": the folder a video lies in names its class
+    splits: str | None = None  # CSV with the columns file,split
+    regions: str | None = None  # JSON sidecar with boxes or masks
+    silence_db: float = ranged(-60.0, high=0.0)  # below this RMS a clip counts as silent
+    jpeg_quality: int = ranged(90, low=1, high=100)
+    rows_per_file: int = ranged(1024, low=1)
+    overwrite: bool = False
+    videos: int = ranged(360, low=8)  # from here on: the demo alone
+    video_seconds: float = ranged(10.0, low=1.0)
+    duets: float = ranged(0.1, low=0.0, high=1.0)  # share of videos with two sounding objects
+    size: int = ranged(96, low=32)  # px
+
+
+@dataclass
+class Mixture:
+    """How k clips become one sound (paper section 3; `raymix.mixture`)."""
+
+    k: int = ranged(2, low=1, high=8)
+    seconds: float = ranged(0.96, above=0.0)  # heard at once; .96 s is the paper's 193 frames
+    shift: str = chosen("clip", "clip", "jitter")  # where the second view of the sound comes from
+    rule: str = chosen("sum", "sum", "mean")  # the paper sums, its code averages
+    level: str = chosen("rms", "rms", "none")
+    crop: float = ranged(0.8, low=0.1, high=1.0)  # smallest share of a frame that a crop keeps
+    flip: bool = True
+
+
+@dataclass
+class Encoder:
+    width: int = ranged(64, low=4, high=512)  # channels of the first stage; 64 is ResNet-18
+    image_size: int = ranged(224, low=32, high=1024)  # px
+    weights: str | None = None  # ImageNet state dict of torchvision's ResNet-18
+
+
+@dataclass
+class Optimizer:
+    learning_rate: float = ranged(1e-4, above=0.0, high=1.0)  # Adam's own: nothing rescales it
+    weight_decay: float = ranged(5e-4, low=0.0, high=1.0)
+    clip_gradient: float = ranged(0.0, low=0.0)  # largest norm; 0 leaves gradients alone
+
+
+@dataclass
+class Fit:
+    batch: int = ranged(128, low=2)  # clips (not groups) over all workers
+    epochs: int = ranged(30, low=1)
+    seed: int = ranged(0, low=0)
+    precision: str = chosen("fp32", "fp32", "bf16")
+    channels_last: bool = False
+    frozen_batch_norm: bool = False  # BatchNorm keeps the statistics it was loaded with
+    keep: int = ranged(1, low=1)  # checkpoints kept of a finished trial, the best first
+
+
+@dataclass
+class Evaluation:
+    protocol: str = "raymix-1"
+    scenes: int = ranged(128, low=8)  # validation scenes that every epoch is scored on
+    final_scenes: int = ranged(256, low=8)  # test scenes of the last word
+    seed: int = ranged(0, low=0)
+    pictures: int = ranged(6, low=0, high=64)  # PNGs that `evaluate` draws
+
+
+@dataclass
+class Data:
+    cache: str = chosen("auto", "auto", "on", "off")  # decoded clips in Ray's object store, once for all slots
+    cache_share: float = ranged(0.5, above=0.0, high=0.9)  # of the object store, for `auto`
+
+
+@dataclass
+class Study:
+    name: str = ""
+    trials: int = ranged(32, low=1)
+    extend: int = ranged(0, low=0)  # this many more trials on top of what the study planned so far
+    seed: int = ranged(0, low=0)
+    metric: str = "val/sounding_accuracy"
+    mode: str = chosen("max", "max", "min")
+    final: int = ranged(1, low=0)  # the best n are scored on the test split at the end; 0: leave that to raymix.evaluate
+
+
+@dataclass
+class Search:
+    sampler: str = chosen("tpe", "tpe", "random", "gp", "cmaes", "grid")
+    startup: int = ranged(10, low=1)  # random trials before the sampler models anything
+    scheduler: str = chosen("asha", "asha", "fifo", "median", "pbt")
+    grace: int = ranged(3, low=1)  # epochs that no trial is stopped before
+    reduction: int = ranged(3, low=2)  # ASHA keeps the best 1/reduction at each rung
+
+
+@dataclass
+class Cluster:
+    workers: int = ranged(1, low=1)  # DDP workers of a slot
+    cpus_per_worker: float = ranged(1.0, above=0.0)
+    gpus_per_worker: float = ranged(0.0, low=0.0)
+    evaluator_cpus: float = ranged(1.0, low=0.0)
+    evaluator_gpus: float = ranged(0.0, low=0.0)
+    slots: int = ranged(0, low=0)  # trials in flight at once; 0: as many as fit
+    cpus: int = ranged(0, low=0)  # of a cluster that raymix starts itself; 0: what the machine has
+    object_store_gib: float = ranged(0.0, low=0.0)  # likewise; 0: Ray's own choice
+    dashboard: bool = True  # Ray Train cleans up after lost slots through it
+
+
+@dataclass
+class Run:
+    """One training run: what a checkpoint carries, whole."""
+
+    home: str = ""
+    dataset: Dataset = field(default_factory=Dataset)
+    mixture: Mixture = field(default_factory=Mixture)
+    encoder: Encoder = field(default_factory=Encoder)
+    method: dict[str, Any] = field(default_factory=dict)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    fit: Fit = field(default_factory=Fit)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    data: Data = field(default_factory=Data)
+    cluster: Cluster = field(default_factory=Cluster)
+    study: Study = field(default_factory=Study)
+
+
+@dataclass
+class Tune(Run):
+    search: Search = field(default_factory=Search)
+    search_spaces: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Prepare:
+    home: str = ""
+    dataset: Dataset = field(default_factory=Dataset)
+    cluster: Cluster = field(default_factory=Cluster)
+
+
+@dataclass
+class Evaluate:
+    home: str = ""
+    study: str = ""
+    top: int = ranged(1, low=1)
+    checkpoint: str | None = None  # score this one checkpoint instead of a study's best
+    split: str = chosen("test", "test", "val")
+    output: str | None = None  # default: the study's own folder
+    scenes: int | None = None  # default: the study's evaluation.final_scenes
+    pictures: int | None = None
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """` (did you mean X?)`, or the list where nothing is near and the list is short."""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if not close:
+        leaf = {n.rsplit(".", 1)[-1]: n for n in names}
+        close = [leaf[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(leaf), n=1, cutoff=0.6)]
+    if close:
+        return f" (did you mean {close[0]}?)"
+    return f" (one of: {', '.join(sorted(names))})" if len(names) <= 12 else ""
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings -> {dotted name: value}."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, name + "."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def override(plain: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a nested plain config with dotted names set; a name that is not there is refused."""
+    copy: dict[str, Any] = json.loads(json.dumps(plain))
+    for name, value in params.items():
+        *path, leaf = name.split(".")
+        node = copy
+        for part in path:
+            node = node.get(part, {}) if isinstance(node, dict) else {}
+        if leaf not in node:
+            raise BadInput(f"{name}: no such setting{nearest(name, list(flatten(plain)))}")
+        node[leaf] = value
+    return copy
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """A config as nested plain Python values: what travels to workers and into checkpoints."""
+    plain = dataclasses.asdict(config)
+    return json.loads(json.dumps(plain))
+
+
+def from_plain(plain: Mapping[str, Any], schema: type = Run) -> Any:
+    """The typed config of a plain one, without checking ranges; keys of richer doors (search, search_spaces) are dropped.
+
+    Raises BadInput where a value has the wrong type or a key is unknown.
+    """
+    known = {f.name for f in dataclasses.fields(schema)}
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), {k: v for k, v in plain.items() if k in known})
+        return OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise BadInput(f"config: {str(error).splitlines()[0]}") from None
+
+
+def signature(plain: Mapping[str, Any]) -> str:
+    """Twelve hex digits that name a whole config: the same config is the same run."""
+    return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=6).hexdigest()

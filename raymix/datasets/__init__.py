@@ -1,0 +1,8 @@
+"""The importers, one a file; DATASETS is their table of contents (`dataset.name` chooses the row)."""
+
+from __future__ import annotations
+
+from raymix.datasets import demo, folder
+from raymix.datasets.source import Importer
+
+DATASETS: dict[str, Importer] = {"demo": demo, "folder": folder}

@@ -1,0 +1,214 @@
+"""Demo videos: real MP4 files in which one object of four classes sounds, some duets, and the true masks in a sidecar.
+
+The files go through the ordinary importer (`folder`); this module only writes them. Each class has its own shape,
+colours, texture and timbre; place, size, pitch, rhythm and a textured, slowly changing background are random.
+The same seed gives the same files.
+"""
+
+from __future__ import annotations
+
+import base64
+import colorsys
+import io
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import av
+import numpy as np
+from PIL import Image
+
+from raymix.clip import Clip
+from raymix.config import Dataset
+from raymix.datasets import folder, voices
+from raymix.datasets.source import Entry, Source, shuffled, split_of
+
+FPS = 10
+SIDECAR = "regions.json"
+HUES = {"bell": (0.12, 0.18), "drum": (0.62, 0.76), "flute": (0.32, 0.48), "strings": (0.0, 0.07)}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One sounding object: its class, shape (bool), picture (uint8 YX3), and where its corner is since which frame."""
+
+    label: str
+    shape_YX: np.ndarray
+    picture_YX3: np.ndarray
+    hops: tuple[tuple[int, int, int], ...]  # (first frame, top, left)
+
+
+def name_of(settings: Dataset, number: int) -> str:
+    """The path of a video below the root: the folder names its class, 'a+b' for a duet."""
+    label = "+".join(_cast(settings, number))
+    return f"{label}/{label}-{number:04d}.mp4"
+
+
+def _cast(settings: Dataset, number: int) -> list[str]:
+    """The class names of a video; classes go round so that each has its share, duets by a draw."""
+    rng, names = np.random.default_rng([settings.seed, number, 0]), list(HUES)
+    if rng.random() < settings.duets:
+        return sorted(str(name) for name in rng.choice(names, 2, replace=False))
+    return [names[number % len(names)]]
+
+
+def things(settings: Dataset, number: int) -> list[Thing]:
+    """The objects of a video: two of a duet stand side by side or one above the other and never overlap."""
+    rng, labels = np.random.default_rng([settings.seed, number, 1]), _cast(settings, number)
+    size, length = settings.size, round(settings.video_seconds * FPS)
+    halves, axis = rng.permutation(len(labels)), int(rng.integers(2))
+    made = []
+    for half, label in zip(halves, labels, strict=True):
+        side = int(size * rng.uniform(*((0.45, 0.56) if len(labels) == 1 else (0.42, 0.48))))
+        low, high = np.zeros(2, int), np.full(2, size - side)
+        if len(labels) == 2:
+            low[axis], high[axis] = (0, size // 2 - side) if half == 0 else (size // 2, size - side)
+        corner, frame, hops = rng.integers(low, high + 1), 0, []
+        while frame < length:
+            hops.append((frame, int(corner[0]), int(corner[1])))
+            frame += int(rng.integers(12, 30))
+            corner = np.clip(corner + rng.integers(-3, 4, 2), low, high)
+        shape_YX, picture_YX3 = _look(label, side, rng)
+        made.append(Thing(label, shape_YX, picture_YX3, tuple(hops)))
+    return made
+
+
+def _look(label: str, side: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Shape and picture of an object of this class, `side` pixels wide and high."""
+    v, u = np.meshgrid(*[(np.arange(side) + 0.5) / side * 2 - 1] * 2, indexing="ij")
+    phase, turns = rng.uniform(0, 2 * np.pi), rng.uniform(8, 12)
+    if label == "flute":
+        shape, wave = np.abs(u) <= 0.25 + 0.375 * (v + 1), np.sin(turns * v + phase)
+    elif label == "strings":
+        shape, wave = np.maximum(np.abs(u), np.abs(v)) < 0.9, np.sin(turns * u + phase)
+    elif label == "bell":
+        shape, wave = np.hypot(u, v) < 1, np.sin(turns * np.hypot(u, v) + phase)
+    else:
+        shape, wave = np.minimum(np.abs(u), np.abs(v)) < 0.45, np.sin(turns * u + phase) * np.sin(turns * v)
+    color = np.array(colorsys.hsv_to_rgb(rng.uniform(*HUES[label]), rng.uniform(0.75, 1), rng.uniform(0.8, 1)))
+    picture = 255 * color * (0.78 + 0.22 * wave[..., None])
+    return shape, picture.astype(np.uint8)
+
+
+def _backdrop(size: int, length: int, rng: np.random.Generator) -> np.ndarray:
+    """Colour noise of four scales that turns slowly into another: uint8 (length, size, size, 3)."""
+    ends = []
+    for _ in range(2):
+        field = rng.uniform(40, 215, 3) * np.ones((size, size, 3))
+        for cells in (2, 5, 12, 32):
+            spread = np.maximum(0, 1 - np.abs(np.linspace(0, cells - 1, size)[:, None] - np.arange(cells)))
+            grid = rng.standard_normal((cells, cells, 3)) * rng.uniform(5, 40)
+            field += np.einsum("yi,ijc,xj->yxc", spread, grid, spread, optimize=True)
+        grey = field.mean(axis=2, keepdims=True)
+        ends.append((grey + (field - grey) * rng.uniform(0.2, 0.8)).clip(0, 255).astype(np.float32))
+    turn_T = 0.5 - 0.5 * np.cos(np.linspace(0, rng.uniform(1, 4), length) * np.pi / 2, dtype=np.float32)
+    return np.stack([ends[0] + (ends[1] - ends[0]) * turn for turn in turn_T]).astype(np.uint8)
+
+
+def pictures(settings: Dataset, number: int) -> np.ndarray:
+    """All frames of a video: uint8 (T, Y, X, 3)."""
+    rng, length = np.random.default_rng([settings.seed, number, 2]), round(settings.video_seconds * FPS)
+    frames_TYX3 = _backdrop(settings.size, length, rng)
+    for thing in things(settings, number):
+        side = len(thing.shape_YX)
+        ends = [hop[0] for hop in thing.hops[1:]] + [length]
+        for (first, top, left), end in zip(thing.hops, ends, strict=True):
+            place_TYX3 = frames_TYX3[first:end, top : top + side, left : left + side]
+            place_TYX3[:, thing.shape_YX] = thing.picture_YX3[thing.shape_YX]
+    return frames_TYX3
+
+
+def regions(settings: Dataset, number: int) -> list[dict[str, object]]:
+    """The true masks of a video as entries of the region sidecar, one for every object and stay."""
+    entries: list[dict[str, object]] = []
+    for thing in things(settings, number):
+        side = len(thing.shape_YX)
+        ends: list[float | None] = [(hop[0] - 0.5) / FPS for hop in thing.hops[1:]]
+        for (first, top, left), end in zip(thing.hops, [*ends, None], strict=True):
+            canvas = np.zeros((settings.size, settings.size), bool)
+            canvas[top : top + side, left : left + side] = thing.shape_YX
+            out = io.BytesIO()
+            Image.fromarray(canvas).save(out, format="PNG")
+            start = max(0.0, (first - 0.5) / FPS)
+            mask = base64.b64encode(out.getvalue()).decode()
+            entries.append({"label": thing.label, "sounding": True, "from_s": start, "to_s": end, "mask": mask})
+    return entries
+
+
+def write_video(settings: Dataset, number: int, path: str) -> None:
+    """Encode one video (MPEG-4 and AAC) and put it in its place when it is whole."""
+    rng = np.random.default_rng([settings.seed, number, 3])
+    wave = sum(voices.play(label, settings.video_seconds, rng) for label in _cast(settings, number))
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    part = f"{path}.{os.getpid()}.part"
+    encode(part, pictures(settings, number), FPS, np.asarray(wave, np.float32))
+    os.replace(part, path)
+
+
+def encode(path: str, frames_TYX3: np.ndarray, fps: int, wave: np.ndarray) -> None:
+    """Write frames and a mono 16 kHz wave as one MP4 file."""
+    with av.open(path, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+        video = container.add_stream("mpeg4", rate=fps)
+        video.height, video.width, video.pix_fmt = frames_TYX3.shape[1], frames_TYX3.shape[2], "yuv420p"
+        video.bit_rate, video.gop_size, video.codec_context.thread_count = 800_000, 10, 1
+        audio = container.add_stream("aac", rate=voices.RATE, layout="mono", options={"aac_coder": "fast"})
+        audio.bit_rate = 64_000
+        for number, picture in enumerate(frames_TYX3):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, fps)
+            container.mux(video.encode(frame))
+        sound = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
+        sound.sample_rate, sound.pts, sound.time_base = voices.RATE, 0, Fraction(1, voices.RATE)
+        container.mux([*video.encode(None), *audio.encode(sound), *audio.encode(None)])
+
+
+def write(settings: Dataset) -> list[str]:
+    """Write all videos that are not there yet, and the sidecar; the paths below `settings.root`."""
+    made = sources(settings)
+    for source in made:
+        _ensure(settings, source)
+    return [source.path for source in made]
+
+
+def _ensure(settings: Dataset, source: Source) -> None:
+    path = os.path.join(settings.root, source.path)
+    if not os.path.exists(path):
+        write_video(settings, int(source.path.rsplit("-", 1)[1].removesuffix(".mp4")), path)
+
+
+def _recipe(settings: Dataset) -> dict[str, object]:
+    return {name: getattr(settings, name) for name in ("seed", "videos", "video_seconds", "duets", "size")}
+
+
+def sources(settings: Dataset) -> list[Source]:
+    """The videos that the demo consists of; writes the sidecar. ValueError if the root holds another demo."""
+    if not settings.root or "://" in settings.root:
+        raise ValueError(f"dataset.root='{settings.root}': must be a local folder, the demo writes its videos there")
+    recipe_path, recipe = os.path.join(settings.root, "demo.json"), _recipe(settings)
+    if os.path.exists(recipe_path):
+        with open(recipe_path, encoding="utf-8") as file:
+            if json.load(file) != recipe:
+                raise ValueError(f"{settings.root}: holds demo videos of other settings; name another dataset.root")
+    known = {name_of(settings, number): regions(settings, number) for number in range(settings.videos)}
+    os.makedirs(settings.root, exist_ok=True)
+    for path, content in ((os.path.join(settings.root, SIDECAR), known), (recipe_path, recipe)):
+        with open(path + ".part", "w", encoding="utf-8") as file:
+            json.dump(content, file)
+        os.replace(path + ".part", path)
+    return shuffled(
+        settings,
+        [
+            Source(path, split_of(settings, path), labels=folder.labels_of(settings, path), regions=tuple(entries))
+            for path, entries in known.items()
+        ],
+    )
+
+
+def clips(settings: Dataset, source: Source, entry: Entry) -> Iterator[Clip]:
+    """Write the video if this machine has it not yet (nodes need no shared disk), then import it like any other."""
+    _ensure(settings, source)
+    size = os.path.getsize(os.path.join(settings.root, source.path))
+    entry.size_bytes = size
+    yield from folder.clips(settings, replace(source, size_bytes=size), entry)

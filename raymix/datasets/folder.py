@@ -1,0 +1,186 @@
+"""Any tree of video files as a dataset: the ordinary importer.
+
+`classes=parent`: the folder a video lies in names its class, `a+b` two classes. `splits`: a CSV with the columns
+`file,split`; videos that it does not list are left out. `regions`: a JSON file, {"path/below/root.mp4": [region, ...]},
+where a region is {"label": "bell", "sounding": true, "box": [left, top, right, bottom] in 0 to 1, "mask": base64 PNG,
+"mask_file": PNG beside the sidecar, "from_s": 0.0, "to_s": 2.0 or null}: a box or a mask, the rest may be
+missing. Times are seconds after the first frame; a region holds for the frames from `from_s` to just before `to_s`.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from pyarrow import fs
+
+from raymix.clip import SPLITS, Clip, Region, locate
+from raymix.config import Dataset
+from raymix.datasets import media
+from raymix.datasets.source import Entry, Source, Unusable, same_name, shuffled, split_of
+
+SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
+
+
+def sources(settings: Dataset) -> list[Source]:
+    """All video files below the root, and those that only the split file names; ValueError if there is no root."""
+    sizes = listing(settings.root)
+    split_by_path = _read_splits(settings.splits) if settings.splits else None
+    regions = read_regions(settings.regions) if settings.regions else {}
+    if regions and not any(same_name(path) in regions for path in sizes):
+        first = next(iter(regions))
+        raise ValueError(f"{settings.regions}: none of its paths is a video below {settings.root}, such as '{first}'")
+    found = []
+    for path, size in sizes.items():
+        name = same_name(path)
+        split = split_of(settings, path) if split_by_path is None else split_by_path.pop(name, "")
+        found.append(Source(path, split, size, labels_of(settings, name), tuple(regions.get(name, ()))))
+    missing = [Source(path, split) for path, split in (split_by_path or {}).items()]
+    return shuffled(settings, found + missing)
+
+
+def listing(root: str) -> dict[str, int]:
+    """Path below the root (with '/') and size in bytes of every video file; hidden ones are passed over."""
+    filesystem, path = locate(root) if root else (None, "")
+    if filesystem is None or filesystem.get_file_info(path).type != fs.FileType.Directory:
+        raise ValueError(f"dataset.root='{root}': no such folder; name the folder of your videos")
+    infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+    sizes = {info.path[len(path) :].lstrip("/"): info.size for info in infos if info.type == fs.FileType.File}
+    return {
+        name: sizes[name]
+        for name in sorted(sizes)
+        if name.lower().endswith(SUFFIXES) and not any(part.startswith(".") for part in name.split("/"))
+    }
+
+
+def labels_of(settings: Dataset, path: str) -> tuple[str, ...]:
+    """Class names from the parent folder: none at the root, two for 'a+b'."""
+    parts = path.split("/")
+    return tuple(parts[-2].split("+")) if settings.classes == "parent" and len(parts) > 1 else ()
+
+
+def _text(uri: str) -> str:
+    filesystem, path = locate(uri)
+    try:
+        with filesystem.open_input_file(path) as file:
+            return str(file.read().decode("utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{uri}: cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def digest(uri: str) -> str:
+    """A short hash of a text file's content."""
+    return hashlib.blake2b(_text(uri).encode(), digest_size=8).hexdigest()
+
+
+def _read_splits(uri: str) -> dict[str, str]:
+    reader = csv.DictReader(io.StringIO(_text(uri)))
+    if not {"file", "split"} <= set(reader.fieldnames or ()):
+        raise ValueError(f"{uri}: needs the columns file,split; its first line is {','.join(reader.fieldnames or ())}")
+    known: dict[str, str] = {}
+    for row in reader:
+        name, split = same_name((row["file"] or "").strip()), (row["split"] or "").strip()
+        if split not in SPLITS:
+            raise ValueError(f"{uri}, line {reader.line_num}: split '{split}' is none of {', '.join(SPLITS)}")
+        if known.setdefault(name, split) != split:
+            raise ValueError(f"{uri}, line {reader.line_num}: '{name}' is in two splits, {known[name]} and {split}")
+    return known
+
+
+def read_regions(uri: str) -> dict[str, list[dict[str, Any]]]:
+    """The region sidecar by path; ValueError in one line where an entry is wrong."""
+    try:
+        known = json.loads(_text(uri))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{uri}: not JSON ({error})") from error
+    if not isinstance(known, dict):
+        raise ValueError(f'{uri}: must be {{"path of a video": [regions]}}, found a {type(known).__name__}')
+    for path, entries in known.items():
+        for entry in entries if isinstance(entries, list) else [entries]:
+            wrong = _fault(entry)
+            if wrong:
+                raise ValueError(f"{uri}, '{path}': {wrong}")
+    return {same_name(path): entries for path, entries in known.items()}
+
+
+def _fault(entry: Any) -> str:
+    """What is wrong with one entry of the sidecar, '' if nothing is."""
+    if not isinstance(entry, dict) or not {"box", "mask", "mask_file"} & set(entry):
+        return f"a region needs a box, a mask or a mask_file, found {str(entry)[:60]}"
+    unknown = set(entry) - {"label", "sounding", "box", "mask", "mask_file", "from_s", "to_s"}
+    if unknown:
+        return f"a region has no '{sorted(unknown)[0]}'; known are label, sounding, box, mask, mask_file, from_s, to_s"
+    box = entry.get("box")
+    if box is not None:
+        numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(edge, int | float) for edge in box)
+        if not numbers or not (-0.001 <= box[0] < box[2] <= 1.001 and -0.001 <= box[1] < box[3] <= 1.001):
+            return f"a box is [left, top, right, bottom] in [0, 1] with left < right and top < bottom, found {box}"
+    return ""
+
+
+def clips(settings: Dataset, source: Source, entry: Entry) -> Iterator[Clip]:
+    """The clips of one file, in time; fills `entry`, raises Unusable where the file ends being a video with sound."""
+    if source.size_bytes < 0:
+        raise Unusable("missing", "in the split file, not in the folder")
+    if source.size_bytes == 0:
+        raise Unusable("corrupt", "empty file")
+    how = media.Cutting(settings.clip_seconds, settings.stride_seconds, settings.frames, settings.frame_size)
+    filesystem, root = locate(settings.root)
+    path = f"{root}/{source.path}"
+    if isinstance(filesystem, fs.LocalFileSystem):
+        yield from (_clip(settings, source, cut) for cut in media.cut(path, how, entry))
+    else:
+        with filesystem.open_input_file(path) as file:
+            yield from (_clip(settings, source, cut) for cut in media.cut(file, how, entry))
+
+
+def _clip(settings: Dataset, source: Source, cut: media.Cut) -> Clip:
+    loudness_db = 10 * np.log10(np.mean(np.square(cut.wave, dtype=np.float64)) + 1e-20)
+    video = same_name(source.path)
+    return Clip(
+        clip_id=f"{settings.name}:{video}:{round(cut.start_s * 1000)}",
+        dataset=settings.name,
+        split=source.split,
+        video=video,
+        group=video,
+        start_s=cut.start_s,
+        duration_s=settings.clip_seconds,
+        labels=source.labels,
+        frames=cut.frames,
+        frame_times=cut.frame_times,
+        wave=cut.wave,
+        regions=tuple(_regions(settings, source, cut.frame_times)),
+        status="silent" if loudness_db < settings.silence_db else "ok",
+    )
+
+
+def _regions(settings: Dataset, source: Source, frame_times: list[float]) -> Iterator[Region]:
+    """The regions that hold at the time of each frame."""
+    for position, time_s in enumerate(frame_times):
+        for known in source.regions:
+            end_s = known.get("to_s")
+            if (known.get("from_s") or 0.0) <= time_s and (end_s is None or time_s < end_s):
+                box = known.get("box")
+                yield Region(
+                    label=known.get("label", ""),
+                    sounding=bool(known.get("sounding", True)),
+                    frame=position,
+                    box_xyxy=None if box is None else (box[0], box[1], box[2], box[3]),
+                    mask=_mask(settings, known),
+                )
+
+
+def _mask(settings: Dataset, known: dict[str, Any]) -> bytes | None:
+    if "mask" in known:
+        return base64.b64decode(known["mask"])
+    if "mask_file" not in known:
+        return None
+    filesystem, sidecar = locate(settings.regions or "")
+    with filesystem.open_input_file(f"{sidecar.rpartition('/')[0] or '.'}/{known['mask_file']}") as file:
+        return bytes(file.read())

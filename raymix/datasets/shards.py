@@ -1,0 +1,251 @@
+"""From source files to a prepared dataset: units of work, their Parquet shards, and the records written last.
+
+A unit is a run of source files of one split. Its shards depend on nothing but its sources and the settings, so they are
+the same bytes on any number of workers; its record in `.parts` is written after them: a unit with a record is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from raymix.clip import SCHEMA_VERSION, SPLITS, encode, locate, schema
+from raymix.config import Dataset
+from raymix.datasets import DATASETS
+from raymix.datasets.source import Entry, Source, Unusable
+
+UNIT_FILES, UNIT_BYTES = 32, 1 << 30  # a unit ends at so many files, or bytes of input
+GROUP_ROWS, GROUP_BYTES = 128, 32 << 20  # a row group ends at so many rows, or bytes
+CRASHES = 3  # a file whose import killed so many processes is given up
+PARTS = ".parts"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Source files that become the shards `name`.parquet, `name`-1.parquet ..."""
+
+    name: str
+    key: str  # hash of the preprocessing and of the sources
+    sources: tuple[Source, ...]
+
+    @property
+    def record(self) -> str:
+        return f"{PARTS}/{self.name}-{self.key}.json"
+
+
+def units(sources: list[Source], preprocessing: str) -> list[Unit]:
+    """The sources of each split in runs; a source without a split is in none."""
+    made: list[Unit] = []
+    for split in SPLITS:
+        run: list[Source] = []
+        members = [source for source in sources if source.split == split]
+        for number, source in enumerate(members, 1):
+            run.append(source)
+            full = len(run) >= UNIT_FILES or sum(max(s.size_bytes, 0) for s in run) >= UNIT_BYTES
+            if full or number == len(members):
+                count = sum(unit.name.startswith(split) for unit in made)
+                made.append(Unit(f"{split}-{count:05d}", _key(preprocessing, run), tuple(run)))
+                run = []
+    return made
+
+
+def _key(preprocessing: str, run: list[Source]) -> str:
+    text = json.dumps([SCHEMA_VERSION, preprocessing, [asdict(source) for source in run]])
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def write_text(directory: str, name: str, text: str) -> None:
+    """Put a small file in its place at once: whole or not at all."""
+    filesystem, path = locate(directory)
+    local = isinstance(filesystem, fs.LocalFileSystem)
+    target = f"{path}/{name}.{os.getpid()}.tmp" if local else f"{path}/{name}"
+    filesystem.create_dir(f"{path}/{name}".rpartition("/")[0])
+    with filesystem.open_output_stream(target) as out:
+        out.write(text.encode())
+    if local:
+        filesystem.move(target, f"{path}/{name}")
+
+
+class _Shards:
+    """Writes rows as Parquet files of one unit, a row group at a time."""
+
+    def __init__(self, settings: Dataset, unit: Unit, preprocessing: str) -> None:
+        self.settings, self.unit = settings, unit
+        self.filesystem, self.path = locate(settings.prepared)
+        self.schema = schema(preprocessing)
+        self.local = isinstance(self.filesystem, fs.LocalFileSystem)
+        self.files: list[str] = []
+        self._rows: list[dict[str, Any]] = []
+        self._bytes = self._in_file = 0
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
+        self._bytes += len(row["stft"]) + sum(len(frame["jpeg"]) for frame in row["frames"])
+        in_file = self._in_file + len(self._rows)
+        if len(self._rows) >= GROUP_ROWS or self._bytes >= GROUP_BYTES or in_file >= self.settings.rows_per_file:
+            self._flush()
+        if in_file >= self.settings.rows_per_file:
+            self.close()
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        if self._writer is None:
+            number = len(self.files)
+            self.files.append(f"{self.unit.name}{f'-{number}' if number else ''}.parquet")
+            self.filesystem.create_dir(f"{self.path}/{PARTS}")
+            final = f"{self.path}/{self.files[-1]}"  # an object store shows a file when it is whole, a disk at once
+            self._target = f"{self.path}/{PARTS}/{self.files[-1]}.{os.getpid()}.tmp" if self.local else final
+            self._writer = pq.ParquetWriter(self._target, self.schema, filesystem=self.filesystem, compression="zstd")
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self.schema), row_group_size=len(self._rows))
+        self._in_file += len(self._rows)
+        self._rows, self._bytes = [], 0
+
+    def close(self) -> None:
+        self._flush()
+        if self._writer is not None:
+            self._writer.close()
+            if self.local:
+                self.filesystem.move(self._target, f"{self.path}/{self.files[-1]}")
+        self._writer, self._in_file = None, 0
+
+
+def write_unit(settings: Dataset, unit: Unit, preprocessing: str) -> dict[str, Any]:
+    """Import the files of a unit, write its shards and then its record, which is returned."""
+    import torch  # before the first file: a slow import must not look like a slow file
+
+    torch.set_num_threads(1)
+    started, shards, shape = time.monotonic(), _Shards(settings, unit, preprocessing), (0, 0)
+    entries, labels = [], Counter[str]()
+    with _Attempts(settings, unit) as attempts:
+        for source in unit.sources:
+            entry = Entry(source.path, source.split, size_bytes=source.size_bytes)
+            for row in _rows(settings, source, entry, attempts.crashes(source.path)):
+                shape = (row["stft_frames"], row["stft_bins"])
+                labels.update(row["labels"])
+                shards.add(row)
+            entries.append(asdict(entry))
+        shards.close()
+    record = {
+        "unit": unit.name,
+        "files": shards.files,
+        "clips": sum(entry["clips"] for entry in entries),
+        "stft_shape": list(shape),
+        "labels": dict(sorted(labels.items())),
+        "entries": entries,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    write_text(settings.prepared, unit.record, json.dumps(record))
+    return record
+
+
+def _rows(settings: Dataset, source: Source, entry: Entry, crashes: int) -> Iterator[dict[str, Any]]:
+    """The usable rows of one file; whatever goes wrong with it becomes the entry's status and reason."""
+    try:
+        if crashes >= CRASHES:
+            raise Unusable("error", f"reading it ended the process {crashes} times")
+        for clip in DATASETS[settings.name].clips(settings, source, entry):
+            if clip.status == "ok":
+                row = encode(clip, settings.jpeg_quality)
+                entry.clips += 1
+                yield row
+            else:
+                entry.silent_clips += 1
+        if not entry.clips:
+            level = f"every clip is below {settings.silence_db:g} dB"
+            entry.status, entry.reason = ("silent", level) if entry.silent_clips else ("too short", entry.reason)
+    except Unusable as error:
+        entry.status, entry.reason = error.status, str(error)
+    except Exception as error:  # one bad file must not end a long run
+        entry.status, entry.reason = "error", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+class _Attempts:
+    """Remembers on disk which file is being read, so that one that kills the process is known the next time."""
+
+    def __init__(self, settings: Dataset, unit: Unit) -> None:
+        self.directory, self.name = settings.prepared, f"{PARTS}/{unit.name}-{unit.key}.attempt"
+        filesystem, path = locate(self.directory)
+        self.filesystem, self.path = filesystem, f"{path}/{self.name}"
+        self.counts: Counter[str] = Counter()
+        if filesystem.get_file_info(self.path).type == fs.FileType.File:
+            with filesystem.open_input_file(self.path) as file:
+                self.counts.update(json.loads(file.read() or b"{}"))
+
+    def __enter__(self) -> _Attempts:
+        return self
+
+    def crashes(self, path: str) -> int:
+        """How many processes ended while reading this file; from now on this is the file being read."""
+        before = self.counts[path]
+        write_text(self.directory, self.name, json.dumps({**self.counts, path: before + 1}))
+        return before
+
+    def __exit__(self, *_: object) -> None:
+        # an exception or an interrupt is no crash
+        write_text(self.directory, self.name, json.dumps(self.counts))
+
+
+def records(settings: Dataset, wanted: list[Unit]) -> dict[str, dict[str, Any]]:
+    """The records of the units that are done, by name."""
+    filesystem, path = locate(settings.prepared)
+    infos = filesystem.get_file_info(fs.FileSelector(f"{path}/{PARTS}", allow_not_found=True))
+    there = {info.base_name for info in infos}
+    found = {}
+    for unit in wanted:
+        if unit.record.rpartition("/")[2] in there:
+            with filesystem.open_input_file(f"{path}/{unit.record}") as file:
+                found[unit.name] = json.loads(file.read())
+    return found
+
+
+def finish(
+    settings: Dataset, made: list[dict[str, Any]], left_out: list[Source], facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Write `manifest.parquet` and then `dataset.json`, whose content is returned; drop what belongs to neither."""
+    filesystem, path = locate(settings.prepared)
+    entries = [Entry(**entry) for record in made for entry in record["entries"]]
+    entries += [Entry(s.path, "", "unlisted", "not in the split file", size_bytes=s.size_bytes) for s in left_out]
+    entries.sort(key=lambda entry: entry.file)
+    splits = {split: [record for record in made if record["unit"].startswith(split)] for split in SPLITS}
+    description = {
+        "schema_version": SCHEMA_VERSION,
+        **facts,
+        "splits": {
+            split: {
+                "clips": sum(record["clips"] for record in of),
+                "videos": sum(entry["clips"] > 0 for record in of for entry in record["entries"]),
+                "files": [file for record in of for file in record["files"]],
+            }
+            for split, of in splits.items()
+        },
+        "classes": sorted({label for record in made for label in record["labels"]}),
+        "labels": dict(sorted(sum((Counter(record["labels"]) for record in made), Counter[str]()).items())),
+        "stft_shape": max(record["stft_shape"] for record in made),
+        "statuses": dict(Counter(entry.status for entry in entries).most_common()),
+    }
+    out = io.BytesIO()
+    columns = {field.name: [getattr(entry, field.name) for entry in entries] for field in fields(Entry)}
+    pq.write_table(pa.table(columns), out, compression="zstd")
+    with filesystem.open_output_stream(f"{path}/manifest.parquet") as file:
+        file.write(out.getvalue())
+    keep = {file for split in description["splits"].values() for file in split["files"]}
+    for info in filesystem.get_file_info(fs.FileSelector(path)):
+        if re.fullmatch(r"(train|val|test)-\d{5}(-\d+)?\.parquet", info.base_name) and info.base_name not in keep:
+            filesystem.delete_file(info.path)  # of an earlier, unfinished layout
+    write_text(settings.prepared, "dataset.json", json.dumps(description, indent=1, ensure_ascii=False))
+    filesystem.delete_dir(f"{path}/{PARTS}")
+    return description

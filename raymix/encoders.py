@@ -1,0 +1,142 @@
+"""Image and audio encoders of section 4.1: ResNet-18 trunks, a map of cells at stride 16, and k nodes of one sound.
+
+The residual trunk is written out here (importing torchvision's costs seconds in every process), with torchvision's
+parameter names, so its ImageNet state dict loads as it is. There is no classifier and no second stem: every parameter
+gets a gradient.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FULL_WIDTH = 64  # channels of the first stage in ResNet-18
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions around a shortcut (He et al. 2016, the block of ResNet-18)."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample: nn.Sequential | None = None
+        if stride != 1 or channels_in != channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = self.bn2(self.conv2(out))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return F.relu(out + shortcut, inplace=True)
+
+
+class Trunk(nn.Module):
+    """ResNet-18 up to its last feature map, `8 * width` channels; stride 16 (the paper's) or 32 (ImageNet's)."""
+
+    def __init__(self, channels_in: int, width: int, stride: int = 16) -> None:
+        super().__init__()
+        if stride not in (16, 32):
+            raise ValueError(f"encoder stride {stride}: must be 16 or 32")
+        self.conv1 = nn.Conv2d(channels_in, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = _stage(width, width, 1)
+        self.layer2 = _stage(width, 2 * width, 2)
+        self.layer3 = _stage(2 * width, 4 * width, 2)
+        self.layer4 = _stage(4 * width, 8 * width, stride // 16)
+        self.channels = 8 * width
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = F.max_pool2d(x, 3, stride=2, padding=1)
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+
+def _stage(channels_in: int, channels: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(Block(channels_in, channels, stride), Block(channels, channels, 1))
+
+
+class ImageEncoder(nn.Module):
+    """Frames in [0, 1] of any size (N, 3, Y, X) -> unit embeddings of every cell (N, C, Y/16, X/16), float32.
+
+    Section 4.1: ResNet-18 at stride 16, a two-layer 1x1 head, l2 over channels. `weights` names a local file with the
+    ImageNet state dict of torchvision's ResNet-18 (.pth or .safetensors); it needs width 64, else ValueError.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, width: int = FULL_WIDTH, embedding_size: int = 128, weights: str | None = None) -> None:
+        super().__init__()
+        self.trunk = Trunk(3, width)
+        self.head = nn.Sequential(
+            nn.Conv2d(self.trunk.channels, embedding_size, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(embedding_size, embedding_size, 1),
+        )
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        if weights is not None:
+            load_imagenet(self.trunk, weights)
+
+    def forward(self, frames_N3YX: Tensor) -> Tensor:
+        map_NCHW = self.head(self.trunk((frames_N3YX - self.mean) / self.std))
+        return F.normalize(map_NCHW.float(), dim=1)
+
+
+class AudioEncoder(nn.Module):
+    """Log-mel pictures (N, T, F) -> unit embeddings of k sound nodes (N, K, C), float32.
+
+    Section 4.1: ResNet-18, pooled, then "different fully connected layers". Released code, and here: the last stage at
+    stride 1 as for images, a global maximum, two layers a node. The order of the heads is the identity of the nodes: it
+    must be the same for both views of a mixture.
+    """
+
+    def __init__(self, k: int, width: int = FULL_WIDTH, embedding_size: int = 128, stride: int = 16) -> None:
+        super().__init__()
+        self.trunk = Trunk(1, width, stride)
+        channels = self.trunk.channels
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(channels, embedding_size), nn.ReLU(inplace=True), nn.Linear(embedding_size, embedding_size)
+            )
+            for _ in range(k)
+        )
+
+    def forward(self, log_mel_NTF: Tensor) -> Tensor:
+        pooled_NC = self.trunk(log_mel_NTF[:, None]).amax(dim=(2, 3))
+        nodes_NKC = torch.stack([head(pooled_NC) for head in self.heads], dim=1)
+        return F.normalize(nodes_NKC.float(), dim=-1)
+
+
+def load_imagenet(trunk: Trunk, path: str) -> None:
+    """Fill an image trunk of width 64 from a local ImageNet state dict of ResNet-18; ValueError if it does not fit."""
+    width = trunk.conv1.out_channels
+    if width != FULL_WIDTH:
+        raise ValueError(f"encoder.weights={path}: ImageNet weights need encoder.width={FULL_WIDTH}, it is {width}")
+    if not Path(path).is_file():
+        raise ValueError(f"encoder.weights={path}: no such file; it names a local .pth or .safetensors of resnet18")
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = {name: value for name, value in state.items() if not name.startswith("fc.")}
+        trunk.load_state_dict(state)
+    except Exception as error:  # whatever a foreign file makes torch, pickle or safetensors say
+        reason = " ".join(str(error).split())[:160]
+        raise ValueError(f"encoder.weights={path}: not a ResNet-18 state dict ({reason})") from error

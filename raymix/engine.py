@@ -1,0 +1,206 @@
+"""A study from start to end: what is owed is read from the ledger, slots are filled with trials, what happens is recorded.
+
+The same call resumes: Optuna's study, the scheduler's memory and the trials' positions are rebuilt from the ledger each
+time, and nothing that Ray Tune pickles is ever read back.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from raymix import session
+from raymix.config import BadInput, Run, nearest, to_plain
+from raymix.ledger import Ledger
+from raymix.storage import resolve
+from raymix.study import Study
+
+PACKAGES = ("raymix", "ray", "torch", "torchvision", "torchaudio", "optuna", "numpy", "pyarrow")
+
+
+@dataclass
+class Plan:
+    """A study about to run: its config, space, folder, ledger, and what the ledger says."""
+
+    run: Run
+    space: Any  # SearchSpace, or None for a single run
+    uri: str
+    ledger: Ledger
+    study: Study
+    planned: int
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what decides a number."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def place(run: Run) -> str:
+    """The study's folder: <home>/studies/<name>."""
+    if not run.study.name or "/" in run.study.name or run.study.name.startswith("."):
+        raise BadInput(f"study.name={run.study.name!r}: must be a plain name without slashes")
+    return f"{run.home.rstrip('/')}/studies/{run.study.name}"
+
+
+def plan(run: Run, space: Any, space_hash: str) -> Plan:
+    """Read what there is of this study and refuse what does not fit it, before anything is started or written."""
+    uri = place(run)
+    writable(uri)
+    ledger = Ledger(uri)
+    study = ledger.read()
+    if study.exists and study.space_hash != space_hash:
+        raise BadInput(
+            f"study.name={run.study.name}: a study of this name searches another space; choose another study.name"
+        )
+    if study.exists:
+        same(study, to_plain(run))
+    if study.exists and run.study.extend:
+        planned = study.planned + run.study.extend
+    else:
+        planned = max(study.planned, run.study.trials) if study.exists else run.study.trials + run.study.extend
+    return Plan(run, space, uri, ledger, study, planned)
+
+
+def same(study: Study, plain: dict[str, Any]) -> None:
+    """BadInput where a resumed study would be scored or trained otherwise than it began."""
+    from raymix.config import flatten
+
+    free = ("study.", "cluster.", "home", "data.", "search.", "evaluation.pictures", "evaluation.final", "fit.keep")
+    before, now = flatten(study.config), flatten(plain)
+    differ = [n for n in before if n in now and before[n] != now[n] and not n.startswith((*free, "search_spaces"))]
+    if study.objective != plain["study"]["metric"]:
+        differ.insert(0, "study.metric")
+    if differ:
+        name = differ[0]
+        was = study.objective if name == "study.metric" else before[name]
+        raise BadInput(
+            f"{name}: the study {study.name} was started with {was}"
+            f"{f' (and {len(differ) - 1} more settings differ)' if len(differ) > 1 else ''}; choose another study.name"
+        )
+
+
+def writable(uri: str) -> None:
+    """Write a small object and take it away again; BadInput where that fails."""
+    try:
+        filesystem, path = resolve(uri)
+        probe = f"{path}/.write-test-{uuid.uuid4().hex[:8]}"
+        filesystem.create_dir(path, recursive=True)
+        with filesystem.open_output_stream(probe) as stream:
+            stream.write(b"raymix")
+        filesystem.delete_file(probe)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{uri}: cannot be written ({' '.join(str(error).split())})") from None
+
+
+def begin(plan: Plan) -> Study:
+    """Write down that the study starts, or that it grows."""
+    run, ledger = plan.run, plan.ledger
+    if not plan.study.exists:
+        record = {
+            "name": run.study.name, "objective": run.study.metric, "mode": run.study.mode, "planned": plan.planned,
+            "space_hash": plan.space.hash if plan.space else "", "seed": run.study.seed, "config": to_plain(run),
+            "versions": versions(), "searched": plan.space.names if plan.space else [],
+        }  # fmt: skip
+        ledger.append("study", record)
+    elif plan.planned > plan.study.planned:
+        ledger.append("extended", {"planned": plan.planned})
+    return ledger.read()
+
+
+def search(plan: Plan, began: float, live: bool | None = None) -> dict[str, Any]:
+    """Run every trial that the study owes; Ray runs already. Returns the overheads of this sitting."""
+    import ray
+
+    from raymix.evaluator import Evaluator
+    from raymix.record import Recorder
+    from raymix.slot import Mailbox
+    from raymix.stream import open_source
+    from raymix.trial import Shared
+    from raymix.watch import Watch
+
+    run, plain = plan.run, to_plain(plan.run)
+    study = begin(plan)
+    if not study.owed:
+        return {}
+    watch = Watch(study, run.fit.epochs, live)
+    c = run.cluster
+    evaluator = Evaluator.options(num_cpus=c.evaluator_cpus, num_gpus=c.evaluator_gpus).remote(
+        threads=max(1, int(c.evaluator_cpus))
+    )
+    warmed = evaluator.warm.remote(plain)
+    source = open_source(run)
+    room = session.room(c, ray.cluster_resources(), streaming=not source.parts)
+    if room.slots == 0:
+        raise BadInput(f"the cluster is too small: {room.said}; lower cluster.workers or cluster.cpus_per_worker")
+    watch.say(f"data: {source.how}")
+    watch.say(f"slots: {room.said}")
+    mailbox = Mailbox.remote()
+    shared = Shared({k: v for k, v in plain.items() if k in Run.__dataclass_fields__}, plan.uri, mailbox, evaluator, source)
+    positions(study, plan.uri, mailbox)
+    recorder = Recorder(plan.ledger, plan.uri, study, run.fit.keep, watch, began)
+    stopped = ""
+    try:
+        ray.get(warmed)
+        tuner(plan, study, shared, recorder, room.slots).fit()
+    except BaseException as error:
+        stopped = type(error).__name__
+        raise
+    finally:
+        watch.close()
+        found = recorder.close(stopped)
+    return found
+
+
+def positions(study: Study, uri: str, mailbox: Any) -> None:
+    """Tell the mailbox how far each unfinished trial was scored."""
+    import ray
+
+    from raymix.slot import Position
+
+    for number in study.owed:
+        row = study.trials.get(number)
+        if row and row.epochs:
+            path = row.epochs[row.last_epoch].checkpoint or ""
+            folder = path.split("/")[-2] if path.count("/") else ""
+            lineage = int(folder.rsplit(".", 1)[1]) if "." in folder else 0
+            ray.get(mailbox.place.remote(number, Position(row.last_epoch, f"{uri}/{path}", lineage)))
+
+
+def tuner(plan: Plan, study: Study, shared: Any, recorder: Any, slots: int) -> Any:
+    """Ray Tune over slots: as many trials in flight as there are slots, each in an actor that waits for its slot."""
+    from ray import tune
+
+    from raymix.trial import Trial
+
+    run = plan.run
+    many: dict[str, Any] = {}
+    if plan.space is not None:
+        from raymix.suggest import OptunaSuggest, scheduler
+
+        searcher = OptunaSuggest(plan.space, study, run, plan.uri)
+        many = {"search_alg": searcher, "scheduler": scheduler(run, study, plan.space)}
+    return tune.Tuner(
+        tune.with_resources(tune.with_parameters(Trial, shared=shared), session.DRIVER),
+        param_space=None if plan.space else {"trial": 0, "params": {}},
+        tune_config=tune.TuneConfig(
+            metric=run.study.metric, mode=run.study.mode, num_samples=len(study.owed), max_concurrent_trials=slots,
+            reuse_actors=True, **many,
+        ),
+        run_config=tune.RunConfig(
+            name=f"tune-{int(time.time())}", storage_path=f"{plan.uri}/slots", verbose=0, callbacks=[recorder],
+            failure_config=tune.FailureConfig(max_failures=5),
+        ),
+    )  # fmt: skip
+
+
+def unknown_metric(name: str, known: list[str]) -> BadInput:
+    return BadInput(f"study.metric={name}: no such metric{nearest(name, known)}")

@@ -1,0 +1,116 @@
+"""The evaluation actor: held-out scenes in memory, one model at a time, a checkpoint in, numbers out.
+
+The search's objective needs no boxes: 2x2 scenes of four held-out videos, two of them heard, scored by sounding accuracy
+and by the same with the audio shuffled. Where the data has regions, side-by-side scenes add the paper's metrics.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from raymix import checkpoint, clip
+from raymix.config import Run, from_plain
+from raymix.methods import Method, from_run
+from raymix.scene import Scenes, compose, derangement
+from raymix.protocol import protocol as named
+from raymix.scoring import Table, score
+from raymix.truth import Truth
+
+BATCH = 16  # scenes in one forward pass
+LAYOUTS = {"quad": "grid2x2", "pair": "hconcat", "single": "single"}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The scenes of one split as one run hears and sees them; two runs that agree on `key` share a bench."""
+
+    split: str
+    scenes: dict[str, Scenes]  # by the names of LAYOUTS
+    truth: dict[str, Truth]
+    shuffled: np.ndarray  # which quad scene each quad scene hears instead
+
+    @staticmethod
+    def key(run: Run) -> tuple[Any, ...]:
+        m = run.mixture
+        return run.dataset.prepared, run.encoder.image_size, m.seconds, m.rule, m.level, run.evaluation.seed
+
+    @staticmethod
+    def open(run: Run, split: str, count: int) -> Bench:
+        """Compose `count` scenes of each layout (fewer where the split is too small for more)."""
+        clips = clip.read(run.dataset.prepared, split, run.encoder.image_size, truth=True)
+        m, seed = run.mixture, run.evaluation.seed
+        scenes = {
+            name: compose(clips, layout=layout, count=count, seed=seed, seconds=m.seconds, rule=m.rule, level=m.level)
+            for name, layout in LAYOUTS.items()
+        }
+        truth = {name: Truth.of(each) for name, each in scenes.items()}
+        return Bench(split, scenes, truth, derangement(scenes["quad"], seed))
+
+
+def localise(method: Method, scenes: Scenes, device: torch.device | str = "cpu") -> np.ndarray:
+    """Raw maps (N, M, H, W) of a method on scenes, in batches, without gradients."""
+    method.eval()
+    with torch.inference_mode():
+        parts = [method.localise(batch.to(device)).maps_NMHW.float().cpu().numpy() for batch in scenes.batches(BATCH)]
+    return np.concatenate(parts)
+
+
+def mean(table: Table) -> dict[str, float]:
+    """The mean of each metric over the scenes that have truth for it."""
+    return {name: float(np.nanmean(v)) for name, v in table.values.items() if not np.isnan(v).all()}
+
+
+def judge(method: Method, bench: Bench, run: Run, device: torch.device | str = "cpu") -> dict[str, float]:
+    """What the search sees of a checkpoint: sounding accuracy and its shuffled twin, and pair metrics where truth is."""
+    protocol = named(run.evaluation.protocol)
+    quad, truth = bench.scenes["quad"], bench.truth["quad"]
+    heard = mean(score(localise(method, quad, device), truth, protocol))["sounding_accuracy"]
+    deaf = localise(method, quad.with_audio(bench.shuffled), device)
+    shuffled = mean(score(deaf, truth, protocol))["sounding_accuracy"]
+    found = {"sounding_accuracy": heard, "sounding_accuracy_shuffled": shuffled}
+    if bench.truth["pair"].has_truth_N.any():
+        maps = localise(method, bench.scenes["pair"], device)
+        found |= mean(score(maps, bench.truth["pair"], protocol))
+    return {f"{bench.split}/{name}": value for name, value in found.items()}
+
+
+def load(uri: str) -> tuple[Method, Run]:
+    """A trained method and its run from a checkpoint, which carries all it needs."""
+    whole = checkpoint.load(uri)
+    run: Run = from_plain(whole.config)
+    method = from_run(run, pretrained=False)
+    method.load_state_dict(whole.weights)
+    return method, run
+
+
+@ray.remote(max_restarts=-1, max_task_retries=-1)
+class Evaluator:
+    """Scores checkpoints one after the other; it holds no state that a restart could lose, and repeats are harmless."""
+
+    def __init__(self, threads: int = 1) -> None:
+        torch.set_num_threads(threads)
+        self._device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
+        self._benches: dict[tuple[Any, ...], Bench] = {}
+
+    def score(self, uri: str) -> dict[str, Any]:
+        """{"metrics", "seconds", "pid"} of the checkpoint at `uri` on the validation scenes."""
+        began = time.time()
+        method, run = load(uri)
+        key = Bench.key(run)
+        if key not in self._benches:
+            self._benches[key] = Bench.open(run, "val", run.evaluation.scenes)
+        metrics = judge(method.to(self._device), self._benches[key], run, self._device)
+        return {"metrics": metrics, "seconds": time.time() - began, "pid": os.getpid()}
+
+    def warm(self, plain: dict[str, Any]) -> int:
+        """Compose the scenes before the first checkpoint comes."""
+        run: Run = from_plain(plain)
+        self._benches[Bench.key(run)] = Bench.open(run, "val", run.evaluation.scenes)
+        return os.getpid()

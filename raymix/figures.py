@@ -1,0 +1,259 @@
+"""Pictures of a final evaluation: frame, one heat map per audio node over it, truth outlined; and systems beside nulls.
+
+After Figures 3, 4 and 8 of the paper. Draws with matplotlib's Agg canvas only (no window, no global state), so it works
+on a cluster node and in threads. Every picture names what it shows: sources by colour, maps by the source they fit.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from raymix.metrics import resize, unit_range
+
+SOURCE_COLOURS = ("#19d3f3", "#ff4fd8", "#b6f500", "#ff9f1c")  # seen on dark and light frames and on the heat map
+_INK, _FAINT, _ACCENT = "#222222", "#9a9a9a", "#1f5fbf"
+_HEAT = "inferno"
+_MEAN = -1
+_HALO = 1.6  # extra width in points of the dark line under each outline
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One scene to draw: what was seen, what was said, what is true; ValueError where sizes do not fit.
+
+    `maps_MHW` are raw maps; `sources` names the S sources; `map_S` says which map belongs to each source (-1: none) and
+    `iou_S` how well it fits; `panels` are x0, y0, x1, y1 in pixels, `sounding` the panels that are heard. With one
+    source and several maps, what is scored is the mean of the normalised maps, and it is drawn before them.
+    """
+
+    title: str
+    frame_YX3: np.ndarray
+    maps_MHW: np.ndarray
+    masks_SYX: np.ndarray | None = None
+    sources: tuple[str, ...] = ()
+    map_S: tuple[int, ...] = ()
+    iou_S: tuple[float, ...] = ()
+    panels: tuple[tuple[float, float, float, float], ...] = ()
+    sounding: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        size = self.frame_YX3.shape[:2]
+        if self.frame_YX3.ndim != 3 or self.frame_YX3.shape[2] != 3 or self.frame_YX3.dtype != np.uint8:
+            raise ValueError(f"picture {self.title}: a frame is uint8 (Y, X, 3), not {self.frame_YX3.shape}")
+        if self.maps_MHW.ndim != 3 or not np.isfinite(self.maps_MHW).all():
+            raise ValueError(f"picture {self.title}: maps are finite numbers (M, H, W), not {self.maps_MHW.shape}")
+        if self.masks_SYX is not None and self.masks_SYX.shape[1:] != size:
+            raise ValueError(f"picture {self.title}: masks {self.masks_SYX.shape} do not fit the frame {size}")
+
+    @property
+    def drawn(self) -> list[int]:
+        """The maps to draw, by index; _MEAN is their mean."""
+        several = len(self.sources or self.map_S) == 1 and len(self.maps_MHW) > 1
+        return [_MEAN] * several + list(range(len(self.maps_MHW)))
+
+
+def scenes(pictures: Sequence[Picture], heading: str = "") -> Figure:
+    """One row per picture: the frame, then each of its maps over the dimmed frame; ValueError without pictures."""
+    if not pictures:
+        raise ValueError("no pictures to draw")
+    columns = 1 + max(len(picture.drawn) for picture in pictures)
+    aspect = max(picture.frame_YX3.shape[0] / picture.frame_YX3.shape[1] for picture in pictures)
+    width = 2.6 if aspect > 0.75 else 3.6  # inches of one cell
+    top, bottom, row = (0.5 if heading else 0.1), 0.45, width * aspect + 0.45
+    size = (columns * (width + 0.12) + 0.12, top + bottom + len(pictures) * row)
+    figure = _figure(size)
+    for line, picture in enumerate(pictures):
+        for column, which in enumerate([None, *picture.drawn]):
+            x = 0.12 + column * (width + 0.12)
+            y = size[1] - top - (line + 1) * row + 0.06
+            box = (x / size[0], y / size[1], width / size[0], width * aspect / size[1])
+            axes = figure.add_axes(box)
+            axes.set_axis_off()
+            _frame(axes, picture) if which is None else _map(axes, picture, which)
+    if heading:
+        figure.text(0.12 / size[0], 1 - 0.3 / size[1], heading, fontsize=11, weight="bold", color=_INK, va="center")
+    _legend(figure, pictures, size)
+    return figure
+
+
+def _figure(size_inches: tuple[float, float]) -> Figure:
+    figure = Figure(figsize=size_inches, dpi=150, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _show(axes: Axes, image: np.ndarray, **how: Any) -> None:
+    y, x = image.shape[:2]
+    axes.imshow(image, extent=(0, x, y, 0), aspect="equal", **how)
+    axes.set_xlim(0, x)
+    axes.set_ylim(y, 0)
+
+
+def _label(axes: Axes, text: str, colour: str = _INK) -> None:
+    axes.set_title(text, fontsize=8, color=colour, loc="left", pad=3)
+
+
+def _frame(axes: Axes, picture: Picture) -> None:
+    _show(axes, picture.frame_YX3, interpolation="nearest")
+    for panel, (x0, y0, x1, y1) in enumerate(picture.panels):
+        if picture.sounding and panel not in picture.sounding:  # what is silent steps back
+            axes.fill_between([x0, x1], y0, y1, color="white", alpha=0.55, linewidth=0)
+            axes.text((x0 + x1) / 2, (y0 + y1) / 2, "silent", fontsize=8, color=_INK, ha="center", va="center")
+    _panel_lines(axes, picture)
+    _outlines(axes, picture, range(len(picture.masks_SYX) if picture.masks_SYX is not None else 0))
+    _label(axes, picture.title)
+
+
+def _map(axes: Axes, picture: Picture, which: int) -> None:
+    """The map, upsampled and min-max normalised as it is scored, over the frame in grey."""
+    y, x = picture.frame_YX3.shape[:2]
+    grey = picture.frame_YX3.astype(np.float32).mean(axis=2) / 255
+    _show(axes, 0.25 + 0.6 * grey, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    heat_MYX = unit_range(resize(unit_range(picture.maps_MHW[None]), (y, x)))[0]
+    heat = unit_range(heat_MYX.mean(axis=0)) if which == _MEAN else heat_MYX[which]
+    _show(axes, heat, cmap=_HEAT, vmin=0, vmax=1, alpha=0.12 + 0.63 * heat, interpolation="nearest")
+    _panel_lines(axes, picture)
+    if _MEAN in picture.drawn:
+        mine = [0] if which == _MEAN else []
+    else:
+        mine = [source for source, chosen in enumerate(picture.map_S) if chosen == which]
+    known = range(len(picture.masks_SYX)) if picture.masks_SYX is not None else range(0)
+    _outlines(axes, picture, [source for source in known if source not in mine], faint=True)
+    _outlines(axes, picture, [source for source in known if source in mine])
+    if which != _MEAN:
+        _peak(axes, picture.maps_MHW[which], (y, x))
+    _label(axes, _caption(picture, which, mine))
+
+
+def _peak(axes: Axes, map_HW: np.ndarray, size_YX: tuple[int, int]) -> None:
+    """A cross in the highest cell; none where the map is constant."""
+    if map_HW.max() > map_HW.min():
+        row, cell = np.unravel_index(int(map_HW.argmax()), map_HW.shape)
+        at = ((cell + 0.5) * size_YX[1] / map_HW.shape[1], (row + 0.5) * size_YX[0] / map_HW.shape[0])
+        axes.plot(*at, marker="+", markersize=9, markeredgewidth=2.6, color="black")
+        axes.plot(*at, marker="+", markersize=8, markeredgewidth=1.2, color="white")
+
+
+def _caption(picture: Picture, which: int, mine: Sequence[int]) -> str:
+    name = "mean of the maps" if which == _MEAN else f"map {which + 1}"
+    if not mine:
+        return name + (": fits no source" if picture.map_S and _MEAN not in picture.drawn else "")
+    source = mine[0]
+    fits = picture.sources[source] if source < len(picture.sources) else f"source {source + 1}"
+    iou = picture.iou_S[source] if source < len(picture.iou_S) else math.nan
+    return f"{name}: {fits}" + ("" if math.isnan(iou) else f", IoU {iou:.2f}")
+
+
+def _panel_lines(axes: Axes, picture: Picture) -> None:
+    y, x = picture.frame_YX3.shape[:2]
+    for x0, y0, _, _ in picture.panels:
+        if 0 < x0 < x:
+            axes.axvline(x0, color="white", linewidth=1.5)
+        if 0 < y0 < y:
+            axes.axhline(y0, color="white", linewidth=1.5)
+
+
+def _outlines(axes: Axes, picture: Picture, which: Sequence[int], faint: bool = False) -> None:
+    """Outlines of the true regions, each in its source's colour on a dark halo; thin and dashed where faint."""
+    if picture.masks_SYX is None:
+        return
+    for source in which:
+        mask = np.pad(picture.masks_SYX[source].astype(np.float32), 1)  # so that regions at the border close
+        if not mask.any():
+            continue
+        y, x = (np.arange(size) - 0.5 for size in mask.shape)
+        width, style = (1.0, "dotted") if faint else (1.8, "solid")
+        colour = SOURCE_COLOURS[source % len(SOURCE_COLOURS)]
+        shown: dict[str, Any] = {"levels": [0.5], "linestyles": style}
+        if not faint:
+            axes.contour(x, y, mask, colors=[to_rgba("black", 0.7)], linewidths=width + _HALO, **shown)
+        axes.contour(x, y, mask, colors=[colour], linewidths=width, **shown)
+
+
+def _legend(figure: Figure, pictures: Sequence[Picture], size: tuple[float, float]) -> None:
+    sources = max((0 if each.masks_SYX is None else len(each.masks_SYX) for each in pictures), default=0)
+    names = {each.sources for each in pictures if each.sources}
+    same = next(iter(names)) if len(names) == 1 else ()
+    handles = [
+        Line2D([], [], color=SOURCE_COLOURS[source % len(SOURCE_COLOURS)], linewidth=2.5) for source in range(sources)
+    ]
+    labels = [f"truth: {same[s] if s < len(same) else f'source {s + 1}'}" for s in range(sources)]
+    peak = Line2D([], [], color="black", marker="+", linestyle="", markersize=8, markeredgewidth=1.5)
+    figure.legend(
+        [*handles, peak],
+        [*labels, "peak of the map"],
+        loc="lower left",
+        bbox_to_anchor=(0.1 / size[0], 0.08 / size[1]),
+        ncols=sources + 1,
+        fontsize=8,
+        frameon=False,
+        labelcolor=_INK,
+        borderaxespad=0,
+    )
+
+
+def comparison(
+    intervals: Mapping[str, tuple[float, float, float]],
+    nulls: Collection[str] = (),
+    *,
+    metric: str,
+    heading: str = "",
+    chance: float | None = None,
+) -> Figure:
+    """Systems as dots with their intervals (value, low, high), null systems in grey below; the best null as a line."""
+    if not intervals:
+        raise ValueError("no systems to compare")
+    order = [name for name in intervals if name not in nulls]
+    order += sorted((name for name in intervals if name in nulls), key=lambda name: -intervals[name][0])
+    size = (7.0, 1.15 + 0.27 * len(order))
+    figure = _figure(size)
+    axes = figure.add_axes((2.1 / size[0], 0.55 / size[1], (size[0] - 2.9) / size[0], 0.27 * len(order) / size[1]))
+    for line, name in enumerate(order):
+        value, low, high = intervals[name]
+        colour = _FAINT if name in nulls else _ACCENT
+        if not math.isnan(low):
+            axes.plot([low, high], [line, line], color=colour, linewidth=2, solid_capstyle="butt")
+        axes.plot(value, line, "o", color=colour, markersize=6, clip_on=False)
+        axes.text(1.02, line, f"{value:.3f}", transform=axes.get_yaxis_transform(), fontsize=8, va="center", color=_INK)
+    best = max((intervals[name][0] for name in order if name in nulls), default=None)
+    if best is not None:
+        axes.axvline(best, color=_FAINT, linewidth=1, linestyle="dashed", zorder=0)
+    if chance is not None:
+        axes.axvline(chance, color="#c0392b", linewidth=1, linestyle="dotted", zorder=0)
+        axes.text(chance, len(order) - 0.45, "chance ", fontsize=7, color="#c0392b", ha="right", va="bottom")
+    _scale(axes, order, f"{metric}, 95 % intervals; grey: systems that do not listen")
+    figure.text(
+        0.12 / size[0], 1 - 0.3 / size[1], heading or metric, fontsize=11, weight="bold", color=_INK, va="center"
+    )
+    return figure
+
+
+def _scale(axes: Axes, order: Sequence[str], below: str) -> None:
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.set_xlim(0, 1)
+    axes.set_yticks(range(len(order)), order, fontsize=8, color=_INK)
+    axes.tick_params(length=0, labelsize=8, labelcolor=_INK)
+    axes.set_xlabel(below, fontsize=8, color=_INK)
+    axes.grid(axis="x", color="#eeeeee", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color("#cccccc")
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file, for whatever file system it is to be written to."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

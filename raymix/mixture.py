@@ -1,0 +1,162 @@
+"""Clips -> groups of k clips with one mixed sound, and a shifted view of it: what section 3 trains on.
+
+Everything happens on complex STFTs, where a sum of sounds is a sum of numbers. What is random about a training clip is
+a function of (seed, epoch, clip id) alone, so a group looks the same in any order, on any worker, after any restart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from raymix.clip import Clips
+from raymix.scene import Scenes, compose, derangement
+from raymix.spectrogram import HOP, SAMPLE_RATE, one_of, superpose, window_frames
+
+__all__ = ["Mixture", "Scenes", "compose", "derangement", "group", "mix"]
+
+JITTER = 0.1  # seconds, at most, between the two views of shift="jitter"
+RATIO = 1.25  # widest crop aspect, and 1/RATIO the narrowest
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """B groups of K clips: a frame of each, and two views of their mixed sound."""
+
+    frames_BK3YX: Tensor  # float32 in [0, 1], augmented
+    mixture_BTF: Tensor  # complex64
+    shifted_BTF: Tensor  # complex64: view 2, windows shifted independently
+    sources_BKTF: Tensor | None = None  # complex64, what was added up for view 1
+
+    def to(self, device: torch.device | str) -> Mixture:
+        """The same batch on another device."""
+        sources = None if self.sources_BKTF is None else self.sources_BKTF.to(device)
+        return Mixture(self.frames_BK3YX.to(device), self.mixture_BTF.to(device), self.shifted_BTF.to(device), sources)
+
+
+def group(videos: Sequence[str], k: int, rng: np.random.Generator, order: np.ndarray | None = None) -> np.ndarray:
+    """Indices of clips in groups (N // k, k), all videos of a group different; `order` says which clips, in what order.
+
+    Up to k - 1 clips are left over. (The released code takes consecutive rows, so a group may hold one video twice.)
+    Raises ValueError where the videos are too few.
+    """
+    order = rng.permutation(len(videos)) if order is None else np.asarray(order)
+    count = len(order) // k
+    if k < 1 or count == 0:
+        raise ValueError(f"mixture.k={k}: a group needs k clips, there are {len(order)}")
+    video_N = np.unique(np.asarray(videos), return_inverse=True)[1]
+    groups_BK = order[: count * k].reshape(count, k).copy()
+    for row in range(count):
+        for column in range(1, k):
+            if not _swap_in(groups_BK, video_N, row, column, rng):
+                return _deal(order, video_N, count, k, rng)
+    return groups_BK
+
+
+def _swap_in(groups_BK: np.ndarray, video_N: np.ndarray, row: int, column: int, rng: np.random.Generator) -> bool:
+    """Where a clip repeats a video of its group, swap it for one so that both groups are right; False if none does."""
+    own = video_N[groups_BK[row, column]]
+    others = video_N[np.delete(groups_BK[row], column)]
+    if own not in others:
+        return True
+    videos_BK = video_N[groups_BK]
+    fits_BK = ~np.isin(videos_BK, others) & ~(videos_BK == own).any(1, keepdims=True)
+    fits_BK[row] = False
+    places = np.flatnonzero(fits_BK)
+    if not len(places):
+        return False
+    other = np.unravel_index(rng.choice(places), fits_BK.shape)
+    groups_BK[row, column], groups_BK[other] = groups_BK[other], groups_BK[row, column]
+    return True
+
+
+def _deal(order: np.ndarray, video_N: np.ndarray, count: int, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Deal the clips round the groups like cards, video by video: it succeeds whenever any grouping exists."""
+    videos, counts = np.unique(video_N[order], return_counts=True)
+    usable = int(np.minimum(counts, count).sum())
+    if usable < count * k:
+        raise ValueError(
+            f"mixture.k={k}: {len(order)} clips of {len(videos)} videos cannot form {count} groups of different videos"
+        )
+    by_size = rng.permutation(len(videos))
+    by_size = by_size[np.argsort(-counts[by_size], kind="stable")]
+    hand = np.concatenate([order[video_N[order] == videos[v]][:count] for v in by_size])[: count * k]
+    return hand.reshape(k, count).T[rng.permutation(count)]
+
+
+def mix(
+    clips: Clips,
+    groups: np.ndarray,
+    *,
+    seed: int,
+    epoch: int,
+    seconds: float = 0.96,
+    shift: str = "clip",
+    rule: str = "sum",
+    level: str = "rms",
+    image_size: int | None = None,
+    crop: float = 0.8,
+    flip: bool = True,
+    keep_sources: bool = False,
+) -> Mixture:
+    """Groups (B, K) of clip indices -> a training batch; thread-safe, and random only through (seed, epoch, clip id).
+
+    Section 3: the sounds are summed (`rule`, `level`: see `superpose`). The second view is another window of the same
+    clips (`shift="clip"`, as released for MUSIC), or the same windows moved by at most .1 s (`shift="jitter"`). Frames
+    are cropped to at least the share `crop` of their area, resized to `image_size` pixels, and with `flip` half of
+    them are mirrored.
+    Raises ValueError for an unknown policy, or clips shorter than `seconds`.
+    """
+    one_of("mixture.shift", shift, ("clip", "jitter"))
+    frames = window_frames(seconds, clips.stft.shape[1])
+    index_N = np.asarray(groups).reshape(-1)
+    chance_N8 = _chances(clips.clip_id[index_N], seed, epoch)
+    last = clips.stft.shape[1] - frames
+    starts_N = _integers(chance_N8[:, 0], last)
+    if shift == "clip":
+        shifted_N = _integers(chance_N8[:, 1], last)
+    else:
+        reach = int(JITTER * SAMPLE_RATE / HOP)
+        shifted_N = np.clip(starts_N + _integers(chance_N8[:, 1], 2 * reach) - reach, 0, last)
+    starts_BK, shifted_BK = starts_N.reshape(groups.shape), shifted_N.reshape(groups.shape)
+    mixture, sources = superpose(
+        clips.stft, groups, starts_BK, frames, rule=rule, level=level, keep_sources=keep_sources
+    )
+    shifted, _ = superpose(clips.stft, groups, shifted_BK, frames, rule=rule, level=level)
+    pictures_NYX3 = clips.frames[index_N, _integers(chance_N8[:, 2], clips.frames.shape[1] - 1)]
+    size = image_size or pictures_NYX3.shape[1]
+    frames_N3YX = _crop(pictures_NYX3, chance_N8[:, 3:], size, crop, flip)
+    return Mixture(frames_N3YX.unflatten(0, groups.shape), mixture, shifted, sources)
+
+
+def _chances(clip_ids: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """Eight uniform numbers in [0, 1) a clip."""
+    digests = b"".join(blake2b(f"{seed}/{epoch}/{name}".encode(), digest_size=64).digest() for name in clip_ids)
+    return (np.frombuffer(digests, "<u8").reshape(-1, 8) >> np.uint64(11)) * 2.0**-53
+
+
+def _integers(chance_N: np.ndarray, largest: int) -> np.ndarray:
+    return (chance_N * (largest + 1)).astype(np.int64)
+
+
+def _crop(pictures_NYX3: np.ndarray, chance_N5: np.ndarray, size: int, crop: float, flip: bool) -> Tensor:
+    """Random resized crops of uint8 pictures, float32 in [0, 1]: area U(crop, 1), aspect 1/RATIO to RATIO."""
+    pictures_N3YX = torch.from_numpy(pictures_NYX3).permute(0, 3, 1, 2).float()
+    area_N = crop + (1 - crop) * chance_N5[:, 0]
+    widest_N = np.minimum(math.log(RATIO), -np.log(area_N))  # a wider aspect would leave the picture
+    ratio_N = np.exp((2 * chance_N5[:, 1] - 1) * widest_N)
+    width_N, height_N = np.sqrt(area_N * ratio_N), np.sqrt(area_N / ratio_N)
+    theta_N23 = np.zeros((len(area_N), 2, 3), np.float32)
+    theta_N23[:, 0, 0] = width_N * np.where(flip & (chance_N5[:, 4] < 0.5), -1, 1)
+    theta_N23[:, 1, 1] = height_N
+    theta_N23[:, 0, 2] = (1 - width_N) * (2 * chance_N5[:, 2] - 1)
+    theta_N23[:, 1, 2] = (1 - height_N) * (2 * chance_N5[:, 3] - 1)
+    grid = F.affine_grid(torch.from_numpy(theta_N23), [len(area_N), 3, size, size], align_corners=False)
+    return F.grid_sample(pictures_N3YX, grid, padding_mode="border", align_corners=False).div_(255)

@@ -1,0 +1,237 @@
+"""The door `python -m raymix.prepare`: videos in, Parquet clips and a manifest with one row per file out.
+
+The work runs over the Ray cluster with Ray Data, a unit of files a task; without Ray it runs here. The same command
+goes on where an earlier one stopped, and returns at once when all is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import pickle
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pyarrow import fs
+
+from raymix.clip import SCHEMA_VERSION, describe, locate
+from raymix.config import Cluster, Dataset, Prepare, nearest
+from raymix.datasets import DATASETS, folder, shards
+from raymix.door import Nothing, enter, refusing
+
+Echo = Callable[[str], Any]
+DEMO_ONLY = ("videos", "video_seconds", "duets", "size")
+
+
+class NothingUsable(Nothing):
+    """No file gave a clip."""
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What `prepare` did or found: files by status, clips by split, seconds spent."""
+
+    prepared: str
+    fresh: bool  # False: all was there already
+    statuses: dict[str, int]
+    clips: dict[str, int]
+    classes: list[str]
+    seconds: float
+
+
+def prepare(settings: Dataset, echo: Echo = print, start_ray: Callable[[], object] | None = None) -> PrepareReport:
+    """Turn the videos of `settings.root` into the dataset `settings.prepared`, or find that it is there.
+
+    `start_ray` is called if there is work and Ray does not run yet; without it the work is then done in this process.
+    Raises ValueError for wrong settings or a folder prepared with other ones, NothingUsable if no file gave a clip.
+    """
+    if settings.name not in DATASETS:
+        raise ValueError(f"dataset.name='{settings.name}': no such importer{nearest(settings.name, list(DATASETS))}")
+    if not settings.prepared:
+        raise ValueError("dataset.prepared is empty: name the folder that the clips go to")
+    started, facts = time.monotonic(), _facts(settings)
+    there = None if settings.overwrite else _present(settings, facts, echo)
+    if there is None:
+        there = _make(settings, facts, echo, start_ray)
+        fresh = True
+    else:
+        fresh = False
+    clips = {split: found["clips"] for split, found in there["splits"].items()}
+    seconds = time.monotonic() - started
+    report = PrepareReport(settings.prepared, fresh, there["statuses"], clips, there["classes"], seconds)
+    if fresh:
+        _tell(report, echo)
+    return report
+
+
+def _facts(settings: Dataset) -> dict[str, Any]:
+    """Who made the dataset and how: the settings that decide what is in the rows, and their hash."""
+    chosen = asdict(settings)
+    for name in ("prepared", "overwrite", "root", *(() if settings.name == "demo" else DEMO_ONLY)):
+        del chosen[name]
+    for name in ("splits", "regions"):
+        outside = settings.name != "demo" and chosen[name]
+        chosen[name] = folder.digest(chosen[name]) if outside else None
+    text = json.dumps([SCHEMA_VERSION, chosen], sort_keys=True)
+    preprocessing = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return {"preprocessing": preprocessing, "dataset": settings.name, "root": settings.root, "settings": chosen}
+
+
+def _present(settings: Dataset, facts: dict[str, Any], echo: Echo) -> dict[str, Any] | None:
+    """What dataset.json says if this very dataset is there, None if there is none; ValueError if it is another one."""
+    filesystem, path = locate(settings.prepared)
+    if filesystem.get_file_info(f"{path}/dataset.json").type == fs.FileType.NotFound:
+        return None
+    found = describe(settings.prepared)
+    before, now = ({**side.get("settings", {}), "root": side["root"]} for side in (found, facts))
+    if settings.name == "demo" or not settings.root:
+        before["root"] = now["root"]
+    differing = [f"{name} {before.get(name)} there, {now[name]} asked" for name in now if before.get(name) != now[name]]
+    if differing:
+        advice = "name another dataset.prepared, or dataset.overwrite=true"
+        raise ValueError(f"{settings.prepared} was prepared otherwise ({'; '.join(differing[:4])}): {advice}")
+    if settings.name != "demo" and settings.root:
+        _notice(settings, found, echo)
+    return found
+
+
+def _notice(settings: Dataset, found: dict[str, Any], echo: Echo) -> None:
+    """Say so if videos came or went since; the prepared clips stay what they are."""
+    try:
+        now = len(folder.listing(settings.root))
+    except ValueError:
+        return  # the videos may be gone: the clips are what is needed
+    before = sum(found["statuses"].values()) - found["statuses"].get("missing", 0)
+    if now != before:
+        echo(f"prepare: {now} videos in {settings.root}, {before} were prepared; dataset.overwrite=true prepares anew")
+
+
+def _make(
+    settings: Dataset, facts: dict[str, Any], echo: Echo, start_ray: Callable[[], object] | None
+) -> dict[str, Any]:
+    sources = DATASETS[settings.name].sources(settings)
+    if not sources:
+        raise NothingUsable(f"{settings.root}: no video files ({' '.join(folder.SUFFIXES)}) below it")
+    filesystem, path = locate(settings.prepared)
+    try:
+        filesystem.create_dir(path)
+        if filesystem.get_file_info(f"{path}/dataset.json").type != fs.FileType.NotFound:
+            filesystem.delete_file(f"{path}/dataset.json")  # from here on the old dataset is none any more
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"dataset.prepared='{settings.prepared}' cannot be written ({reason})") from error
+    wanted = shards.units(sources, facts["preprocessing"])
+    done = shards.records(settings, wanted)
+    todo = [unit for unit in wanted if unit.name not in done]
+    progress = _Progress(echo, sum(len(unit.sources) for unit in wanted), list(done.values()))
+    if len(todo) > 1 and start_ray is not None and not _ray_runs():
+        start_ray()
+    work = _over_ray if _ray_runs() else _here
+    for record in work(settings, todo, facts["preprocessing"]) if todo else ():
+        done[record["unit"]] = record
+        progress.add(record)
+    if not any(record["clips"] for record in done.values()):
+        reasons = [f"{e['file']}: {e['reason'] or e['status']}" for r in done.values() for e in r["entries"]]
+        shown = "; ".join(sorted(reasons)[:3]) or "the split file lists none of them"
+        raise NothingUsable(f"{settings.root}: none of {len(sources)} files gave a clip ({shown})")
+    left_out = [source for source in sources if not source.split]
+    return shards.finish(settings, [done[unit.name] for unit in wanted], left_out, facts)
+
+
+def _here(settings: Dataset, todo: list[shards.Unit], preprocessing: str) -> Iterator[dict[str, Any]]:
+    for unit in todo:
+        yield shards.write_unit(settings, unit, preprocessing)
+
+
+def _ray_runs() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
+
+
+def _over_ray(settings: Dataset, todo: list[shards.Unit], preprocessing: str) -> Iterator[dict[str, Any]]:
+    """The units as a Ray Data pipeline of one task each, in the order in which they end."""
+    os.environ.setdefault("RAY_DATA_USE_DATASOURCE_V2", "0")
+    import ray
+
+    def work(row: dict[str, Any]) -> dict[str, Any]:
+        return {"record": json.dumps(shards.write_unit(settings, pickle.loads(row["unit"]), preprocessing))}
+
+    context, log = ray.data.DataContext.get_current(), logging.getLogger("ray.data")
+    before = context.enable_progress_bars, log.level
+    context.enable_progress_bars = False
+    log.setLevel(logging.ERROR)
+    try:
+        items = [{"unit": pickle.dumps(unit)} for unit in todo]
+        dataset = ray.data.from_items(items, override_num_blocks=len(items))
+        # a file that kills its process is given up after some tries (see shards), so trying again always ends
+        forever = {"max_retries": -1}
+        for row in dataset.map(work, num_cpus=1, ray_remote_args_fn=lambda: forever).iter_rows():
+            yield json.loads(row["record"])
+    finally:
+        context.enable_progress_bars = before[0]
+        log.setLevel(before[1])
+
+
+class _Progress:
+    """A line now and then: files done, clips so far, seconds left."""
+
+    def __init__(self, echo: Echo, total: int, before: list[dict[str, Any]]) -> None:
+        self.echo, self.total, self.started, self.said = echo, total, time.monotonic(), 0.0
+        self.skipped = self.files = sum(len(record["entries"]) for record in before)
+        self.clips = sum(record["clips"] for record in before)
+        goes_on = f", {self.files} of them done before" if before else ""
+        echo(f"prepare: {total} files{goes_on}")
+
+    def add(self, record: dict[str, Any]) -> None:
+        self.files += len(record["entries"])
+        self.clips += record["clips"]
+        spent = time.monotonic() - self.started
+        if spent - self.said >= 2 or self.files == self.total:
+            left = spent / (self.files - self.skipped) * (self.total - self.files)
+            self.echo(f"prepare: {self.files}/{self.total} files, {self.clips} clips, {left:.0f} s left")
+            self.said = spent
+
+
+def _tell(report: PrepareReport, echo: Echo) -> None:
+    clips = ", ".join(f"{count} {split}" for split, count in report.clips.items())
+    statuses = ", ".join(f"{count} {status}" for status, count in report.statuses.items())
+    echo(f"prepare: {clips} clips in {report.prepared} after {report.seconds:.0f} s")
+    echo(f"prepare: files: {statuses} (manifest.parquet has a row for each)")
+    for split, count in report.clips.items():
+        if not count:
+            echo(f"prepare: no clips in split '{split}': see dataset.val, dataset.test and dataset.splits")
+
+
+def start_ray(cluster: Cluster) -> None:
+    """Join the running cluster if there is one, else start Ray on this machine."""
+    import ray
+
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False)
+        return
+    ray.init(
+        address="local",
+        num_cpus=cluster.cpus or None,
+        object_store_memory=int(cluster.object_store_gib * 2**30) or None,
+        include_dashboard=False,
+        log_to_driver=False,
+    )
+
+
+def door(config: Prepare) -> int:
+    with refusing():
+        prepare(config.dataset, start_ray=lambda: start_ray(config.cluster))
+    return 0
+
+
+def main() -> None:
+    enter(door, "prepare")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The rules that a config must keep: each field's range, and what holds between fields; every refusal is one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from raymix.config import BadInput, Run, nearest
+
+METHOD_RULES: dict[str, dict[str, Any]] = {
+    "temperature": {"above": 0.0, "high": 10.0},
+    "embedding_size": {"low": 2, "high": 4096},
+    "pool": {"choices": ("max", "lse")},
+    "pool_sharpness": {"above": 0.0},
+}
+
+
+def broken_rule(name: str, value: Any, rule: Mapping[str, Any]) -> str | None:
+    """The sentence that refuses `value`, or None."""
+    if rule.get("choices") and value not in rule["choices"]:
+        return f"{name}={value}: must be one of {', '.join(rule['choices'])}{nearest(str(value), list(rule['choices']))}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return f"{name}={value!r}: must be a number" if {"low", "above"} & set(rule) and value is not None else None
+    low, high, above = rule.get("low"), rule.get("high"), rule.get("above")
+    if value != value:
+        return f"{name}={value}: must be a number"
+    if above is not None and not value > above:
+        return f"{name}={value}: must be greater than {above:g}"
+    if (low is not None and value < low) or (high is not None and value > high):
+        span = f"at least {low:g}" if high is None else f"at most {high:g}" if low is None else f"{low:g} to {high:g}"
+        return f"{name}={value}: must be {span}"
+    return None
+
+
+def _ranges(config: Any, prefix: str = "") -> Iterator[str]:
+    for item in dataclasses.fields(config):
+        value, name = getattr(config, item.name), prefix + item.name
+        if dataclasses.is_dataclass(value):
+            yield from _ranges(value, name + ".")
+        elif item.name == "method" and isinstance(value, Mapping):
+            rules = ((key, METHOD_RULES.get(key, {})) for key in value)
+            yield from filter(None, (broken_rule(f"method.{k}", value[k], r) for k, r in rules if r))
+        elif (sentence := broken_rule(name, value, item.metadata)) and value is not None:
+            yield sentence
+
+
+def _between(run: Run) -> Iterator[str]:
+    """The rules between fields; each names both sides."""
+    batch, k, workers = run.fit.batch, run.mixture.k, run.cluster.workers
+    if k > batch:
+        yield f"mixture.k={k}: larger than fit.batch={batch}; a batch must hold at least one group of k clips"
+    elif batch % (k * workers):
+        need = f"mixture.k x cluster.workers = {k} x {workers}" if workers > 1 else f"mixture.k={k}"
+        yield f"fit.batch={batch}: not divisible by {need}; groups of k must fit evenly into every worker's share"
+    if run.dataset.val + run.dataset.test >= 1:
+        yield f"dataset.val={run.dataset.val} and dataset.test={run.dataset.test}: leave no videos to train on"
+    if run.mixture.seconds > run.dataset.clip_seconds:
+        yield f"mixture.seconds={run.mixture.seconds}: longer than dataset.clip_seconds={run.dataset.clip_seconds}"
+    if run.encoder.image_size % 16:
+        yield f"encoder.image_size={run.encoder.image_size}: must be a multiple of 16, the encoder's stride"
+    search = getattr(run, "search", None)
+    if search and search.scheduler != "fifo" and search.grace > run.fit.epochs:
+        yield f"search.grace={search.grace}: more than fit.epochs={run.fit.epochs}"
+
+
+def problems(config: Any) -> list[str]:
+    """Every sentence that refuses this config; empty for a good one."""
+    found = list(_ranges(config))
+    if isinstance(config, Run) and not found:
+        found += _between(config)
+    return found
+
+
+def check(config: Any) -> Any:
+    """The config itself; BadInput with the first broken rule otherwise (and how many more there are)."""
+    found = problems(config)
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise BadInput(found[0] + more)
+    return config

@@ -1,0 +1,110 @@
+"""Joining a Ray cluster or starting one here, and how many slots it has room for.
+
+Everything raymix sets in Ray's environment is set here, before Ray is imported, each with its reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+SETTINGS = {
+    "RAY_DATA_USE_DATASOURCE_V2": "0",  # its footer-reading actors cost 18-30 s per execution (ray 2.60)
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # raymix shows its own progress
+    "RAY_AIR_NEW_OUTPUT": "0",  # likewise
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # raymix saves by itself, and leaves with an honest exit code
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's own snapshots are never read
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths mean the same in every process
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+DRIVER = {"node:__internal_head__": 0.001}  # what a trial's own process asks for: it only waits for its slot
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM came; `code` is the exit code (130 or 143)."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.code = 128 + number
+
+
+def start(cluster: Any) -> None:
+    """Join the cluster that RAY_ADDRESS names (a submitted job has it), else start Ray on this machine."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level="warning", log_to_driver=False)
+        return
+    ray.init(
+        address="local",
+        num_cpus=cluster.cpus or None,
+        object_store_memory=int(cluster.object_store_gib * 2**30) or None,
+        include_dashboard=cluster.dashboard,
+        logging_level="warning",
+        log_to_driver=False,
+        _temp_dir=os.environ.get("RAYMIX_RAY_TMP") or os.path.join(tempfile.gettempdir(), "ray"),
+    )
+
+
+def stop() -> None:
+    import ray
+
+    ray.shutdown()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM raise Interrupted in the main thread; a second signal ends the process at once."""
+
+    def arrive(number: int, frame: FrameType | None) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+        raise Interrupted(number)
+
+    before = {each: signal.signal(each, arrive) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+@dataclass(frozen=True)
+class Room:
+    """How many slots fit, and the arithmetic behind it."""
+
+    slots: int
+    said: str
+
+
+def room(cluster: Any, has: Mapping[str, float], streaming: bool) -> Room:
+    """Slots that fit into what the cluster has, after the evaluator's and (when clips are streamed) the data's share."""
+    sums, fits = [], []
+    for name, per_worker, evaluator, data in (
+        ("CPU", cluster.cpus_per_worker, cluster.evaluator_cpus, 1.0 if streaming else 0.0),
+        ("GPU", cluster.gpus_per_worker, cluster.evaluator_gpus, 0.0),
+    ):
+        slot = cluster.workers * per_worker + data
+        if slot == 0 and evaluator == 0:
+            continue
+        total = has.get(name, 0.0)
+        fits.append(int((total - evaluator) / slot + 1e-9) if slot else int(total >= evaluator) * 1000)
+        parts = f"{cluster.workers} x {per_worker:g}" + (f" + {data:g} for data" if data else "")
+        sums.append(f"{name}: ({total:g} - {evaluator:g} for the evaluator) / ({parts})")
+    fit = max(0, min(fits, default=0))
+    slots = min(fit, cluster.slots) if cluster.slots else fit
+    capped = f", capped by cluster.slots={cluster.slots}" if slots < fit else ""
+    return Room(slots, f"{slots} slot{'s' if slots != 1 else ''} = {'; '.join(sums)}{capped}")

@@ -1,0 +1,177 @@
+"""The points of a search: what may be drawn, under which conditions and rules, in Optuna's distributions.
+
+Conditions and rules see the searched values over the fixed ones over the config, so a parameter that is not searched in
+a trial counts with the value that the trial will really use. `raymix.search_space` reads spaces from YAML.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from itertools import product
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import Trial
+
+from raymix.config import BadInput, flatten
+from raymix.expression import Expression
+
+LARGEST_GRID = 100_000  # points
+
+
+class SearchSpace:
+    """Distributions, conditions and rules over dotted names; made by `raymix.search_space.load`."""
+
+    def __init__(
+        self,
+        distributions: dict[str, BaseDistribution],
+        conditions: dict[str, Expression],
+        rules: list[Expression],
+        fixed: dict[str, Any],
+        base: dict[str, Any],
+    ) -> None:
+        self.distributions = distributions  # in an order in which each condition is decided before its parameter
+        self.conditions = conditions
+        self.rules = rules
+        self.fixed = fixed
+        self.first: list[dict[str, Any]] = []
+        self._base = {**base, **fixed}
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.distributions)
+
+    def ends(self) -> dict[str, list[Any]]:
+        """Lowest and highest value of each range, or all choices: what a config must be able to take."""
+        return {
+            name: list(d.choices) if isinstance(d, CategoricalDistribution) else [d.low, d.high]  # type: ignore[attr-defined]
+            for name, d in self.distributions.items()
+        }
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits for ranges, conditions, rules and fixed values; the points tried first are not in it."""
+        ranges = {name: repr(self.distributions[name]) for name in sorted(self.distributions)}
+        conditions = {name: self.conditions[name].text for name in sorted(self.conditions)}
+        whole = [ranges, conditions, sorted(rule.text for rule in self.rules), sorted(self.fixed.items())]
+        return hashlib.blake2b(json.dumps(whole).encode(), digest_size=6).hexdigest()
+
+    def walk(self, choose: Callable[[str, BaseDistribution], Any]) -> dict[str, Any]:
+        """One point: asks `choose` for each parameter whose condition holds, in order."""
+        params: dict[str, Any] = {}
+        for name, distribution in self.distributions.items():
+            condition = self.conditions.get(name)
+            if condition is None or condition({**self._base, **params}):
+                params[name] = choose(name, distribution)
+        return params
+
+    def suggest(self, trial: Trial) -> dict[str, Any]:
+        """The trial's parameters, define by run: {dotted name: value} of those whose condition holds."""
+
+        def choose(name: str, distribution: BaseDistribution) -> Any:
+            if isinstance(distribution, FloatDistribution):
+                low, high = distribution.low, distribution.high
+                return trial.suggest_float(name, low, high, step=distribution.step, log=distribution.log)
+            if isinstance(distribution, IntDistribution):
+                low, high = distribution.low, distribution.high
+                return trial.suggest_int(name, low, high, step=distribution.step, log=distribution.log)
+            assert isinstance(distribution, CategoricalDistribution)
+            return trial.suggest_categorical(name, distribution.choices)
+
+        return self.walk(choose)
+
+    def check(self, params: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> list[str]:
+        """The rules that a point breaks, as written; a nested plain `config` replaces the one of `load`."""
+        base = self._base if config is None else {**flatten(config), **self.fixed}
+        values = {**base, **params}
+        return [rule.text for rule in self.rules if not rule(values)]
+
+    def sample(self, rng: np.random.Generator) -> dict[str, Any]:
+        """A random point; conditions are obeyed, rules are not looked at."""
+        return self.walk(lambda _, distribution: draw(distribution, rng))
+
+    def rejected_share(self, n: int, seed: int = 0) -> float:
+        """The share of n random points that some rule refuses."""
+        rng = np.random.default_rng(seed)
+        return sum(bool(self.check(self.sample(rng))) for _ in range(n)) / n
+
+    def perturb(self, params: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """A neighbour of `params` for population-based training: each float x 0.8 or 1.2, now and then drawn anew.
+
+        Whole numbers and choices stay, since sizes shape the weights that are handed over. Keeps ranges and rules;
+        gives `params` back where no neighbour does.
+        """
+
+        def choose(name: str, distribution: BaseDistribution) -> Any:
+            if not isinstance(distribution, FloatDistribution):
+                return params[name] if name in params else draw(distribution, rng)
+            if name not in params or rng.random() < 0.1:
+                return draw(distribution, rng)
+            return into(distribution, params[name] * float(rng.choice([0.8, 1.2])))
+
+        for _ in range(100):
+            point = self.walk(choose)
+            if not self.check(point):
+                return point
+        return dict(params)
+
+    def grid(self) -> list[dict[str, Any]]:
+        """All points that conditions and rules allow, in the order of the YAML file.
+
+        Raises BadInput where a float has no step, or for more than 100,000 points.
+        """
+        axes = {name: _steps(name, distribution) for name, distribution in self.distributions.items()}
+        size = math.prod(len(axis) for axis in axes.values())
+        if size > LARGEST_GRID:
+            raise BadInput(f"search.sampler=grid: {size} points are more than {LARGEST_GRID}; use larger steps or tpe")
+        return list(self._allowed(axes))
+
+    def _allowed(self, axes: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
+        seen: set[str] = set()
+        for values in product(*axes.values()):
+            full = dict(zip(axes, values, strict=True))
+            point = self.walk(lambda name, _, full=full: full[name])  # type: ignore[misc]
+            key = json.dumps(point, sort_keys=True)
+            if key not in seen and not self.check(point):
+                yield point
+            seen.add(key)
+
+
+def draw(distribution: BaseDistribution, rng: np.random.Generator) -> Any:
+    """A uniform (or log-uniform) draw."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[int(rng.integers(len(distribution.choices)))]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high = distribution.low, distribution.high
+    if distribution.log:
+        half = 0.5 if isinstance(distribution, IntDistribution) else 0.0  # each integer gets its own width
+        return into(distribution, math.exp(rng.uniform(math.log(low - half), math.log(high + half))))
+    if distribution.step:
+        steps = math.floor((high - low) / distribution.step + 1e-9)
+        return into(distribution, low + distribution.step * int(rng.integers(steps + 1)))
+    return into(distribution, rng.uniform(low, high))
+
+
+def into(distribution: FloatDistribution | IntDistribution, value: float) -> float | int:
+    """The nearest value that the distribution holds."""
+    low, high, step = distribution.low, distribution.high, distribution.step
+    if step:
+        value = low + step * round((value - low) / step)
+    value = min(max(value, low), high)
+    return round(value) if isinstance(distribution, IntDistribution) else float(value)
+
+
+def _steps(name: str, distribution: BaseDistribution) -> list[Any]:
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if not distribution.step:
+        raise BadInput(f"space {name}: a grid needs a step (or categorical); {{float: [a, b]}} has endless values")
+    count = math.floor((distribution.high - distribution.low) / distribution.step + 1e-9) + 1
+    if count > LARGEST_GRID:
+        raise BadInput(f"space {name}: {count} steps are too many for a grid")
+    return [into(distribution, distribution.low + distribution.step * i) for i in range(count)]

@@ -1,0 +1,199 @@
+"""Parquet -> Ray Data -> decoded clips, shared once per study where they fit -> mixtures, the same on any number of workers.
+
+A study decodes its training clips once. Where they fit in the stated share of the object store they stay there and every
+worker of every slot reads them in place (no copy, any order); else each epoch streams them through Ray Data again. What
+depends on the trial (k, windows, crops, groups) happens here, after that, from random numbers of (seed, epoch, clip id).
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+os.environ.setdefault("RAY_DATA_USE_DATASOURCE_V2", "0")  # its footer-reading actors cost 18-30 s per execution (ray 2.60)
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+
+from raymix import clip
+from raymix.clip import Clips
+from raymix.config import BadInput, Run
+from raymix.mixture import Mixture, group, mix
+
+COLUMNS = [f.name for f in fields(Clips) if f.name not in ("label", "masks", "has_truth")]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a study's training clips are: `parts` in the object store (decoded, shared), or a dataset that streams."""
+
+    parts: tuple[Any, ...]  # object references of Arrow tables
+    clips: int
+    nbytes: int
+    how: str  # the sentence that a person reads
+
+
+def read(run: Run) -> ray.data.Dataset:
+    """The decoded training clips as a lazy Ray Dataset: one row a clip, fixed-shape tensors, no labels and no regions."""
+    directory, size = run.dataset.prepared, run.encoder.image_size
+    filesystem, _ = clip.locate(directory)
+    paths = clip.shards(directory, "train")
+    wanted = clip.columns(truth=False, labels=False)
+
+    def decoded(table: pa.Table) -> dict[str, np.ndarray]:
+        clips = clip.decode(table, size, truth=False)
+        return {name: _column(getattr(clips, name)) for name in COLUMNS}
+
+    rows = ray.data.read_parquet(paths, filesystem=filesystem, columns=wanted)
+    return rows.map_batches(decoded, batch_format="pyarrow", batch_size=64)
+
+
+def _column(values: np.ndarray) -> np.ndarray:
+    return values.astype(object) if values.dtype.kind == "U" else values
+
+
+def open_source(run: Run) -> Source:
+    """Decide between cache and stream (`data.cache`), and fill the cache; BadInput where `on` cannot hold the clips."""
+    described = clip.describe(run.dataset.prepared)
+    count = int(described["splits"]["train"]["clips"])
+    if count < run.fit.batch:
+        raise BadInput(f"fit.batch={run.fit.batch}: more than the {count} training clips in {run.dataset.prepared}")
+    size = run.encoder.image_size
+    one = clip.read(run.dataset.prepared, "train", size, truth=False, labels=False, limit=1)
+    nbytes = count * (one.frames.nbytes + one.stft.nbytes)
+    store = int(ray.cluster_resources().get("object_store_memory", 0))
+    share = nbytes / store if store else 1.0
+    said = f"{count} training clips, {nbytes / 2**20:.0f} MiB decoded, {share:.0%} of the object store"
+    if run.data.cache == "off" or (run.data.cache == "auto" and share > run.data.cache_share):
+        return Source((), count, nbytes, f"{said}: streamed from Parquet every epoch")
+    if share > 0.9:
+        raise BadInput(f"data.cache=on: {said}; use data.cache=auto, or a larger cluster.object_store_gib")
+    parts = tuple(read(run).materialize().to_arrow_refs())
+    return Source(parts, count, nbytes, f"{said}: decoded once, shared by all slots")
+
+
+def _clips(table: pa.Table | dict[str, np.ndarray]) -> Clips:
+    """A decoded block as Clips, without copying its tensors."""
+    columns: dict[str, Any] = {}
+    for name in COLUMNS:
+        column = table[name]
+        if isinstance(column, pa.ChunkedArray):
+            column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+        if isinstance(column, np.ndarray):
+            columns[name] = column.astype(str) if column.dtype == object else column
+        elif hasattr(column, "to_numpy_ndarray"):
+            columns[name] = column.to_numpy_ndarray()
+        else:
+            columns[name] = np.array(column.to_pylist(), dtype=str)
+    count = len(columns["clip_id"])
+    return Clips(**columns, label=np.full(count, "", dtype="U1"))
+
+
+class Shelf:
+    """All decoded parts as one list of clips in the order of their ids, whatever order the blocks came in."""
+
+    def __init__(self, parts: list[Clips]) -> None:
+        self._parts = parts
+        ids = np.concatenate([part.clip_id for part in parts])
+        order = np.argsort(ids, kind="stable")
+        self._part = np.concatenate([np.full(len(part), i) for i, part in enumerate(parts)])[order]
+        self._row = np.concatenate([np.arange(len(part)) for part in parts])[order]
+        self.videos = np.concatenate([part.video for part in parts])[order]
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def take(self, index: np.ndarray) -> Clips:
+        """The clips at these positions, in this order."""
+        columns = {
+            name: np.stack([getattr(self._parts[p], name)[r] for p, r in zip(self._part[index], self._row[index], strict=True)])
+            for name in COLUMNS
+        }
+        return Clips(**columns, label=np.full(len(index), "", dtype="U1"))
+
+
+class Loader:
+    """One worker's mixtures of an epoch, prepared one step ahead in a thread."""
+
+    def __init__(self, source: Source, shard: Any, rank: int, world: int, shelf: Shelf | None = None) -> None:
+        self._source, self._shard, self._rank, self._world = source, shard, rank, world
+        self.shelf = shelf or (Shelf([_clips(t) for t in ray.get(list(source.parts))]) if source.parts else None)
+
+    def epoch(self, run: Run, number: int) -> Iterator[Mixture]:
+        """The mixtures of epoch `number` (from 1) for this rank: fit.batch / world clips each, in groups of mixture.k."""
+        made = self._from_shelf(run, number) if self.shelf is not None else self._from_stream(run, number)
+        return _ahead(made)
+
+    def _from_shelf(self, run: Run, number: int) -> Iterator[Mixture]:
+        """Groups and their order are drawn for the whole epoch, so 1 and 8 workers see the same global batches."""
+        assert self.shelf is not None
+        k, rng = run.mixture.k, np.random.default_rng([run.fit.seed, number])
+        groups_GK = group(self.shelf.videos, k, rng)
+        per_batch = run.fit.batch // k
+        mine = per_batch // self._world
+        for start in range(0, len(groups_GK) - per_batch + 1, per_batch):
+            own_BK = groups_GK[start + self._rank * mine : start + (self._rank + 1) * mine]
+            yield _mixed(run, number, self.shelf.take(own_BK.reshape(-1)), np.arange(own_BK.size).reshape(-1, k))
+
+    def _from_stream(self, run: Run, number: int) -> Iterator[Mixture]:
+        """Clips as Ray Data brings them, in windows of eight batches that are shuffled before they are grouped."""
+        own = run.fit.batch // self._world
+        rng = np.random.default_rng([run.fit.seed, number, self._rank])
+        for block in self._shard.iter_batches(batch_size=8 * own, batch_format="numpy", prefetch_batches=1, drop_last=False):
+            clips = _clips(block)
+            if len(clips) < own:
+                continue
+            groups_GK = group(clips.video, run.mixture.k, rng)
+            mine = own // run.mixture.k
+            for start in range(0, len(groups_GK) - mine + 1, mine):
+                chosen = groups_GK[start : start + mine]
+                yield _mixed(run, number, clips.take(chosen.reshape(-1)), np.arange(chosen.size).reshape(chosen.shape))
+
+
+def _mixed(run: Run, number: int, clips: Clips, groups_BK: np.ndarray) -> Mixture:
+    m = run.mixture
+    return mix(
+        clips, groups_BK, seed=run.fit.seed, epoch=number, seconds=m.seconds, shift=m.shift, rule=m.rule, level=m.level,
+        image_size=run.encoder.image_size, crop=m.crop, flip=m.flip,
+    )  # fmt: skip
+
+
+def _ahead(made: Iterator[Mixture], depth: int = 2) -> Iterator[Mixture]:
+    """The same items, made in a thread; leaving early ends the thread, and its error is raised here."""
+    line: queue.Queue[Any] = queue.Queue(maxsize=depth)
+    left = threading.Event()
+
+    def put(item: Any) -> bool:
+        while not left.is_set():
+            try:
+                line.put(item, timeout=0.2)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in made:
+                if not put(item):
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while (item := line.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        left.set()
+        thread.join()

@@ -1,0 +1,176 @@
+"""What a study's records say: kinds of record in, trials with scores and best checkpoints out; pure, no files.
+
+Folding is idempotent: of two records about one (trial, epoch), or about one trial's end, the first counts, so
+whatever is written twice around a crash is read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+KINDS: dict[str, tuple[str, ...]] = {  # each kind of record and the fields that it must bring
+    "study": ("name", "objective", "mode", "planned", "space_hash", "seed"),
+    "extended": ("planned",),  # the new total
+    "trial_started": ("trial", "params"),
+    "epoch_scored": ("trial", "epoch", "metrics"),
+    "trial_perturbed": ("trial", "parent", "epoch", "params"),
+    "trial_ended": ("trial", "state"),
+    "overheads": (),
+    "evaluated": (),
+}
+ENDS = ("completed", "pruned", "failed")
+SHUFFLED = "_shuffled"  # `val/sounding_accuracy_shuffled` is what `val/sounding_accuracy` is on shuffled audio
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One scored epoch; `checkpoint` is a path relative to the study's folder, `seconds` are wall time."""
+
+    metrics: dict[str, float | None]
+    training: dict[str, Any]
+    checkpoint: str | None
+    seconds: float | None
+    at: float  # Unix time of the record
+
+
+@dataclass
+class TrialRow:
+    """What is known of one trial; `score` is the best of its epochs by the study's objective and mode, not the last."""
+
+    number: int
+    objective: str
+    mode: str
+    params: dict[str, Any] = field(default_factory=dict)
+    state: str = "running"  # until a trial_ended record: running; then one of ENDS
+    reason: str = ""
+    attempts: int = 0  # trial_started records, one per process that took the trial up
+    epochs: dict[int, Epoch] = field(default_factory=dict)
+    started: float | None = None
+    ended: float | None = None
+    perturbed: list[dict[str, Any]] = field(default_factory=list)  # population-based training: parent, epoch, params
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """{epoch: objective} of the epochs with a finite one, in order."""
+        return self.values(self.objective)
+
+    def values(self, metric: str) -> dict[int, float]:
+        found = ((epoch, self.epochs[epoch].metrics.get(metric)) for epoch in sorted(self.epochs))
+        return {epoch: float(value) for epoch, value in found if value is not None}
+
+    def best(self, metric: str | None = None, mode: str | None = None) -> tuple[int, float] | None:
+        """(epoch, value) of the best epoch by a metric (default: the objective); the earliest of equals."""
+        values = self.values(metric or self.objective)
+        if not values:
+            return None
+        sign = 1 if (mode or self.mode) == "max" else -1
+        epoch = max(values, key=lambda e: (sign * values[e], -e))
+        return epoch, values[epoch]
+
+    @property
+    def best_epoch(self) -> int | None:
+        best = self.best()
+        return best[0] if best else None
+
+    @property
+    def score(self) -> float | None:
+        best = self.best()
+        return best[1] if best else None
+
+    @property
+    def shuffled(self) -> float | None:
+        """The objective's twin on shuffled audio, at the best epoch."""
+        best = self.best_epoch
+        return None if best is None else self.epochs[best].metrics.get(self.objective + SHUFFLED)
+
+    @property
+    def best_checkpoint(self) -> str | None:
+        best = self.best_epoch
+        return None if best is None else self.epochs[best].checkpoint
+
+    @property
+    def last_epoch(self) -> int:
+        return max(self.epochs, default=0)
+
+
+@dataclass
+class Study:
+    """A study as its records tell it."""
+
+    name: str = ""
+    objective: str = ""
+    mode: str = "max"
+    planned: int = 0
+    space_hash: str = ""
+    seed: int = 0
+    config: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    trials: dict[int, TrialRow] = field(default_factory=dict)
+    overheads: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    exists: bool = False  # a "study" record was found
+    unreadable: int = 0  # lines or objects that hold no whole record, for instance one torn by a crash
+
+    @property
+    def owed(self) -> list[int]:
+        """The planned trial numbers that have not ended: unfinished ones and those never started."""
+        return [n for n in range(self.planned) if n not in self.trials or self.trials[n].state not in ENDS]
+
+    @property
+    def finished(self) -> bool:
+        return self.exists and not self.owed
+
+    def ranked(self, metric: str | None = None, mode: str | None = None) -> list[TrialRow]:
+        """Trials with a score, best first, the lower number first among equals; failed ones are not ranked."""
+        sign = -1 if (mode or self.mode) == "max" else 1
+        scored = ((row, row.best(metric, mode)) for row in self.trials.values() if row.state != "failed")
+        order = sorted((sign * best[1], row.number) for row, best in scored if best is not None)
+        return [self.trials[number] for _, number in order]
+
+
+def fold(records: Iterable[dict[str, Any]]) -> Study:
+    """Records -> Study; the order of records of different trials does not matter, repeating one changes nothing."""
+    records = list(records)
+    study = Study()
+    for record in records:
+        if record["kind"] == "study" and not study.exists:
+            study.exists = True
+            study.name, study.objective, study.mode = record["name"], record["objective"], record["mode"]
+            study.planned, study.space_hash, study.seed = record["planned"], record["space_hash"], record["seed"]
+            study.config, study.versions = record.get("config", {}), record.get("versions", {})
+    seen: set[str] = set()
+    for record in records:
+        if record["id"] in seen:
+            continue
+        seen.add(record["id"])
+        if record["kind"] == "extended":
+            study.planned = max(study.planned, record["planned"])
+        elif record["kind"] == "overheads":
+            study.overheads.append(record)
+        elif record["kind"] == "evaluated":
+            study.evaluations.append(record)
+        elif "trial" in record:
+            number = int(record["trial"])
+            _fold_trial(study.trials.setdefault(number, TrialRow(number, study.objective, study.mode)), record)
+    study.trials = dict(sorted(study.trials.items()))
+    return study
+
+
+def _fold_trial(row: TrialRow, record: dict[str, Any]) -> None:
+    kind = record["kind"]
+    if kind == "trial_started":
+        row.params = row.params or record["params"]
+        row.attempts += 1
+        row.started = record["at"] if row.started is None else row.started
+    elif kind == "epoch_scored":
+        epoch = int(record["epoch"])
+        if epoch not in row.epochs:
+            training, checkpoint, seconds = record.get("training", {}), record.get("checkpoint"), record.get("seconds")
+            row.epochs[epoch] = Epoch(record["metrics"], training, checkpoint, seconds, record["at"])
+    elif kind == "trial_perturbed":
+        row.perturbed.append({"parent": record["parent"], "epoch": record["epoch"], "params": record["params"]})
+        row.params = record["params"]
+    elif kind == "trial_ended" and row.state not in ENDS:
+        row.state, row.reason, row.ended = record["state"], record.get("reason") or "", record["at"]

@@ -1,0 +1,144 @@
+"""A trial as Ray Tune sees it: a Trainable over a slot, one result per *scored* epoch.
+
+Training never waits for scoring: the slot trains on while `step` has the last epoch scored. A trial's own failure is a
+result (`failed`, `done`), not an exception, so the slot stays warm for the next trial.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import tune
+
+from raymix import checkpoint
+from raymix.config import from_plain, override
+from raymix.slot import Order, Position, Slot
+
+POINTER = "pointer.json"
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all trials of a study share: handles only, so it travels cheaply."""
+
+    plain: dict[str, Any]  # the study's config before a trial's own values
+    uri: str  # the study's folder
+    mailbox: Any
+    evaluator: Any
+    source: Any
+
+
+class SlotLost(RuntimeError):
+    """The standing run ended although trials remain; Tune starts the trial again, with a fresh slot."""
+
+
+class Trial(tune.Trainable):
+    """`config` is {"trial": number, "params": {dotted name: value}}; see `raymix.suggest`."""
+
+    def setup(self, config: dict[str, Any], shared: Shared | None = None) -> None:
+        assert shared is not None
+        self.shared = shared
+        name = f"slot-{uuid.uuid4().hex[:8]}"
+        storage = shared.uri.rstrip("/") + "/slots"
+        self.slot = Slot(name, from_plain(shared.plain), shared.mailbox, shared.source, storage)
+        self._take(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The same warm slot takes the next trial; the trial that it leaves is forgotten."""
+        ray.get(self.shared.mailbox.forget.remote(self.folder))
+        self._take(new_config)
+        return True
+
+    def _take(self, config: dict[str, Any]) -> None:
+        self.number = int(config["trial"])
+        self.plain = override(self.shared.plain, config["params"])
+        self.position: Position = ray.get(self.shared.mailbox.position.remote(self.number))
+        self.folder = self._folder(self.position.lineage)
+        self.origin: str | None = None
+        self.parent: int | None = None
+        self.ordered = False
+
+    def _folder(self, lineage: int) -> str:
+        path = f"{self.shared.uri.rstrip('/')}/{checkpoint.folder(self.number)}"
+        return f"{path}.{lineage}" if lineage else path
+
+    def step(self) -> dict[str, Any]:
+        if not self.ordered:
+            before = self.position.checkpoint or ""
+            # Its own folder's newest checkpoint comes first; one of another folder only where that folder is empty.
+            origin = self.origin or (before if before and not before.startswith(self.folder + "/") else None)
+            self.slot.assign(Order(self.number, self.plain, self.folder, origin, self.position.epoch + 1))
+            self.ordered = True
+        epoch = self.position.epoch + 1
+        found = self._await(epoch)
+        if "failed" in found:
+            return self._failed(epoch, found["failed"])
+        asked = time.time()
+        scores = ray.get(self.shared.evaluator.score.remote(found["checkpoint"]))
+        objective = scores["metrics"].get(self._study["metric"])
+        if objective is None or not math.isfinite(objective):
+            return self._failed(epoch, f"{self._study['metric']} is {objective}")
+        self.position = Position(epoch, found["checkpoint"], self.position.lineage)
+        ray.get(self.shared.mailbox.place.remote(self.number, self.position))
+        last = epoch >= self.plain["fit"]["epochs"]
+        parent, self.parent = self.parent, None
+        return {
+            self._study["metric"]: objective,
+            "parent": parent,
+            "slot": self.slot.name,
+            "epoch": epoch,
+            "trial": self.number,
+            "metrics": scores["metrics"],
+            "training": {k: v for k, v in found.items() if k != "checkpoint"},
+            "checkpoint": found["checkpoint"].removeprefix(self.shared.uri.rstrip("/") + "/"),
+            "score_seconds": scores["seconds"],
+            "asked": asked,
+            "done": last,
+            **({"ended": "completed"} if last else {}),
+        }
+
+    @property
+    def _study(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.shared.plain["study"]
+        return found
+
+    def _await(self, epoch: int) -> dict[str, Any]:
+        """The slot's result of this epoch, however long it takes; SlotLost when the slot is gone."""
+        while True:
+            found: dict[str, Any] | None = ray.get(self.shared.mailbox.result.remote(self.folder, epoch, 5.0))
+            if found is not None:
+                return found
+            if not self.slot.alive:
+                raise SlotLost(f"slot {self.slot.name} ended: {self.slot.error or 'its workers left'}")
+
+    def _failed(self, epoch: int, reason: str) -> dict[str, Any]:
+        worst = -math.inf if self._study["mode"] == "max" else math.inf
+        failed = {"epoch": epoch, "trial": self.number, "failed": reason, "ended": "failed", "done": True}
+        return {self._study["metric"]: worst, **failed}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Tune carries only a pointer; the checkpoint itself is in the study's folder."""
+        pointer = {"trial": self.number, "epoch": self.position.epoch, "checkpoint": self.position.checkpoint}
+        with open(os.path.join(checkpoint_dir, POINTER), "w") as file:
+            json.dump(pointer, file)
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        """Another trial's pointer (population-based training): its weights under this trial's number and epochs."""
+        with open(os.path.join(checkpoint_dir, POINTER)) as file:
+            pointer = json.load(file)
+        if pointer["trial"] != self.number and pointer["checkpoint"]:
+            p = self.position
+            self.position = Position(p.epoch, p.checkpoint, p.lineage + 1)
+            self.parent = pointer["trial"]
+            self.origin, self.folder = pointer["checkpoint"], self._folder(p.lineage + 1)
+            ray.get(self.shared.mailbox.place.remote(self.number, self.position))
+
+    def cleanup(self) -> None:
+        self.slot.close()

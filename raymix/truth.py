@@ -1,0 +1,68 @@
+"""What is known about evaluation scenes: which panels sound, and where; read by scoring and null systems.
+
+Serves Section 4.2 and 4.3 of the paper (single frames, concatenated frames, 2x2 grids). Plain arrays, so that whoever
+has truth in another form can be scored beside raymix without its readers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known about N scenes of one layout; ValueError where the parts do not fit together."""
+
+    ids: tuple[str, ...]
+    videos: tuple[tuple[str, ...], ...]  # of all clips in the scene; the first is the unit of the bootstrap
+    layout: str
+    canvas: tuple[int, int]  # Y, X in pixels
+    panels_NS: np.ndarray  # panel of each sounding source
+    rects_P4: np.ndarray  # x0, y0, x1, y1 in pixels
+    masks_NSYX: np.ndarray | None
+    has_truth_N: np.ndarray
+    scenes_hash: str
+
+    def __post_init__(self) -> None:
+        n, (s, (y, x)) = len(self.ids), (self.panels_NS.shape[-1], self.canvas)
+        shapes = {"videos": (n,), "panels_NS": (n, s), "has_truth_N": (n,), "masks_NSYX": (n, s, y, x)}
+        for name, shape in shapes.items():
+            value = getattr(self, name)
+            found = (len(value),) if isinstance(value, tuple) else np.shape(value)
+            if value is not None and found != shape:
+                raise ValueError(f"truth: {name} has shape {found}, {n} scenes on a {y}x{x} canvas need {shape}")
+        if n and not 0 <= self.panels_NS.min() <= self.panels_NS.max() < len(self.rects_P4):
+            raise ValueError(f"truth: panels_NS names a panel outside 0..{len(self.rects_P4) - 1}")
+
+    @staticmethod
+    def of(scenes: Any) -> Truth:
+        """The truth of `raymix.scene.Scenes`, read by attribute."""
+        masks = None if scenes.masks_NSYX is None else _array(scenes.masks_NSYX).astype(bool)
+        known = np.full(len(scenes.ids), masks is not None)
+        if scenes.has_truth_N is not None:
+            known &= _array(scenes.has_truth_N).astype(bool)
+        y, x = (int(size) for size in scenes.frames_N3YX.shape[-2:])
+        videos = tuple(tuple(each) for each in scenes.videos)
+        panels_NS, rects_P4 = _array(scenes.panels_NS), _array(scenes.rects_P4)
+        return Truth(tuple(scenes.ids), videos, scenes.layout, (y, x), panels_NS, rects_P4, masks, known, scenes.hash)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, index: np.ndarray) -> Truth:
+        """The scenes of these indices; the hash stays that of the set they belong to."""
+        return replace(
+            self,
+            ids=tuple(self.ids[i] for i in index),
+            videos=tuple(self.videos[i] for i in index),
+            panels_NS=self.panels_NS[index],
+            masks_NSYX=None if self.masks_NSYX is None else self.masks_NSYX[index],
+            has_truth_N=self.has_truth_N[index],
+        )
+
+
+def _array(tensor: Any) -> np.ndarray:
+    return np.asarray(tensor.cpu() if hasattr(tensor, "cpu") else tensor)

@@ -1,0 +1,133 @@
+"""The door `python -m raymix.tune`: videos in, a search over a Ray cluster, a trusted best checkpoint out.
+
+Also: ray job submit --working-dir . -- python -m raymix.tune ...    The same command again resumes.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from raymix import door, engine, session
+from raymix.config import BadInput, Evaluate, Run, Tune, override, to_plain
+from raymix.door import DONE, NOTHING_USABLE, enter, refusing
+from raymix.rules import check, problems
+
+
+def load_space(config: Tune) -> Any:
+    """The search space over this config, tried at both ends of every range so that bad values are refused now."""
+    from raymix import search_space
+    from raymix.config import from_plain
+
+    plain = to_plain(config)
+    space = search_space.load(config.search_spaces, plain)
+    base = override(plain, space.fixed)
+    for name, values in space.ends().items():
+        for value in values:
+            found = [p for p in problems(from_plain(override(base, {name: value}))) if p.startswith(f"{name}=")]
+            crossing = name in ("mixture.k", "fit.batch")  # their rule holds between them; `require` says which pairs
+            if found and not (crossing and "divisible" in found[0]):
+                raise BadInput(f"search space: {found[0]}")
+    return space
+
+
+def task(config: Tune) -> int:
+    """Everything between the config and the exit code."""
+    began = time.time()
+    check(config)
+    with refusing():
+        space = load_space(config)
+        fixed: Tune = _fixed(config, space)
+        plan = engine.plan(fixed, space, space.hash)
+    return run(plan, began)
+
+
+def _fixed(config: Tune, space: Any) -> Tune:
+    from raymix.config import from_plain
+
+    settled: Tune = from_plain(override(to_plain(config), space.fixed), Tune)
+    return settled
+
+
+def run(plan: engine.Plan, began: float, live: bool | None = None) -> int:
+    """Prepare, search, tell, evaluate; shared by `raymix.train`. Interrupted, it names the command that resumes."""
+    try:
+        with session.interruptible():
+            prepare(plan.run)
+            overheads = {}
+            if not plan.study.exists or plan.study.owed or plan.planned > plan.study.planned:
+                session.start(plan.run.cluster)
+                try:
+                    with refusing_early():
+                        overheads = engine.search(plan, began, live)
+                finally:
+                    session.stop()
+            return finish(plan, overheads)
+    except session.Interrupted as stop:
+        print(f"raymix: {stop}: everything scored so far is kept; go on with: {command()}", file=sys.stderr, flush=True)
+        return stop.code
+
+
+def refusing_early() -> Any:
+    """Only BadInput is a person's to mend once Ray runs; anything else keeps its traceback."""
+    import contextlib
+
+    return contextlib.nullcontext()
+
+
+def prepare(run: Run) -> None:
+    from raymix.prepare import prepare as make
+
+    with refusing():
+        make(run.dataset, start_ray=lambda: session.start(run.cluster))
+
+
+def command() -> str:
+    """The command line that was given, as a person would type it."""
+    import shlex
+
+    module = "raymix." + sys.argv[0].rsplit("/", 1)[-1].removesuffix(".py")
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+
+
+def finish(plan: engine.Plan, overheads: dict[str, Any]) -> int:
+    """The leaderboard, the overheads, the last word on the test split, and the names of what was written."""
+    from raymix import leaderboard
+
+    study, name = plan.ledger.read(), plan.run.study.name
+    leaderboard.show(study, plan.uri, top=10)
+    if overheads:
+        print(told(overheads))
+    if study.owed:
+        print(f"{len(study.owed)} trials are still owed; go on with: {command()}")
+    if not study.ranked():
+        raise door.Nothing(f"{name}: no trial gave a score; python -m raymix.leaderboard {name} says why")
+    print(f"study: {plan.uri} (ledger/, checkpoints/, tensorboard/)")
+    if plan.run.study.final:
+        from raymix.evaluate import evaluate
+
+        wanted = Evaluate(home=plan.run.home, study=plan.uri, top=plan.run.study.final, pictures=plan.run.evaluation.pictures)
+        evaluate(wanted)
+    print(f"more: python -m raymix.leaderboard {name}   python -m raymix.evaluate study={name} top=3")
+    return DONE if study.ranked() else NOTHING_USABLE
+
+
+def told(overheads: dict[str, Any]) -> str:
+    """The overheads in one line; what could not be measured is left out."""
+    parts = [f"{overheads['seconds']:.0f} s in all"]
+    if overheads.get("seconds_to_first_epoch") is not None:
+        parts.append(f"first epoch after {overheads['seconds_to_first_epoch']:.0f} s")
+    if overheads.get("median_gap_seconds") is not None:
+        parts.append(f"median {overheads['median_gap_seconds']:.2f} s from one trial to the next ({overheads['gaps']} times)")
+    shares = [("step_share", "in training steps"), ("data_share", "waiting for data"), ("evaluator_share", "evaluator busy")]
+    parts += [f"{overheads[key]:.0%} {words}" for key, words in shares if overheads.get(key) is not None]
+    return "time: " + ", ".join(parts)
+
+
+def main() -> None:
+    enter(task, "tune")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""The Parquet row: what goes in comes out, plain pyarrow reads it, and foreign files are refused in one line."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from raymix import clip
+from raymix.clip import Clip, Clips, Region
+
+
+def png(mask: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(mask).save(out, format="PNG")
+    return out.getvalue()
+
+
+def make(number: int = 0, regions: tuple[Region, ...] = (), **changes: object) -> Clip:
+    rng = np.random.default_rng(number)
+    smooth = np.kron(rng.integers(0, 255, (4, 6, 3)), np.ones((12, 12, 1))).astype(np.uint8)
+    known = {
+        "clip_id": f"folder:a/v{number}.mp4:0", "dataset": "folder", "split": "train", "video": f"a/v{number}.mp4",
+        "group": f"a/v{number}.mp4", "start_s": 0.0, "duration_s": 1.0, "labels": ("a", "b"), "frames": [smooth],
+        "frame_times": [0.5], "wave": (rng.standard_normal(16_000) * 0.1).astype(np.float32), "regions": regions,
+    }  # fmt: skip
+    return Clip(**{**known, **changes})  # type: ignore[arg-type]
+
+
+def table(*clips: Clip, preprocessing: str = "cafe") -> pa.Table:
+    return pa.Table.from_pylist([clip.encode(one) for one in clips], schema=clip.schema(preprocessing))
+
+
+def prepared(folder: Path, rows: pa.Table, split: str = "train") -> Path:
+    pq.write_table(rows, folder / f"{split}-00000.parquet", compression="zstd")
+    splits = {split: {"files": [f"{split}-00000.parquet"]}}
+    (folder / "dataset.json").write_text(json.dumps({"schema_version": clip.SCHEMA_VERSION, "splits": splits}))
+    return folder
+
+
+def test_a_row_comes_back_as_it_went_in(tmp_path: Path) -> None:
+    one = make()
+    found = clip.read(str(prepared(tmp_path, table(one, make(1)))), "train", 48, truth=False)
+    assert len(found) == 2 and list(found.clip_id) == ["folder:a/v0.mp4:0", "folder:a/v1.mp4:0"]
+    assert found.label[0] == "a" and found.video[1] == "a/v1.mp4" and found.masks is None
+    assert found.frames.shape == (2, 1, 48, 48, 3) and found.stft.shape == (2, 201, 81, 2)
+    squeezed = np.asarray(Image.fromarray(one.frames[0]).resize((48, 48), Image.Resampling.BILINEAR), float)
+    assert np.abs(found.frames[0, 0] - squeezed).mean() < 4
+
+
+def test_the_stored_sound_is_the_transform_in_half_precision() -> None:
+    torch = pytest.importorskip("torch")
+    from raymix.spectrogram import stft
+
+    one = make()
+    exact_TF2 = torch.view_as_real(stft(torch.from_numpy(one.wave)[None])[0]).numpy()
+    stored_TF2 = clip.decode(table(one), 32, truth=False).stft[0].astype(np.float32)
+    assert np.abs(stored_TF2 - exact_TF2).max() <= 2**-11 * np.abs(exact_TF2).max()
+    assert exact_TF2.std() > 0.1  # it is not all zeros
+
+
+def test_plain_pyarrow_reads_the_row_and_its_provenance(tmp_path: Path) -> None:
+    pq.write_table(table(make(), preprocessing="cafe"), tmp_path / "x.parquet")
+    found = pq.read_table(tmp_path / "x.parquet")
+    assert found.schema.metadata[clip.HASH_KEY] == b"cafe"
+    assert found.schema.metadata[clip.VERSION_KEY] == str(clip.SCHEMA_VERSION).encode()
+    row = found.to_pylist()[0]
+    assert Image.open(io.BytesIO(row["frames"][0]["jpeg"])).size == (row["frames"][0]["width"], 48) == (72, 48)
+    assert len(row["stft"]) == row["stft_frames"] * row["stft_bins"] * 4 == 201 * 81 * 4
+    assert row["frames"][0]["t_s"] == 0.5 and row["labels"] == ["a", "b"] and row["status"] == "ok"
+
+
+def test_masks_are_the_union_of_what_sounds_in_the_first_frame() -> None:
+    left = np.zeros((20, 40), bool)
+    left[:, :10] = True
+    regions = (
+        Region("a", mask=png(left)),
+        Region("b", box_xyxy=(0.5, 0.5, 1.0, 1.0)),
+        Region("silent", sounding=False, box_xyxy=(0.0, 0.0, 1.0, 1.0)),
+        Region("later", frame=1, box_xyxy=(0.0, 0.0, 1.0, 1.0)),
+    )
+    found = clip.decode(table(make(0, regions), make(1)), 16, truth=True)
+    expected = np.zeros((16, 16), bool)
+    expected[:, :4] = True
+    expected[8:, 8:] = True
+    assert found.masks is not None and found.has_truth is not None
+    np.testing.assert_array_equal(found.masks[0], expected)
+    assert list(found.has_truth) == [True, False]
+
+
+def test_training_reads_neither_labels_nor_regions() -> None:
+    assert not {"labels", "regions"} & set(clip.columns(truth=False, labels=False))
+    assert {"labels", "regions"} <= set(clip.columns(truth=True, labels=True))
+    found = clip.decode(table(make()).select(clip.columns(truth=False, labels=False)), 16, truth=False)
+    assert list(found.label) == [""]
+
+
+def test_take_and_concat() -> None:
+    box = (Region("a", box_xyxy=(0.0, 0.0, 0.5, 0.5)),)
+    both = clip.decode(table(make(0, box), make(1)), 16, truth=True)
+    again = Clips.concat([both.take([1]), both.take([0])])
+    assert list(again.clip_id) == list(both.clip_id[::-1])
+    np.testing.assert_array_equal(again.stft, both.stft[::-1])
+    assert again.has_truth is not None and list(again.has_truth) == [False, True]
+    with pytest.raises(ValueError, match="different shapes"):
+        Clips.concat([both, clip.decode(table(make(2)), 24, truth=True)])
+
+
+def test_limit_and_rows_that_are_not_ok(tmp_path: Path) -> None:
+    folder = str(prepared(tmp_path, table(*(make(n) for n in range(4)), make(9, status="missing"))))
+    assert len(clip.read(folder, "train", 16, truth=False)) == 4
+    assert len(clip.read(folder, "train", 16, truth=False, limit=3)) == 3
+
+
+def test_rows_of_several_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="need one shape"):
+        clip.decode(table(make(0), make(1, wave=np.zeros(8_000, np.float32))), 16, truth=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: (f / "dataset.json").unlink(), "no prepared dataset"),
+        (lambda f: (f / "dataset.json").write_text("{"), "cannot be read"),
+        (lambda f: (f / "dataset.json").write_text('{"schema_version": 99, "splits": {}}'), "schema version 99"),
+        (lambda f: (f / "train-00000.parquet").write_bytes(b"PAR1 not really"), "cannot be read as Parquet"),
+        (lambda f: (f / "train-00000.parquet").unlink(), "cannot be read as Parquet"),
+        (lambda f: pq.write_table(pa.table({"x": [1]}), f / "train-00000.parquet"), "not clips of raymix"),
+    ],
+)
+def test_what_is_no_dataset_is_refused_in_one_line(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
+    prepared(tmp_path, table(make()))
+    change(tmp_path)
+    with pytest.raises(ValueError, match=message) as caught:
+        clip.read(str(tmp_path), "train", 16, truth=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_split_and_another_schema_version_are_named(tmp_path: Path) -> None:
+    folder = prepared(tmp_path, table(make()))
+    with pytest.raises(ValueError, match="no split 'test', it has train"):
+        clip.read(str(folder), "test", 16, truth=False)
+    older = table(make()).replace_schema_metadata({clip.VERSION_KEY: b"0"})
+    pq.write_table(older, folder / "train-00000.parquet")
+    with pytest.raises(ValueError, match="schema version 0"):
+        clip.read(str(folder), "train", 16, truth=False)

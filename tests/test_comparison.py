@@ -1,0 +1,121 @@
+"""Null systems, and the table in which they stand beside the others."""
+
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_scoring import made
+
+from raymix.comparison import Row, final, nulls, table
+from raymix.scoring import score, summarise
+
+
+def test_null_systems_by_hand():
+    said, truth = made(n=6, layout="hconcat", size=40)
+    found = nulls(truth, mean_map_HW=np.arange(8.0).reshape(2, 4))
+    boxes = [f"centre box {side}" for side in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)]
+    assert list(found) == ["full frame", *boxes, "radial prior", "mean training map"]
+    box = found["centre box 0.5"][3][1]
+    assert box.dtype == bool and box.shape == (40, 80)
+    assert box[10:30, 20:60].all() and box.sum() == 20 * 40
+    full = score(found["full frame"], truth).values
+    area = truth.masks_NSYX.mean(axis=(2, 3)).mean(axis=1)
+    assert full["ciou"] == pytest.approx(area) and full["cap"] == pytest.approx(area)
+    prior = found["radial prior"][0][0]
+    assert prior.argmax() in (19 * 80 + 39, 19 * 80 + 40, 20 * 80 + 39, 20 * 80 + 40)
+    assert prior.min() == pytest.approx(0, abs=0.03) and prior.max() == pytest.approx(1, abs=0.03)
+    assert found["mean training map"].shape == (6, 2, 2, 4)
+    assert said.shape[0] == len(found["mean training map"])
+
+
+def test_null_maps_of_many_scenes_take_no_memory():
+    _, truth = made(n=500, size=8)
+    full = nulls(truth)["full frame"]
+    assert full.shape == (500, 2, 16, 16) and full.strides[:2] == (0, 0)
+
+
+def test_a_null_never_names_all_sounding_panels_except_by_luck():
+    _, truth = made(n=1200, size=8)
+    found = nulls(truth, panel_boxes=True)
+    rates = {name: score(maps, truth).values["sounding_accuracy"].mean() for name, maps in found.items()}
+    assert rates["full frame"] == rates["centre box 0.5"] == rates["radial prior"] == 0
+    assert rates["random panels"] == pytest.approx(1 / 6, abs=0.035)
+    assert rates["panel box 0.7"] == rates["random panels"]
+    order = np.random.default_rng(0).permutation(1200)
+    shuffled = score(nulls(truth.take(order))["random panels"], truth.take(order)).values["sounding_accuracy"]
+    assert shuffled.mean() == rates["random panels"]
+
+
+def test_panel_boxes_know_the_layout():
+    _, truth = made(layout="hconcat")
+    found = nulls(truth, panel_boxes=True)
+    assert "random panels" not in found
+    box = found["panel box 0.5"][0]
+    assert box.sum(axis=(1, 2)).tolist() == [256, 256] and not (box[0] & box[1]).any()
+    best = max(score(found[f"panel box {side}"], truth).values["ciou"].mean() for side in (0.5, 0.7))
+    assert best > max(score(found[f"centre box {side}"], truth).values["ciou"].mean() for side in (0.5, 0.7))
+
+
+def test_final_gives_all_rows():
+    said, truth = made()
+    rows = final({"cycle": said, "shuffled audio": said[::-1]}, truth, null=["shuffled audio"], resamples=50)
+    assert [row.system for row in rows[:3]] == ["cycle", "shuffled audio", "full frame"]
+    assert [row.null for row in rows[:3]] == [False, True, True] and all(row.null for row in rows[1:])
+    assert {row.summary.scenes_hash for row in rows} == {"made"}
+    with pytest.raises(ValueError, match="null='silent' names no system"):
+        final({"cycle": said}, truth, null=["silent"])
+
+
+def rows_of(values, lows, highs, metric="ciou@0.3"):
+    said, truth = made(n=4)
+    summary = summarise(score(said, truth), resamples=10)
+    made_rows = []
+    for name, value, low, high in zip("abcd", values, lows, highs, strict=False):
+        one = replace(summary, intervals={metric: type(summary["ciou"])(value, low, high)}, counts={metric: 4})
+        made_rows.append(Row(name, one, null=name == "d"))
+    return made_rows
+
+
+def test_table_marks_what_a_null_reaches():
+    text = table(rows_of([0.9, 0.5, 0.1, 0.45], [0.8, 0.4, 0.05, 0.2], [0.95, 0.6, 0.2, 0.7]))
+    lines = text.splitlines()
+    assert lines[0].startswith("protocol raymix-1, layout grid2x2, scenes made: 4 scenes of 2 videos, 95 % intervals")
+    assert lines[2].split("|")[1:3] == [" system  ", " ciou@0.3               "]
+    assert "| a       | 0.900 [0.800, 0.950]   |" in lines
+    assert "| b       | 0.500 [0.400, 0.600] † |" in lines
+    assert "| c       | 0.100 [0.050, 0.200] ‡ |" in lines
+    assert "| null: d | 0.450 [0.200, 0.700]   |" in lines
+    assert text.count("†") == 2 and text.count("‡") == 2
+    alone = table(rows_of([0.9, 0.5, 0.1, 0.45], [math.nan] * 4, [math.nan] * 4))
+    assert "| a       | 0.900 †  |" in alone
+
+
+def test_table_has_a_part_for_each_set_of_scenes():
+    parts = []
+    for layout in ("single", "hconcat", "grid2x2"):
+        said, truth = made(layout=layout)
+        parts += final({"cycle": said}, replace(truth, scenes_hash=layout), resamples=20)
+    text = table(parts)
+    assert text.count("protocol raymix-1") == 3 and text.count("| cycle ") == 3
+    assert "iou@0.5" in text and "sounding_accuracy" in text
+    short = table(parts, ["sounding_accuracy", "ciou@0.3"])
+    assert "| cap" not in short and short.count("sounding_accuracy") == 1
+    with pytest.raises(ValueError, match=r"metric 'ciou@0.4' is in none of these tables"):
+        table(parts, ["ciou@0.4"])
+
+
+def test_table_states_denominators_and_refuses_unequal_ones():
+    said, truth = made()
+    some = replace(truth, has_truth_N=np.arange(40) < 30)
+    assert "cap (n=30)" in table(final({"cycle": said}, some, resamples=20))
+    rows = [Row("a", summarise(score(said, some), resamples=20)), Row("b", summarise(score(said, truth), resamples=20))]
+    with pytest.raises(ValueError, match="one table needs the same scenes"):
+        table(rows)
+
+
+def test_scores_need_neither_torch_nor_ray():
+    code = "import raymix.comparison, raymix.figures, sys; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,311 @@
+"""Videos in, a dataset out: a folder full of trouble, stopping and going on, the same bytes everywhere, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from films import film, turned
+
+from raymix import clip
+from raymix import prepare as door
+from raymix.config import Dataset
+from raymix.datasets import folder, shards
+from raymix.datasets.source import STATUSES
+from raymix.prepare import NothingUsable, prepare
+
+HOUSE = Path(clip.__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another test module may have left Ray running; these tests work in this process."""
+    monkeypatch.setattr(door, "_ray_runs", lambda: False)
+
+
+def settings(tmp_path: Path, **changes: Any) -> Dataset:
+    known = {
+        "name": "folder", "root": str(tmp_path / "in"), "prepared": str(tmp_path / "out"), "clip_seconds": 1.0,
+        "stride_seconds": 1.0, "frame_size": 32, "val": 0.0, "test": 0.0, "seed": 0,
+    }  # fmt: skip
+    return Dataset(**{**known, **changes})
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+def manifest(prepared: str) -> dict[str, dict[str, Any]]:
+    return {row["file"]: row for row in pq.read_table(f"{prepared}/manifest.parquet").to_pylist()}
+
+
+def content(prepared: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(Path(prepared).iterdir())}
+
+
+@pytest.fixture(scope="module")
+def trouble(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the acceptance test: good videos of many kinds between files of every kind of trouble."""
+    root = tmp_path_factory.mktemp("trouble") / "in"
+    film(root / "good" / "plain.mp4", 3.0)
+    film(root / "good" / "mono 44.1.mp4", 3.0, rate=44_100)
+    film(root / "good" / "surround.mkv", 3.0, rate=48_000, layout="5.1", fps=Fraction(30_000, 1001))
+    film(root / "good" / "ntsc.MOV", 3.0, fps=Fraction(30_000, 1001), format="mov")
+    turned(film(root / "good" / "telephone.mp4", 3.0))
+    film(root / "Bücher & Töne" / "mein schönes видео 音.mp4", 3.0)
+    film(root / "bad" / "mute.mp4", 3.0, codecs=("mpeg4", None))
+    film(root / "bad" / "silence.mp4", 3.0, level=0.0)
+    film(root / "bad" / "short.mp4", 0.3)
+    whole = film(root / "bad" / "truncated.mp4", 3.0)
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    (root / "bad" / "zero.mp4").write_bytes(b"")
+    (root / "bad" / "x.mp4").write_text("this is a text file\n" * 50)
+    (root / "readme.txt").write_text("no video")
+    return root
+
+
+def test_one_bad_file_never_stops_the_others(tmp_path: Path, trouble: Path) -> None:
+    lines: list[str] = []
+    chosen = settings(tmp_path, root=str(trouble), classes="parent")
+    report = prepare(chosen, lines.append)
+    rows = manifest(chosen.prepared)
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "good/plain.mp4": "ok",
+        "good/mono 44.1.mp4": "ok",
+        "good/surround.mkv": "ok",
+        "good/ntsc.MOV": "ok",
+        "good/telephone.mp4": "ok",
+        "Bücher & Töne/mein schönes видео 音.mp4": "ok",
+        "bad/mute.mp4": "no audio",
+        "bad/silence.mp4": "silent",
+        "bad/short.mp4": "too short",
+        "bad/truncated.mp4": "corrupt",
+        "bad/zero.mp4": "corrupt",
+        "bad/x.mp4": "corrupt",
+    }
+    assert all(row["clips"] == (3 if row["status"] == "ok" else 0) for row in rows.values())
+    assert all(row["reason"] for row in rows.values() if row["status"] != "ok")
+    assert rows["bad/silence.mp4"]["silent_clips"] == 3 and rows["good/surround.mkv"]["channels"] == 6
+    assert rows["good/mono 44.1.mp4"]["sample_rate"] == 44_100 and rows["good/ntsc.MOV"]["fps"] == pytest.approx(
+        30_000 / 1001
+    )
+    assert (rows["good/telephone.mp4"]["width"], rows["good/telephone.mp4"]["height"]) == (48, 64)
+    assert report.clips == {"train": 18, "val": 0, "test": 0} and report.statuses["ok"] == 6 and report.fresh
+    found = clip.read(chosen.prepared, "train", 32, truth=False)
+    assert len(found) == 18 and found.stft.shape == (18, 201, 81, 2) and (found.stft.std(axis=(1, 2, 3)) > 0).all()
+    assert set(found.label) == {"good", "Bücher & Töne"} == set(report.classes)
+    assert any("18 train" in line for line in lines) and set(report.statuses) <= set(STATUSES)
+
+
+def test_a_second_run_returns_at_once_even_without_the_videos(tmp_path: Path) -> None:
+    film(tmp_path / "in" / "x.mp4", 2.0)
+    chosen = settings(tmp_path)
+    first = prepare(chosen, quiet)
+    film(tmp_path / "in" / "y.mp4", 2.0)
+    lines: list[str] = []
+    second = prepare(chosen, lines.append)
+    assert not second.fresh and second.clips == first.clips == {"train": 2, "val": 0, "test": 0}
+    assert len(lines) == 1 and "2 videos" in lines[0] and "1 were prepared" in lines[0]
+    for name in ("x.mp4", "y.mp4"):
+        (tmp_path / "in" / name).unlink()
+    (tmp_path / "in").rmdir()
+    assert not prepare(chosen, quiet).fresh
+
+
+def test_other_settings_are_refused_with_the_difference(tmp_path: Path) -> None:
+    film(tmp_path / "in" / "x.mp4", 2.0)
+    chosen = settings(tmp_path)
+    prepare(chosen, quiet)
+    with pytest.raises(ValueError, match=r"frame_size 32 there, 16 asked.*overwrite=true") as caught:
+        prepare(dataclasses.replace(chosen, frame_size=16), quiet)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"root .*there, .*elsewhere asked"):
+        prepare(dataclasses.replace(chosen, root=str(tmp_path / "elsewhere")), quiet)
+    assert not prepare(dataclasses.replace(chosen, videos=100), quiet).fresh  # a setting of the demo alone
+    again = prepare(dataclasses.replace(chosen, clip_seconds=0.5, stride_seconds=0.5, overwrite=True), quiet)
+    assert again.fresh and again.clips["train"] == 4
+    assert clip.read(chosen.prepared, "train", 16, truth=False).stft.shape == (4, 101, 81, 2)
+
+
+def test_it_goes_on_where_it_stopped_and_the_bytes_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "UNIT_FILES", 2)
+    for number in range(7):
+        film(tmp_path / "in" / f"{number}.mp4", 2.0)
+    one_go = settings(tmp_path, prepared=str(tmp_path / "one go"), val=0.3)
+    prepare(one_go, quiet)
+    chosen, honest, calls = settings(tmp_path, val=0.3), shards.write_unit, []
+
+    def stops(chosen: Dataset, unit: shards.Unit, preprocessing: str) -> dict[str, Any]:
+        calls.append(unit.name)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return honest(chosen, unit, preprocessing)
+
+    monkeypatch.setattr(shards, "write_unit", stops)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(chosen, quiet)
+    with pytest.raises(ValueError, match="no prepared dataset"):
+        clip.read(chosen.prepared, "train", 16, truth=False)
+    lines: list[str] = []
+    prepare(chosen, lines.append)
+    assert "4 of them done before" in lines[0]
+    assert len(calls) == len(set(calls)) + 1 >= 5  # only the unit that was stopped is done again
+    assert content(chosen.prepared) == content(one_go.prepared)
+    assert len(content(chosen.prepared)) == 2 + len(set(calls))
+
+
+def test_rows_per_file_and_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "GROUP_ROWS", 2)
+    film(tmp_path / "in" / "x.mp4", 8.0)
+    chosen = settings(tmp_path, rows_per_file=5)
+    prepare(chosen, quiet)
+    files = [name for name in content(chosen.prepared) if name.startswith("train")]
+    assert sorted(files) == ["train-00000-1.parquet", "train-00000.parquet"]
+    first = pq.ParquetFile(Path(chosen.prepared) / "train-00000.parquet")
+    assert first.metadata.num_rows == 5 and first.metadata.num_row_groups == 3
+    assert first.metadata.row_group(0).column(0).compression == "ZSTD"
+    facts = json.loads((Path(chosen.prepared) / "dataset.json").read_text())
+    assert first.schema_arrow.metadata[clip.HASH_KEY].decode() == facts["preprocessing"]
+    assert list(clip.read(chosen.prepared, "train", 16, truth=False).clip_id) == [
+        f"folder:x.mp4:{1000 * start}" for start in range(8)
+    ]
+
+
+def test_a_split_file_and_its_gaps(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        film(tmp_path / "in" / name, 1.0)
+    (tmp_path / "splits.csv").write_text("file,split\na.mp4,train\nb.mp4,test\ngone.mp4,test\n")
+    chosen = settings(tmp_path, splits=str(tmp_path / "splits.csv"))
+    report = prepare(chosen, quiet)
+    assert report.clips == {"train": 1, "val": 0, "test": 1}
+    assert {name: row["status"] for name, row in manifest(chosen.prepared).items()} == {
+        "a.mp4": "ok",
+        "b.mp4": "ok",
+        "c.mp4": "unlisted",
+        "gone.mp4": "missing",
+    }
+    (tmp_path / "splits.csv").write_text("file,split\na.mp4,train\n")
+    with pytest.raises(ValueError, match="prepared otherwise"):
+        prepare(chosen, quiet)
+
+
+def test_a_surprise_in_one_file_is_an_error_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        film(tmp_path / "in" / name, 1.0)
+    honest = folder.clips
+
+    def surprising(chosen: Dataset, source: Any, entry: Any) -> Any:
+        if source.path == "a.mp4":
+            raise RuntimeError("something\nodd")
+        return honest(chosen, source, entry)
+
+    monkeypatch.setattr(folder, "clips", surprising)
+    prepare(settings(tmp_path), quiet)
+    row = manifest(str(tmp_path / "out"))["a.mp4"]
+    assert (row["status"], row["reason"], row["clips"]) == ("error", "RuntimeError: something odd", 0)
+
+
+def test_a_file_that_kills_the_process_is_given_up(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        film(tmp_path / "in" / name, 1.0)
+    script = (
+        "import os, sys\n"
+        "from raymix.config import Dataset\n"
+        "from raymix.datasets import folder\n"
+        "from raymix.prepare import prepare\n"
+        "honest = folder.clips\n"
+        "folder.clips = lambda s, source, e: os._exit(9) if source.path == 'a.mp4' else honest(s, source, e)\n"
+        f"prepare(Dataset(**{dataclasses.asdict(settings(tmp_path))!r}))\n"
+    )
+    codes = [
+        subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=HOUSE).returncode for _ in range(4)
+    ]
+    assert codes == [9, 9, 9, 0]
+    rows = manifest(str(tmp_path / "out"))
+    assert rows["a.mp4"]["status"] == "error" and "ended the process 3 times" in rows["a.mp4"]["reason"]
+    assert rows["b.mp4"]["clips"] == 1
+
+
+def test_nothing_usable_and_wrong_folders(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such folder"):
+        prepare(settings(tmp_path), quiet)
+    with pytest.raises(ValueError, match="name the folder of your videos"):
+        prepare(settings(tmp_path, root=""), quiet)
+    (tmp_path / "in").mkdir()
+    with pytest.raises(NothingUsable, match="no video files"):
+        prepare(settings(tmp_path), quiet)
+    (tmp_path / "in" / "x.mp4").write_bytes(b"")
+    with pytest.raises(NothingUsable, match=r"none of 1 files gave a clip \(x.mp4: empty file\)"):
+        prepare(settings(tmp_path), quiet)
+    (tmp_path / "file").write_text("")
+    film(tmp_path / "in" / "y.mp4", 1.0)
+    with pytest.raises(ValueError, match="cannot be written"):
+        prepare(settings(tmp_path, prepared=str(tmp_path / "file" / "out")), quiet)
+    with pytest.raises(ValueError, match="did you mean folder"):
+        prepare(settings(tmp_path, name="folders"), quiet)
+    assert prepare(settings(tmp_path), quiet).clips["train"] == 1
+
+
+def test_the_demo_goes_the_same_way(tmp_path: Path) -> None:
+    chosen = settings(
+        tmp_path, name="demo", videos=12, video_seconds=4.0, clip_seconds=2.0, stride_seconds=2.0, classes="parent",
+        val=0.25, test=0.25, regions=str(tmp_path / "in" / "regions.json"), duets=0.25, size=48,
+    )  # fmt: skip
+    report = prepare(chosen, quiet)
+    assert sum(report.clips.values()) == 24 and report.statuses == {"ok": 12}
+    found = clip.read(chosen.prepared, "train", 32, truth=True)
+    assert (
+        found.has_truth is not None
+        and found.has_truth.all()
+        and set(found.label) <= {"bell", "drum", "flute", "strings"}
+    )
+    assert found.masks is not None and 0.08 < found.masks.mean() < 0.4
+    videos = [set(clip.read(chosen.prepared, split, 16, truth=False).video) for split in clip.SPLITS]
+    assert sum(map(len, videos)) == len(set.union(*videos)) == 12
+    assert not prepare(chosen, quiet).fresh
+
+
+def test_the_door_answers_in_exit_codes(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "x.mp4").write_text("no video")
+    base = [sys.executable, "-m", "raymix.prepare", "dataset=folder"]
+    env = {**os.environ, "RAYMIX_HOME": str(tmp_path / "home")}
+    for root, code, words in ((tmp_path / "gone", 2, "no such folder"), (tmp_path / "in", 3, "none of 1 files")):
+        done = subprocess.run([*base, f"dataset.root={root}"], capture_output=True, text=True, env=env, cwd=HOUSE)
+        assert done.returncode == code, done.stderr
+        assert words in done.stderr and done.stderr.count("\n") == 1
+
+
+RAY = """
+import json, sys
+import ray
+from raymix.config import Dataset
+from raymix.prepare import prepare
+from raymix.datasets import shards
+shards.UNIT_FILES = 1
+prepare(Dataset(**json.loads(sys.argv[1])), start_ray=lambda: ray.init(
+    address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20))
+assert ray.is_initialized()
+"""
+
+
+def test_two_workers_write_the_same_bytes(tmp_path: Path, trouble: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "UNIT_FILES", 1)
+    alone = settings(tmp_path, root=str(trouble), val=0.3, prepared=str(tmp_path / "alone"))
+    prepare(alone, quiet)
+    over_ray = dataclasses.replace(alone, prepared=str(tmp_path / "ray"))
+    done = subprocess.run(
+        [sys.executable, "-c", RAY, json.dumps(dataclasses.asdict(over_ray))], capture_output=True, text=True, cwd=HOUSE
+    )
+    assert done.returncode == 0, done.stderr
+    assert content(alone.prepared) == content(over_ray.prepared)
