@@ -168,9 +168,8 @@ def _over_ray(settings: Dataset, todo: list[shards.Unit], preprocessing: str) ->
     try:
         items = [{"unit": pickle.dumps(unit)} for unit in todo]
         dataset = ray.data.from_items(items, override_num_blocks=len(items))
-        # a file that kills its process is given up after some tries (see shards), so trying again always ends
-        forever = {"max_retries": -1}
-        for row in dataset.map(work, num_cpus=1, ray_remote_args_fn=lambda: forever).iter_rows():
+        # Ray tries a task whose process died again without end; shards gives up the file, so this ends too
+        for row in dataset.map(work, num_cpus=1).iter_rows():
             yield json.loads(row["record"])
     finally:
         context.enable_progress_bars = before[0]
@@ -225,7 +224,9 @@ def start_ray(cluster: Cluster) -> None:
 
 def door(config: Prepare) -> int:
     with refusing():
-        prepare(config.dataset, start_ray=lambda: start_ray(config.cluster))
+        report = prepare(config.dataset, start_ray=lambda: start_ray(config.cluster))
+    if not report.fresh:
+        print(f"prepare: {report.prepared} is prepared already: {sum(report.clips.values())} clips")
     return 0
 
 

@@ -25,6 +25,9 @@ class Recorder(tune.Callback):
         self.board = Board(self.uri)
         self._deleted: set[str] = set()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks into a file that raymix never reads
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number, params = trial.config["trial"], trial.config["params"]
         self._write("trial_started", trial=number, params=params)

@@ -23,6 +23,7 @@ def film(
     level: float = 0.2,  # of the tone; 0 is digital silence
     starts: tuple[float, float] = (0.0, 0.0),  # of picture and sound
     options: dict[str, str] | None = None,
+    pixel: Fraction = Fraction(1),  # width of a pixel over its height
 ) -> Path:
     """Write one file: a red top-left quarter on grey and a 440 Hz tone; at `flash_s`, white and a click."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,6 +31,7 @@ def film(
         video = container.add_stream(codecs[0], rate=fps)
         video.width, video.height, video.pix_fmt = *size, "yuv420p"
         video.bit_rate, video.gop_size = 500_000, 12
+        video.codec_context.sample_aspect_ratio = pixel
         audio = container.add_stream(codecs[1], rate=rate, layout=layout) if codecs[1] else None
         packets = _picture_packets(video, seconds, Fraction(fps), size, flash_s, starts[0])
         if audio is not None:

@@ -76,6 +76,11 @@ def test_a_quarter_turn_is_honoured(tmp_path: Path) -> None:
     assert after[5, -5, 0] > 150 > after[5, 5, 0]  # the red quarter went from the top left to the top right
 
 
+def test_pixels_that_are_not_square_are_stretched(tmp_path: Path) -> None:
+    found, entry = cuts(film(tmp_path / "x.mp4", 1.0, pixel=Fraction(3, 2)))
+    assert (entry.width, entry.height) == (96, 48) and found[0].frames[0].shape == (48, 96, 3)
+
+
 def test_the_shorter_side_is_reduced_and_never_enlarged(tmp_path: Path) -> None:
     path = film(tmp_path / "x.mp4", 1.0)
     assert cuts(path, size=24)[0][0].frames[0].shape == (24, 32, 3)

@@ -61,7 +61,8 @@ def _cut(container: av.container.InputContainer, how: Cutting, entry: Entry) -> 
     video, audio = _streams(container)
     origin = _start(video)
     late = _start(audio) - origin
-    pictures = _Pictures(how, origin, first=late if late > SLACK_S else 0.0)
+    ratio = float(video.sample_aspect_ratio or 1)
+    pictures = _Pictures(how, origin, late if late > SLACK_S else 0.0, ratio)
     sound, broken, number = _Sound(origin), 0, 0
     entry.fps, entry.sample_rate, entry.channels = float(video.average_rate or 0), audio.rate, audio.channels
     for packet in _packets(container, video, audio):
@@ -128,8 +129,8 @@ def _check_length(stream: av.VideoStream | av.AudioStream, origin: float, end_s:
 class _Pictures:
     """Picks, for every cut, the frames that are on the screen in the middles of its n equal parts."""
 
-    def __init__(self, how: Cutting, origin: float, first: float) -> None:
-        self.how, self.origin, self.first = how, origin, first
+    def __init__(self, how: Cutting, origin: float, first: float, ratio: float) -> None:
+        self.how, self.origin, self.first, self.ratio = how, origin, first, ratio
         self.end_s, self.count = 0.0, 0
         self._last: tuple[float, av.VideoFrame] | None = None
         self._step = 0.0
@@ -150,7 +151,7 @@ class _Pictures:
         before = self._last
         now = before[0] + self._step if before and frame.time is None else (frame.time or 0.0) - self.origin
         if before is None:
-            wide, high = _display_size(frame)
+            wide, high = _display_size(frame, self.ratio)
             entry.width, entry.height, entry.rotation = wide, high, frame.rotation
             self._step = 1 / entry.fps if entry.fps else 0.04
         elif now > before[0]:
@@ -169,7 +170,7 @@ class _Pictures:
             self._planned += 1
 
     def _keep(self, number: int, position: int, chosen: tuple[float, av.VideoFrame]) -> None:
-        self._got.setdefault(number, {})[position] = (chosen[0], _picture(chosen[1], self.how.frame_size))
+        self._got.setdefault(number, {})[position] = (chosen[0], _picture(chosen[1], self.how.frame_size, self.ratio))
 
     def finish(self) -> None:
         """At the end of the film its last frame stays on the screen."""
@@ -185,16 +186,15 @@ class _Pictures:
         return Cut(round(start_s, 6), [image for _, image in found], [round(t, 6) for t, _ in found], wave)
 
 
-def _display_size(frame: av.VideoFrame) -> tuple[int, int]:
+def _display_size(frame: av.VideoFrame, ratio: float) -> tuple[int, int]:
     """Width and height on the screen: pixels need not be square, and the file may ask for a turn."""
-    ratio = float(getattr(frame, "sample_aspect_ratio", None) or 1)
     wide, high = max(1, round(frame.width * ratio)), frame.height
     return (high, wide) if round(frame.rotation / 90) % 2 else (wide, high)
 
 
-def _picture(frame: av.VideoFrame, frame_size: int) -> np.ndarray:
+def _picture(frame: av.VideoFrame, frame_size: int, ratio: float) -> np.ndarray:
     """The frame as shown: turned as the file asks, shorter side at most `frame_size`; uint8 YX3."""
-    wide, high = _display_size(frame)
+    wide, high = _display_size(frame, ratio)
     scale = min(1.0, frame_size / min(wide, high))
     turns = round(frame.rotation / 90) % 4
     wide, high = max(1, round(wide * scale)), max(1, round(high * scale))

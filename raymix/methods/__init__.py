@@ -43,7 +43,7 @@ def _nearest(name: str, valid: list[str]) -> str:
 
 
 def from_run(run: Run, pretrained: bool = True) -> Method:
-    """The method that a run describes; `pretrained=False` leaves out ImageNet weights that a checkpoint will replace."""
+    """The method that a run describes; `pretrained=False` leaves out weights that a checkpoint will replace."""
     encoder = {"width": run.encoder.width, "weights": run.encoder.weights if pretrained else None}
     knobs = {key: value for key, value in run.method.items() if key != "name"}
     return build(run.method.get("name", ""), run.mixture.k, encoder, knobs)

@@ -1,0 +1,233 @@
+"""A verdict in three forms: `scores.json` with every number, `table.md` with intervals, and lines for a terminal.
+
+Whatever is told travels with its protocol, its scenes and the null systems on the same scenes (Tables 1 and 2 of the
+paper, with the rows that they lack).
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from raymix import comparison
+from raymix.comparison import Row
+from raymix.study import Study
+from raymix.verdict import SAID, Contender, Verdict, chance, twin
+
+TOLERANCE = 1e-6  # of a validation score computed again
+_SHORT = (  # what a terminal has room for: layout, metric, heading
+    ("quad", "sounding_accuracy", "sounding"),
+    ("pair", "ciou@0.3", "CIoU@.3"),
+    ("pair", "ciou", "CIoU"),
+    ("pair", "auc", "AUC"),
+    ("pair", "cap", "CAP"),
+    ("pair", "piap", "PIAP"),
+    ("single", "iou@0.5", "IoU@.5"),
+    ("single", "ap", "AP"),
+    ("single", "auc", "AUC"),
+)
+
+
+def document(
+    split: str,
+    study: Study,
+    study_uri: str,
+    verdicts: Sequence[Verdict],
+    datasets: Mapping[str, Mapping[str, Any]],
+    recomputed: Mapping[str, Mapping[str, float]],
+) -> dict[str, Any]:
+    """The content of scores.json; `datasets` by their folder, `recomputed` search scores by checkpoint."""
+    told = {
+        "format": 1,
+        "raymix": importlib.metadata.version("raymix") if _installed() else None,
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "split": split,
+        "study": study.name or None,
+        "study_uri": study_uri or None,
+        "objective": study.objective or None,
+        "protocol": verdicts[0].contenders[0].run.evaluation.protocol,
+        "checkpoints": [
+            _checkpoint(each, number, reached, recomputed.get(each.uri))
+            for number, reached in enumerate(verdicts)
+            for each in reached.contenders
+        ],
+        "benches": [_bench(reached, datasets) for reached in verdicts],
+        "systems": [line for number, reached in enumerate(verdicts) for line in _systems(reached, number)],
+    }
+    told["checkpoints"].sort(key=lambda each: each["rank"])
+    return told
+
+
+def _installed() -> bool:
+    try:
+        return bool(importlib.metadata.version("raymix"))
+    except importlib.metadata.PackageNotFoundError:
+        return False  # run from a checkout
+
+
+def _checkpoint(
+    contender: Contender, bench: int, reached: Verdict, again: Mapping[str, float] | None
+) -> dict[str, Any]:
+    found = {
+        "name": contender.name,
+        "rank": contender.rank,
+        "trial": contender.trial,
+        "epoch": contender.epoch,
+        "uri": contender.uri,
+        "parameters": contender.params,
+        "bench": bench,
+        "scores": reached.flat(contender),
+        "chance": chance(contender, reached.bench.truth["quad"]),
+        "recorded": contender.recorded,
+    }
+    if again is not None:
+        gap = _gap(contender.recorded, again)
+        found |= {"recomputed": dict(again), "reproduced": None if gap is None else gap <= TOLERANCE}
+    return found
+
+
+def _gap(recorded: Mapping[str, float | None], again: Mapping[str, float]) -> float | None:
+    """The largest difference of numbers that both have; None without any."""
+    gaps = [abs(value - again[name]) for name, value in recorded.items() if value is not None and name in again]
+    return max(gaps, default=None)
+
+
+def _bench(reached: Verdict, datasets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What the scenes were made of: enough to make them again."""
+    run, bench = reached.contenders[0].run, reached.bench
+    described = datasets[run.dataset.prepared]
+    part = described["splits"][bench.split]
+    layouts = {
+        layout: {
+            "layout": truth.layout,
+            "scenes_hash": truth.scenes_hash,
+            "scenes": len(truth),
+            "videos": len({video for videos in truth.videos for video in videos}),
+            "scenes_with_regions": int(truth.has_truth_N.sum()),
+            "canvas": list(truth.canvas),
+            "sounding": truth.panels_NS.shape[1],
+            "panels": len(truth.rects_P4),
+        }
+        for layout, truth in bench.truth.items()
+    }
+    return {
+        "dataset": described.get("dataset"),
+        "prepared": run.dataset.prepared,
+        "preprocessing": described.get("preprocessing"),
+        "clips": part["clips"],
+        "videos": part["videos"],
+        "image_size": run.encoder.image_size,
+        "seconds": run.mixture.seconds,
+        "rule": run.mixture.rule,
+        "level": run.mixture.level,
+        "seed": run.evaluation.seed,
+        "layouts": layouts,
+        "notes": reached.notes,
+    }
+
+
+def _systems(reached: Verdict, bench: int) -> list[dict[str, Any]]:
+    """Every row with its intervals, checkpoints first."""
+    uris = {each.name: each.uri for each in reached.contenders}
+    found: dict[str, dict[str, Any]] = {}
+    for layout, rows in reached.rows.items():
+        for row in rows:
+            line = {"system": row.system, "null": row.null, "checkpoint": uris.get(row.system), "bench": bench}
+            found.setdefault(row.system, {**line, "layouts": {}})["layouts"][layout] = row.summary.record()
+    return sorted(found.values(), key=lambda line: line["null"])
+
+
+def markdown(verdicts: Sequence[Verdict], scores: Mapping[str, Any]) -> str:
+    """The content of table.md."""
+    of = f"study {scores['study']}" if scores["study"] else scores["checkpoints"][0]["uri"]
+    lines = [f"# {of}, {scores['split']} split", ""]
+    for each in scores["checkpoints"]:
+        params = ", ".join(f"{name}={value}" for name, value in each["parameters"].items())
+        lines.append(f"- {each['name']} (rank {each['rank']}): {params or each['uri']}")
+    for reached in verdicts:
+        for layout, rows in reached.rows.items():
+            lines += ["", f"## {SAID[layout].capitalize()}", "", comparison.table(rows)]
+        lines += ["", *(f"- {note}" for note in reached.notes)]
+    for each in scores["checkpoints"]:
+        if table := reproduction(each, scores["split"]):
+            lines += ["", "```", *table, "```"]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def headlines(reached: Verdict) -> list[str]:
+    """A table of means that fits a terminal, then each checkpoint in words."""
+    there = [(layout, metric, head) for layout, metric, head in _SHORT if _has(reached, layout, metric)]
+    order = [row.system for row in reached.rows["quad"]]
+    order += [row.system for rows in reached.rows.values() for row in rows if row.system not in order]
+    nulls = {row.system for rows in reached.rows.values() for row in rows if row.null}
+    names = {each: f"null: {each}" if each in nulls else each for each in dict.fromkeys(order)}
+    wide = max(map(len, names.values()))
+    heads = "system".ljust(wide) + "".join("  " + head.rjust(max(len(head), 5)) for _, _, head in there)
+    lines = [_spaced(there, wide), heads]
+    for system in sorted(names, key=lambda each: each in nulls):
+        line = names[system].ljust(wide)
+        for layout, metric, head in there:
+            value = _value(reached, layout, metric, system)
+            line += "  " + ("-" if value is None else f"{value:.3f}").rjust(max(len(head), 5))
+        lines.append(line)
+    lines += ["", *(line for each in reached.contenders for line in _words(reached, each))]
+    return lines + [f"note: {note}" for note in reached.notes]
+
+
+def _spaced(there: Sequence[tuple[str, str, str]], wide: int) -> str:
+    """The heading above the headings: each layout's name over its first column."""
+    line, at, seen = "", wide, ""
+    for layout, _, head in there:
+        if layout != seen:
+            line = line.ljust(at + 2) + SAID[layout]
+        at, seen = at + 2 + max(len(head), 5), layout
+    return line
+
+
+def _row(reached: Verdict, layout: str, system: str) -> Row | None:
+    return next((row for row in reached.rows.get(layout, []) if row.system == system), None)
+
+
+def _has(reached: Verdict, layout: str, metric: str) -> bool:
+    return any(metric in row.summary for row in reached.rows.get(layout, []))
+
+
+def _value(reached: Verdict, layout: str, metric: str, system: str) -> float | None:
+    row = _row(reached, layout, system)
+    return row.summary[metric].value if row and metric in row.summary else None
+
+
+def _words(reached: Verdict, contender: Contender) -> list[str]:
+    lines = []
+    for layout, metric, said in (("quad", "sounding_accuracy", "sounding accuracy"), ("pair", "ciou@0.3", "CIoU@0.3")):
+        row = _row(reached, layout, contender.name)
+        if row is None or metric not in row.summary:
+            continue
+        value, low, high = row.summary[metric]
+        text = f"{contender.name}: {said} {value:.3f} [{low:.3f}, {high:.3f}] on {row.summary.scenes} {SAID[layout]} scenes"
+        deaf = _value(reached, layout, metric, twin(contender))
+        text += f", {deaf:.3f} with shuffled audio" if deaf is not None else ""
+        made = {each.system: each.summary[metric].value for each in reached.rows[layout] if each.null}
+        best = max(made, key=lambda name: made[name])
+        lines.append(f"{text}; best null system {made[best]:.3f} ({best})")
+    return lines
+
+
+def reproduction(checkpoint: Mapping[str, Any], split: str) -> list[str]:
+    """Recorded numbers of the search beside the same computed again; nothing where there are none to compare."""
+    again, recorded = checkpoint.get("recomputed"), checkpoint["recorded"]
+    if split != "val" or again is None:
+        return []
+    where = checkpoint["name"] + ("" if checkpoint["epoch"] is None else f", epoch {checkpoint['epoch']}")
+    if checkpoint["reproduced"] is None:
+        return [f"{where}: no recorded score to compare with"]
+    names = [name for name in again if recorded.get(name) is not None]
+    wide = max(map(len, [where, *names])) + 2
+    lines = [f"{where.ljust(wide + 2)}recorded  recomputed  difference"]
+    lines += [
+        f"  {name.ljust(wide)}{recorded[name]:8.6f}  {again[name]:10.6f}  {again[name] - recorded[name]:10.1e}"
+        for name in names
+    ]
+    return [*lines, f"  {'the same' if checkpoint['reproduced'] else 'NOT the same'} to {TOLERANCE:g}"]

@@ -1,0 +1,200 @@
+"""Checkpoints beside systems that cannot have listened, on the scenes of one split: the rows of the final tables.
+
+After Tables 1 and 2 of the paper, with the null systems that they lack: those of `raymix.comparison`, and four made with
+the best checkpoint: an untrained network of its shape, its own ears on shuffled and on silent audio, and its mean map.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from raymix import clip, comparison, figures
+from raymix.comparison import Row
+from raymix.config import Run
+from raymix.evaluator import LAYOUTS, Bench, localise
+from raymix.methods import Method, from_run
+from raymix.metrics import sounding_chance, unit_range
+from raymix.protocol import protocol as named
+from raymix.scene import compose, derangement
+from raymix.scoring import score
+from raymix.truth import Truth
+
+SAID = {"quad": "2x2", "pair": "side by side", "single": "single"}
+TRAINING_CLIPS = 128  # that the mean training map is made of
+_PANELS = {"quad": ("top left", "top right", "bottom left", "bottom right"), "pair": ("left", "right")}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A whole checkpoint and where it comes from; what is unknown of one outside a study is None."""
+
+    name: str
+    uri: str
+    method: Method
+    run: Run
+    rank: int  # by the study's objective, 1 is the best
+    trial: int | None
+    epoch: int | None
+    params: dict[str, Any]
+    recorded: dict[str, float | None]  # what the search wrote down of this epoch
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All rows on one bench, by layout; `maps` are the best contender's, for pictures."""
+
+    contenders: list[Contender]  # best first
+    bench: Bench
+    rows: dict[str, list[Row]]
+    maps: dict[str, np.ndarray]
+    notes: list[str]
+
+    def flat(self, contender: Contender) -> dict[str, float]:
+        """Means of one contender under the names that the search uses; those of single frames start with `single/`."""
+        shuffled = next((row for row in self.rows["quad"] if row.system == twin(contender)), None)
+        found = {"sounding_accuracy_shuffled": shuffled.summary["sounding_accuracy"].value} if shuffled else {}
+        for layout, rows in self.rows.items():
+            for row in rows:
+                if row.system == contender.name:
+                    before = "single/" if layout == "single" else ""
+                    found |= {before + name: each.value for name, each in row.summary.items()}
+        return {f"{self.bench.split}/{name}": value for name, value in sorted(found.items())}
+
+
+def twin(contender: Contender) -> str:
+    """What the row of this contender with shuffled audio is called."""
+    return f"{contender.name}, shuffled audio"
+
+
+def chance(contender: Contender, truth: Truth) -> float:
+    """Sounding accuracy of maps that peak blindly: in different panels, or in any, whichever is right more often."""
+    panels, sounding, maps = len(truth.rects_P4), truth.panels_NS.shape[1], contender.run.mixture.k
+    return max(sounding_chance(panels, sounding, maps, distinct) for distinct in (True, False))
+
+
+@contextlib.contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Inside, torch computes with this many threads, since sums in another order may differ in their last digit."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(count or before)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def reach(contenders: list[Contender], bench: Bench, device: str, echo: Callable[[str], Any]) -> Verdict:
+    """Score all contenders, which share this bench, and all null systems."""
+    best, split = contenders[0], bench.split
+    notes, rows, kept = [], {}, {}
+    means = _mean_training_maps(best, device, notes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(best.run.evaluation.seed)
+        untrained = from_run(best.run, pretrained=False).to(device)
+    for layout in SAID:
+        truth = _what_counts(layout, bench.truth[layout])
+        if layout != "quad" and not truth.has_truth_N.any():
+            notes.append(f"{SAID[layout]}: the {split} split has no regions for these scenes, box metrics are left out")
+            continue
+        echo(f"  {SAID[layout]}: {len(truth)} scenes, {len(contenders)} checkpoint(s) and the null systems ...")
+        maps, null = _maps(contenders, untrained, bench, layout, device)
+        how = named(best.run.evaluation.protocol)
+        seed, mean_HW = best.run.evaluation.seed, means.get(layout)
+        rows[layout] = comparison.final(maps, truth, how, null=null, mean_map_HW=mean_HW, seed=seed)
+        kept[layout] = maps[best.name]
+    if "pair" not in kept:  # pictures show it all the same
+        kept["pair"] = localise(best.method.to(device), bench.scenes["pair"], device)
+    return Verdict(contenders, bench, rows, kept, notes)
+
+
+def _what_counts(layout: str, truth: Truth) -> Truth:
+    """2x2 scenes are there to tell who listens, which needs no region; box metrics are those of the other layouts."""
+    if layout != "quad":
+        return truth
+    return replace(truth, masks_NSYX=None, has_truth_N=np.zeros(len(truth), bool))
+
+
+def _maps(
+    contenders: list[Contender], untrained: Method, bench: Bench, layout: str, device: str
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Raw maps of everything with a model, by the name of its row, and which of these are null systems."""
+    scenes, best = bench.scenes[layout], contenders[0]
+    other = bench.shuffled if layout == "quad" else derangement(scenes, best.run.evaluation.seed)
+    maps = {each.name: localise(each.method.to(device), scenes, device) for each in contenders}
+    deaf = {
+        twin(each): localise(each.method, scenes.with_audio(other), device)
+        for each in (contenders if layout == "quad" else [best])
+    }
+    deaf[f"{best.name}, silent audio"] = localise(best.method, scenes.silent(), device)
+    deaf["untrained network"] = localise(untrained, scenes, device)
+    return maps | deaf, list(deaf)
+
+
+def _mean_training_maps(best: Contender, device: str, notes: list[str]) -> dict[str, np.ndarray]:
+    """Mean of the normalised maps of training scenes, (H, W) by layout: where this model looks, whatever it hears."""
+    run, found = best.run, {}
+    m, seed = run.mixture, run.evaluation.seed
+    try:
+        clips = clip.read(run.dataset.prepared, "train", run.encoder.image_size, truth=False, limit=TRAINING_CLIPS)
+        for layout, called in LAYOUTS.items():
+            count = TRAINING_CLIPS // len(_PANELS.get(layout, ("all",)))  # so that each layout shows as many clips
+            scenes = compose(
+                clips, layout=called, count=count, seed=seed, seconds=m.seconds, rule=m.rule, level=m.level
+            )
+            maps_NMHW = unit_range(localise(best.method.to(device), scenes, device))
+            found[layout] = maps_NMHW.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+    except (ValueError, OSError) as error:
+        notes.append(f"no mean training map: {' '.join(str(error).split())}")
+    return found
+
+
+def pictures(verdict: Verdict, count: int) -> dict[str, bytes]:
+    """PNG files by name, one scene each, 2x2 and side by side in turn: the first scenes, none picked by its score."""
+    best, files = verdict.contenders[0], {}
+    where = best.name if best.epoch is None else f"{best.name}, epoch {best.epoch}"
+    for layout, share in (("quad", (count + 1) // 2), ("pair", count // 2)):
+        truth, scenes = verdict.bench.truth[layout], verdict.bench.scenes[layout]
+        index = np.argsort(~truth.has_truth_N, kind="stable")[:share]  # scenes with truth first, in their order
+        chosen, maps_NMHW = truth.take(index), verdict.maps[layout][index]
+        table = score(maps_NMHW, chosen, named(best.run.evaluation.protocol)) if len(index) else None
+        for place, scene in enumerate(index):
+            known = bool(truth.has_truth_N[scene]) and truth.masks_NSYX is not None
+            panels = [int(panel) for panel in truth.panels_NS[scene]]
+            picture = figures.Picture(
+                title=truth.ids[scene],
+                frame_YX3=scenes.frames_N3YX[scene].permute(1, 2, 0).cpu().numpy(),
+                maps_MHW=maps_NMHW[place],
+                masks_SYX=truth.masks_NSYX[scene] if known and truth.masks_NSYX is not None else None,
+                sources=tuple(_PANELS[layout][panel] for panel in panels),
+                map_S=tuple(table.map_NS[place].tolist()) if known and table else (),
+                iou_S=tuple(table.iou_NS[place].tolist()) if known and table else (),
+                panels=tuple(tuple(map(float, rect)) for rect in truth.rects_P4),  # type: ignore[misc]
+                sounding=tuple(panels),
+            )
+            heading = f"{where}: {verdict.bench.split} split, {SAID[layout]}"
+            name = f"{SAID[layout].replace(' ', '-')}-{place + 1:02d}.png"
+            files[name] = figures.png(figures.scenes([picture], heading))
+    return files
+
+
+def charts(verdict: Verdict) -> dict[str, bytes]:
+    """PNG files by name: the checkpoints beside the null systems, by each layout's first number."""
+    files, best = {}, verdict.contenders[0]
+    for layout, metric, name in (("quad", "sounding_accuracy", "sounding-accuracy"), ("pair", "ciou@0.3", "ciou")):
+        rows = [row for row in verdict.rows.get(layout, []) if metric in row.summary]
+        if rows:
+            figure = figures.comparison(
+                {row.system: tuple(row.summary[metric]) for row in rows},
+                [row.system for row in rows if row.null],
+                metric=metric.replace("_", " ").replace("ciou", "CIoU"),
+                heading=f"{verdict.bench.split} split, {SAID[layout]}, {rows[0].summary.scenes} scenes",
+                chance=chance(best, verdict.bench.truth[layout]) if layout == "quad" else None,
+            )
+            files[f"{name}.png"] = figures.png(figure)
+    return files

@@ -1,0 +1,165 @@
+"""The contract that every method keeps: shapes for any k, gradients everywhere, finite in bfloat16, and it learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from raymix.methods import METHODS, build
+from raymix.mixture import Mixture
+from raymix.scene import Scenes
+
+SMALL = {"width": 4, "image_size": 32}
+
+
+def small(name: str, k: int = 2):
+    torch.manual_seed(0)
+    return build(name, k, SMALL, {"embedding_size": 16})
+
+
+def make_mixture(groups: int, k: int, size: int = 32, frames: int = 65) -> Mixture:
+    """Clips that can be told apart by colour and by pitch."""
+    rng = torch.Generator().manual_seed(1)
+    colour = torch.rand(groups, k, 3, 1, 1, generator=rng)
+    pictures = (colour + 0.1 * torch.rand(groups, k, 3, size, size, generator=rng)).clamp(0, 1)
+    sounds = 0.05 * torch.randn(2, groups, k, frames, 81, dtype=torch.complex64, generator=rng)
+    for g in range(groups):
+        for n in range(k):
+            sounds[:, g, n, :, 5 + int(60 * colour[g, n, 0, 0, 0])] += 4
+    return Mixture(pictures, sounds[0].sum(1), sounds[1].sum(1))
+
+
+def make_scenes(count: int, size: tuple[int, int]) -> Scenes:
+    rng = torch.Generator().manual_seed(2)
+    return Scenes(
+        layout="single",
+        ids=[f"s{n}" for n in range(count)],
+        videos=[(f"v{n}",) for n in range(count)],
+        frames_N3YX=torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8, generator=rng),
+        mixture_NTF=torch.randn(count, 193, 81, dtype=torch.complex64, generator=rng),
+        panels_NS=torch.zeros(count, 1, dtype=torch.int64),
+        rects_P4=torch.tensor([[0, 0, size[1], size[0]]]),
+        masks_NSYX=None,
+        has_truth_N=None,
+        hash="",
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_loss_and_maps_for_any_k(name: str, k: int):
+    method = small(name, k)
+    loss, diagnostics = method(make_mixture(3, k))
+    assert loss.shape == () and loss.isfinite() and loss.requires_grad
+    assert diagnostics["loss"] == loss
+    assert all(value.shape == () and value.isfinite() and not value.requires_grad for value in diagnostics.values())
+    maps = method.localise(make_scenes(2, (64, 64)))
+    assert maps.maps_NMHW.shape[0] == 2 and maps.maps_NMHW.shape[2:] == (4, 4)
+    assert maps.maps_NMHW.dtype == torch.float32 and maps.maps_NMHW.isfinite().all()
+    assert maps.classes is None or len(maps.classes) == maps.maps_NMHW.shape[1]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_reach_every_parameter(name: str):
+    method = small(name)
+    method(make_mixture(4, 2))[0].backward()
+    dead = [p for p, value in method.named_parameters() if value.grad is None or not value.grad.abs().sum() > 0]
+    assert not dead  # plain DistributedDataParallel needs them all
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_finite_under_bfloat16(name: str):
+    method = small(name)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, _ = method(make_mixture(4, 2))
+    loss.backward()
+    assert loss.isfinite() and all(p.grad.isfinite().all() for p in method.parameters())
+    plain, _ = method(make_mixture(4, 2))
+    assert abs(loss.item() - plain.item()) < 0.2
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_silence_is_no_accident(name: str):
+    method, mixture = small(name), make_mixture(4, 2)
+    quiet = torch.zeros_like(mixture.mixture_BTF)
+    loss, _ = method(Mixture(mixture.frames_BK3YX, quiet, quiet))
+    loss.backward()
+    assert loss.isfinite() and all(p.grad.isfinite().all() for p in method.parameters())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_saved_weights_give_the_same_maps(name: str, tmp_path: Path):
+    method, scenes = small(name), make_scenes(2, (32, 64))
+    method(make_mixture(4, 2))  # moves the BatchNorm statistics, which must be saved too
+    save_file(method.state_dict(), tmp_path / "weights.safetensors")
+    torch.manual_seed(7)
+    other = build(name, 2, SMALL, {"embedding_size": 16})
+    assert not torch.equal(other.localise(scenes).maps_NMHW, method.localise(scenes).maps_NMHW)
+    other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    assert torch.equal(other.localise(scenes).maps_NMHW, method.localise(scenes).maps_NMHW)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_loss_falls_on_eight_fixed_mixtures(name: str):
+    method, mixture = small(name), make_mixture(8, 2)
+    optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss, _ = method(mixture)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:2])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_paper_canvas_gives_14_by_28_cells(name: str):
+    maps = small(name).localise(make_scenes(1, (224, 448))).maps_NMHW
+    assert maps.shape[2:] == (14, 28)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_localise_is_in_evaluation_mode_and_leaves_no_trace(name: str):
+    method, scenes = small(name), make_scenes(4, (32, 32))
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    method.train()
+    alone = torch.cat([method.localise(part).maps_NMHW for part in scenes.batches(1)])
+    torch.testing.assert_close(alone, method.localise(scenes).maps_NMHW, atol=1e-5, rtol=1e-4)
+    assert method.training and not alone.requires_grad
+    assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
+
+
+def test_cycle_starts_near_chance_and_tells_of_its_walk():
+    loss, diagnostics = small("cycle")(make_mixture(6, 2))
+    assert 0.3 < loss.item() < 1.2  # log 2 is chance
+    assert 0 < float(diagnostics["return_probability"]) <= 1 and 0 <= float(diagnostics["permutation"]) <= 1
+    assert 0 <= float(diagnostics["image_spread"]) <= 1 and 0 <= float(diagnostics["sound_spread"]) <= 1
+
+
+def test_cycle_refuses_groups_of_another_size():
+    with pytest.raises(ValueError, match=r"mixture.k=3: this model has 2 nodes"):
+        small("cycle", 2)(make_mixture(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder", "knobs", "sentence"),
+    [
+        ("cylce", {}, {}, r"method=cylce: unknown \(did you mean cycle\?\)"),
+        ("cycle", {}, {"temprature": 1.0}, r"method.temprature: .* \(did you mean temperature\?\)"),
+        ("cycle", {"widht": 8}, {}, r"encoder.widht: .* \(did you mean width\?\)"),
+        ("cycle", {"width": 8}, {"width": 8}, r"method.width: given twice"),
+        ("cycle", {"width": 8}, {"pool": "mex"}, r"pool=mex: must be one of max, lse"),
+        ("cycle", {"width": 8}, {"temperature": 0.0}, r"temperature=0.0"),
+        ("cycle", {"width": 8}, {"embedding_size": 0}, r"embedding_size=0: must be at least 1"),
+        ("cycle", {"width": 8, "weights": "nowhere.pth"}, {}, r"need encoder.width=64"),
+    ],
+)
+def test_build_refuses_in_one_line(name: str, encoder: dict, knobs: dict, sentence: str):
+    with pytest.raises(ValueError, match=sentence) as caught:
+        build(name, 2, encoder, knobs)
+    assert "\n" not in str(caught.value)
