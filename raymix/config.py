@@ -120,7 +120,9 @@ class Study:
     seed: int = ranged(0, low=0)
     metric: str = "val/sounding_accuracy"
     mode: str = chosen("max", "max", "min")
-    final: int = ranged(1, low=0)  # the best n are scored on the test split at the end; 0: leave that to raymix.evaluate
+    final: int = ranged(
+        1, low=0
+    )  # the best n are scored on the test split at the end; 0: leave that to raymix.evaluate
 
 
 @dataclass

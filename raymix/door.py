@@ -120,7 +120,7 @@ def _explain(error: BaseException, name: str) -> str:
 
 def _names(name: str) -> list[str]:
     schema = {"tune": Tune, "train": Run, "prepare": Prepare, "evaluate": Evaluate}[name]
-    method = {"method": {"temperature": 0, "embedding_size": 0, "pool": "", "name": ""}} if name in ("tune", "train") else {}
+    method = (
+        {"method": {"temperature": 0, "embedding_size": 0, "pool": "", "name": ""}} if name in ("tune", "train") else {}
+    )
     return [*flatten({**to_plain(schema()), **method}), "dataset", "method", "search", "cluster", "search_spaces"]
-
-

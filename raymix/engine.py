@@ -121,8 +121,8 @@ def search(plan: Plan, began: float, live: bool | None = None) -> dict[str, Any]
     import ray
 
     from raymix.evaluator import Evaluator
+    from raymix.mailbox import Mailbox
     from raymix.record import Recorder
-    from raymix.slot import Mailbox
     from raymix.stream import open_source
     from raymix.trial import Shared
     from raymix.watch import Watch
@@ -144,7 +144,9 @@ def search(plan: Plan, began: float, live: bool | None = None) -> dict[str, Any]
     watch.say(f"data: {source.how}")
     watch.say(f"slots: {room.said}")
     mailbox = Mailbox.remote()
-    shared = Shared({k: v for k, v in plain.items() if k in Run.__dataclass_fields__}, plan.uri, mailbox, evaluator, source)
+    shared = Shared(
+        {k: v for k, v in plain.items() if k in Run.__dataclass_fields__}, plan.uri, mailbox, evaluator, source
+    )
     positions(study, plan.uri, mailbox)
     recorder = Recorder(plan.ledger, plan.uri, study, run.fit.keep, watch, began)
     stopped = ""
@@ -164,7 +166,7 @@ def positions(study: Study, uri: str, mailbox: Any) -> None:
     """Tell the mailbox how far each unfinished trial was scored."""
     import ray
 
-    from raymix.slot import Position
+    from raymix.mailbox import Position
 
     for number in study.owed:
         row = study.trials.get(number)

@@ -111,7 +111,7 @@ def _contender(uri: str, source: Source, rank: int) -> Contender:
     trial, epoch = int(place["trial"]), int(place["epoch"])
     row = source.study.trials.get(trial)
     scored = row.epochs.get(epoch) if row else None
-    # the recorded numbers are this checkpoint's only if the record names it: population-based training starts folders anew
+    # population-based training starts folders anew: recorded numbers are this checkpoint's only if the record names it
     recorded = scored.metrics if scored and scored.checkpoint and uri.endswith(scored.checkpoint) else {}
     return Contender(f"trial {trial}", uri, method, run, rank, trial, epoch, row.params if row else {}, dict(recorded))
 
@@ -133,7 +133,8 @@ def evaluate(settings: Evaluate, echo: Echo = print) -> Report:
             key = repr((Bench.key(each.run), each.run.evaluation.protocol, _count(settings, each)))
             groups.setdefault(key, []).append(each)
         facts = {each.run.dataset.prepared: clip.describe(each.run.dataset.prepared) for each in contenders}
-    verdicts, recomputed = [], {}
+    verdicts: list[Verdict] = []
+    recomputed: dict[str, dict[str, float]] = {}
     for group in groups.values():
         reached, again = _reach(settings, group, echo)
         verdicts.append(reached)
@@ -199,7 +200,8 @@ def _reach(settings: Evaluate, group: list[Contender], echo: Echo) -> tuple[Verd
         raise BadInput(f"{run.dataset.prepared}, split {split}: no evaluation scenes: {told}") from error
     # validation repeats what the search's evaluator did, on the kind of device and with the threads that it had
     on_gpu = torch.cuda.is_available() and (split == "test" or run.cluster.evaluator_gpus > 0)
-    device, again = "cuda" if on_gpu else "cpu", {}
+    device = "cuda" if on_gpu else "cpu"
+    again: dict[str, dict[str, float]] = {}
     echo(f"scoring {', '.join(each.name for each in group)} on the {split} split ({run.evaluation.protocol}):")
     with verdict.threads(max(1, int(run.cluster.evaluator_cpus)) if split == "val" else None):
         if split == "val":

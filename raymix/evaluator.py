@@ -18,8 +18,8 @@ import torch
 from raymix import checkpoint, clip
 from raymix.config import Run, from_plain
 from raymix.methods import Method, from_run
-from raymix.scene import Scenes, compose, derangement
 from raymix.protocol import protocol as named
+from raymix.scene import Scenes, compose, derangement
 from raymix.scoring import Table, score
 from raymix.truth import Truth
 

@@ -33,12 +33,16 @@ class Recorder(tune.Callback):
         self._write("trial_started", trial=number, params=params)
         self.watch.started(number, params)
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         if "failed" in result:
             return
         number, epoch = result["trial"], result["epoch"]
         if result.get("parent") is not None:
-            self._write("trial_perturbed", trial=number, parent=result["parent"], epoch=epoch, params=trial.config["params"])
+            self._write(
+                "trial_perturbed", trial=number, parent=result["parent"], epoch=epoch, params=trial.config["params"]
+            )
         self._write(
             "epoch_scored", trial=number, epoch=epoch, metrics=result["metrics"], training=result["training"],
             checkpoint=result["checkpoint"], seconds=result["training"]["ended"] - result["training"]["began"],
@@ -52,11 +56,17 @@ class Recorder(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         last = trial.last_result or {}
         state = last.get("ended", "pruned")
-        reason = last.get("failed", "") if state == "failed" else f"stopped at epoch {last.get('epoch')}" if state == "pruned" else ""
+        reason = (
+            last.get("failed", "")
+            if state == "failed"
+            else f"stopped at epoch {last.get('epoch')}"
+            if state == "pruned"
+            else ""
+        )
         self._end(trial.config["trial"], state, reason)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        text = str(getattr(trial, "error_file", "") and trial.get_error() or "its slot was lost")
+        text = str((getattr(trial, "error_file", "") and trial.get_error()) or "its slot was lost")
         self._end(trial.config["trial"], "failed", text.strip().splitlines()[-1][:300])
 
     def _end(self, number: int, state: str, reason: str) -> None:

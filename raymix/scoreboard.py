@@ -7,11 +7,11 @@ paper, with the rows that they lack).
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raymix import comparison
+from raymix import __version__, comparison
 from raymix.comparison import Row
 from raymix.study import Study
 from raymix.verdict import SAID, Contender, Verdict, chance, twin
@@ -39,32 +39,24 @@ def document(
     recomputed: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
     """The content of scores.json; `datasets` by their folder, `recomputed` search scores by checkpoint."""
-    told = {
+    checkpoints = [
+        _checkpoint(each, number, reached, recomputed.get(each.uri))
+        for number, reached in enumerate(verdicts)
+        for each in reached.contenders
+    ]
+    return {
         "format": 1,
-        "raymix": importlib.metadata.version("raymix") if _installed() else None,
+        "raymix": __version__,
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "split": split,
         "study": study.name or None,
         "study_uri": study_uri or None,
         "objective": study.objective or None,
         "protocol": verdicts[0].contenders[0].run.evaluation.protocol,
-        "checkpoints": [
-            _checkpoint(each, number, reached, recomputed.get(each.uri))
-            for number, reached in enumerate(verdicts)
-            for each in reached.contenders
-        ],
+        "checkpoints": sorted(checkpoints, key=lambda each: each["rank"]),
         "benches": [_bench(reached, datasets) for reached in verdicts],
         "systems": [line for number, reached in enumerate(verdicts) for line in _systems(reached, number)],
     }
-    told["checkpoints"].sort(key=lambda each: each["rank"])
-    return told
-
-
-def _installed() -> bool:
-    try:
-        return bool(importlib.metadata.version("raymix"))
-    except importlib.metadata.PackageNotFoundError:
-        return False  # run from a checkout
 
 
 def _checkpoint(
@@ -206,7 +198,8 @@ def _words(reached: Verdict, contender: Contender) -> list[str]:
         if row is None or metric not in row.summary:
             continue
         value, low, high = row.summary[metric]
-        text = f"{contender.name}: {said} {value:.3f} [{low:.3f}, {high:.3f}] on {row.summary.scenes} {SAID[layout]} scenes"
+        span = "" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]"
+        text = f"{contender.name}: {said} {value:.3f}{span} on {row.summary.counts[metric]} {SAID[layout]} scenes"
         deaf = _value(reached, layout, metric, twin(contender))
         text += f", {deaf:.3f} with shuffled audio" if deaf is not None else ""
         made = {each.system: each.summary[metric].value for each in reached.rows[layout] if each.null}

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
-os.environ.setdefault("RAY_DATA_USE_DATASOURCE_V2", "0")  # its footer-reading actors cost 18-30 s per execution (ray 2.60)
+os.environ.setdefault(
+    "RAY_DATA_USE_DATASOURCE_V2", "0"
+)  # its footer-reading actors cost 18-30 s per execution (ray 2.60)
 
 import numpy as np
 import pyarrow as pa
@@ -112,7 +114,9 @@ class Shelf:
     def take(self, index: np.ndarray) -> Clips:
         """The clips at these positions, in this order."""
         columns = {
-            name: np.stack([getattr(self._parts[p], name)[r] for p, r in zip(self._part[index], self._row[index], strict=True)])
+            name: np.stack(
+                [getattr(self._parts[p], name)[r] for p, r in zip(self._part[index], self._row[index], strict=True)]
+            )
             for name in COLUMNS
         }
         return Clips(**columns, label=np.full(len(index), "", dtype="U1"))
@@ -145,7 +149,9 @@ class Loader:
         """Clips as Ray Data brings them, in windows of eight batches that are shuffled before they are grouped."""
         own = run.fit.batch // self._world
         rng = np.random.default_rng([run.fit.seed, number, self._rank])
-        for block in self._shard.iter_batches(batch_size=8 * own, batch_format="numpy", prefetch_batches=1, drop_last=False):
+        for block in self._shard.iter_batches(
+            batch_size=8 * own, batch_format="numpy", prefetch_batches=1, drop_last=False
+        ):
             clips = _clips(block)
             if len(clips) < own:
                 continue

@@ -19,7 +19,8 @@ from ray import tune
 
 from raymix import checkpoint
 from raymix.config import from_plain, override
-from raymix.slot import Order, Position, Slot
+from raymix.mailbox import Order, Position
+from raymix.slot import Slot
 
 POINTER = "pointer.json"
 

@@ -107,7 +107,9 @@ def finish(plan: engine.Plan, overheads: dict[str, Any]) -> int:
     if plan.run.study.final:
         from raymix.evaluate import evaluate
 
-        wanted = Evaluate(home=plan.run.home, study=plan.uri, top=plan.run.study.final, pictures=plan.run.evaluation.pictures)
+        wanted = Evaluate(
+            home=plan.run.home, study=plan.uri, top=plan.run.study.final, pictures=plan.run.evaluation.pictures
+        )
         evaluate(wanted)
     print(f"more: python -m raymix.leaderboard {name}   python -m raymix.evaluate study={name} top=3")
     return DONE if study.ranked() else NOTHING_USABLE
@@ -119,8 +121,14 @@ def told(overheads: dict[str, Any]) -> str:
     if overheads.get("seconds_to_first_epoch") is not None:
         parts.append(f"first epoch after {overheads['seconds_to_first_epoch']:.0f} s")
     if overheads.get("median_gap_seconds") is not None:
-        parts.append(f"median {overheads['median_gap_seconds']:.2f} s from one trial to the next ({overheads['gaps']} times)")
-    shares = [("step_share", "in training steps"), ("data_share", "waiting for data"), ("evaluator_share", "evaluator busy")]
+        parts.append(
+            f"median {overheads['median_gap_seconds']:.2f} s from one trial to the next ({overheads['gaps']} times)"
+        )
+    shares = [
+        ("step_share", "in training steps"),
+        ("data_share", "waiting for data"),
+        ("evaluator_share", "evaluator busy"),
+    ]
     parts += [f"{overheads[key]:.0%} {words}" for key, words in shares if overheads.get(key) is not None]
     return "time: " + ", ".join(parts)
 

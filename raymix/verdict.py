@@ -1,7 +1,7 @@
 """Checkpoints beside systems that cannot have listened, on the scenes of one split: the rows of the final tables.
 
-After Tables 1 and 2 of the paper, with the null systems that they lack: those of `raymix.comparison`, and four made with
-the best checkpoint: an untrained network of its shape, its own ears on shuffled and on silent audio, and its mean map.
+After Tables 1 and 2 of the paper, with the null systems that they lack: those of `raymix.comparison`, and four made
+with the best checkpoint: an untrained network of its shape, itself on shuffled and on silent audio, and its mean map.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ def threads(count: int | None) -> Iterator[None]:
 def reach(contenders: list[Contender], bench: Bench, device: str, echo: Callable[[str], Any]) -> Verdict:
     """Score all contenders, which share this bench, and all null systems."""
     best, split = contenders[0], bench.split
-    notes, rows, kept = [], {}, {}
+    notes: list[str] = []
+    rows: dict[str, list[Row]] = {}
+    kept: dict[str, np.ndarray] = {}
     means = _mean_training_maps(best, device, notes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(best.run.evaluation.seed)
@@ -125,7 +127,7 @@ def _maps(
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Raw maps of everything with a model, by the name of its row, and which of these are null systems."""
     scenes, best = bench.scenes[layout], contenders[0]
-    other = bench.shuffled if layout == "quad" else derangement(scenes, best.run.evaluation.seed)
+    other = torch.from_numpy(bench.shuffled if layout == "quad" else derangement(scenes, best.run.evaluation.seed))
     maps = {each.name: localise(each.method.to(device), scenes, device) for each in contenders}
     deaf = {
         twin(each): localise(each.method, scenes.with_audio(other), device)
@@ -190,7 +192,7 @@ def charts(verdict: Verdict) -> dict[str, bytes]:
         rows = [row for row in verdict.rows.get(layout, []) if metric in row.summary]
         if rows:
             figure = figures.comparison(
-                {row.system: tuple(row.summary[metric]) for row in rows},
+                {row.system: row.summary[metric] for row in rows},
                 [row.system for row in rows if row.null],
                 metric=metric.replace("_", " ").replace("ciou", "CIoU"),
                 heading=f"{verdict.bench.split} split, {SAID[layout]}, {rows[0].summary.scenes} scenes",

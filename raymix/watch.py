@@ -43,7 +43,9 @@ class Watch:
         epoch = row.last_epoch
         score, shuffled = row.scores.get(epoch), row.values(self.objective + "_shuffled").get(epoch)
         twin = f" (shuffled {shuffled:.3f})" if shuffled is not None else ""
-        self._show(f"trial {row.number}: epoch {epoch}/{self.epochs} {self.objective} {score:.3f}{twin}; {self._status()}")
+        self._show(
+            f"trial {row.number}: epoch {epoch}/{self.epochs} {self.objective} {score:.3f}{twin}; {self._status()}"
+        )
 
     def ended(self, row: TrialRow) -> None:
         self.rows[row.number] = row
@@ -89,4 +91,7 @@ class Watch:
 
 def brief(params: dict[str, Any]) -> str:
     """Parameters by the last part of their names, numbers short."""
-    return " ".join(f"{k.rsplit('.', 1)[-1]}={v:.3g}" if isinstance(v, float) else f"{k.rsplit('.', 1)[-1]}={v}" for k, v in params.items())
+    return " ".join(
+        f"{k.rsplit('.', 1)[-1]}={v:.3g}" if isinstance(v, float) else f"{k.rsplit('.', 1)[-1]}={v}"
+        for k, v in params.items()
+    )

@@ -1,0 +1,100 @@
+"""The mailbox of a study: each slot's current order, what came of it, and how far every trial is.
+
+Orders are state, not messages: a queue would lose what a dead worker was waiting for, while a restarted worker that asks
+again gets the same answer. Results are kept by (folder of a trial's checkpoints, epoch), so telling one twice is harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a slot works on: `trial` None closes it. `folder` holds this trial's checkpoints; `origin` is where it starts
+    from when that folder is empty (population-based training copies another trial's checkpoint)."""
+
+    trial: int | None
+    plain: dict[str, Any] = field(default_factory=dict)
+    folder: str = ""
+    origin: str | None = None
+    first: int = 1  # the epoch to start with when starting from `origin`
+    given: float = 0.0  # Unix time
+    seq: int = 0
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a trial has been scored: a restarted trial, or a resumed study, goes on after `epoch`."""
+
+    epoch: int = 0
+    checkpoint: str | None = None  # URI of that epoch's
+    lineage: int = 0  # times its weights were replaced by another trial's (population-based training)
+
+
+@ray.remote(num_cpus=0, max_concurrency=1000)
+class Mailbox:
+    """Per study: each slot's order, and the results by (trial, folder, epoch). Nothing here is lost with a worker."""
+
+    def __init__(self) -> None:
+        self._orders: dict[str, Order] = {}
+        self._results: dict[tuple[str, int], dict[str, Any]] = {}
+        self._failures: dict[str, str] = {}
+        self._positions: dict[int, Position] = {}
+        self._news = asyncio.Condition()
+
+    async def assign(self, slot: str, order: Order) -> None:
+        async with self._news:
+            seq = self._orders[slot].seq + 1 if slot in self._orders else 1
+            self._orders[slot] = replace(order, given=time.time(), seq=seq)
+            self._failures.pop(order.folder, None)
+            self._news.notify_all()
+
+    async def order(self, slot: str, after: int) -> Order:
+        """The slot's order once it is newer than `after`."""
+        async with self._news:
+            await self._news.wait_for(lambda: slot in self._orders and self._orders[slot].seq > after)
+            return self._orders[slot]
+
+    async def seq(self, slot: str) -> int:
+        return self._orders[slot].seq if slot in self._orders else 0
+
+    async def report(self, folder: str, epoch: int, result: dict[str, Any]) -> None:
+        async with self._news:
+            self._results.setdefault((folder, epoch), result)
+            self._news.notify_all()
+
+    async def fail(self, folder: str, reason: str) -> None:
+        async with self._news:
+            self._failures.setdefault(folder, reason)
+            self._news.notify_all()
+
+    async def result(self, folder: str, epoch: int, timeout: float) -> dict[str, Any] | None:
+        """The result of an epoch, {"failed": reason}, or None when neither came within `timeout` seconds."""
+
+        def there() -> bool:
+            return (folder, epoch) in self._results or folder in self._failures
+
+        async with self._news:
+            try:
+                await asyncio.wait_for(self._news.wait_for(there), timeout)
+            except TimeoutError:
+                return None
+            found = self._results.get((folder, epoch))
+            return found if found is not None else {"failed": self._failures[folder]}
+
+    async def forget(self, folder: str) -> None:
+        """Drop an ended trial's results: the mailbox does not grow with the study."""
+        self._results = {key: value for key, value in self._results.items() if key[0] != folder}
+        self._failures.pop(folder, None)
+
+    async def place(self, trial: int, position: Position) -> None:
+        self._positions[trial] = position
+
+    async def position(self, trial: int) -> Position:
+        return self._positions.get(trial, Position())

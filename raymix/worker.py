@@ -1,0 +1,161 @@
+"""A worker's life in a slot: take the slot's order, train that trial, take the next, until the slot is closed.
+
+Every rank runs `work`; rank 0 asks the mailbox and the others hear it from rank 0. A restarted group asks again, gets the
+same order, and goes on from the trial's newest whole checkpoint.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from raymix import checkpoint
+from raymix.config import Run, from_plain
+from raymix.fit import Clock, Epoch, TrialFailed, adam, fit, resume, training_state
+from raymix.mailbox import Order
+from raymix.methods import from_run
+from raymix.stream import Loader
+
+
+def work(given: dict[str, Any]) -> None:
+    """A worker's life (every rank runs this): take the slot's order, train the trial, take the next, until closed."""
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+    source, mailbox, slot = given["source"], given["mailbox"], given["slot"]
+    shard = None if source.parts else ray.train.get_dataset_shard("train")
+    loader, clock = Loader(source, shard, rank, world), Clock()
+    order = Order(None)
+    while True:
+        order = _from_rank_0(rank, world, lambda after=order.seq: ray.get(mailbox.order.remote(slot, after)))
+        if order.trial is None:
+            return
+        _Shift(order, loader, mailbox, slot, rank, world, clock).run()
+
+
+def _from_rank_0(rank: int, world: int, ask: Callable[[], Any]) -> Any:
+    """What rank 0 got from `ask`, on every rank."""
+    answer = ask() if rank == 0 else None
+    if world > 1:
+        line = [answer]
+        dist.broadcast_object_list(line, src=0)
+        answer = line[0]
+    return answer
+
+
+class _Shift:
+    """One order on one worker."""
+
+    def __init__(
+        self, order: Order, loader: Loader, mailbox: Any, slot: str, rank: int, world: int, clock: Clock
+    ) -> None:
+        self.order, self.loader, self.mailbox, self.slot = order, loader, mailbox, slot
+        self.rank, self.world, self.clock = rank, world, clock
+        self._asked: Any = None
+
+    def run(self) -> None:
+        """Train until the trial ends, fails, or the slot gets another order. A trial's own failure ends only the trial."""
+        try:
+            self._train()
+        except TrialFailed as failure:  # all ranks raise it together
+            self._fail(str(failure))
+        except (torch.OutOfMemoryError, RuntimeError, ValueError, TypeError) as error:
+            traceback.print_exc()
+            self._fail(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+            if self.world > 1:  # the other ranks wait in a collective: a fresh group takes the next order
+                raise
+
+    def _fail(self, reason: str) -> None:
+        ray.get(self.mailbox.fail.remote(self.order.folder, reason))
+
+    def _train(self) -> None:
+        run: Run = from_plain(self.order.plain)
+        model, device, start = self._build(run)
+        optimizer = adam(model, run.optimizer)
+        first = self._restore(start, optimizer) if start else 1
+        wrapped = self._wrap(model, device)
+        epochs = fit(
+            wrapped, optimizer, lambda number: self.loader.epoch(run, number), run.fit, first=first,
+            clip_gradient=run.optimizer.clip_gradient, device=device, agree=self._agree, stop=self._superseded,
+            clock=self.clock,
+        )  # fmt: skip
+        with ThreadPoolExecutor(1) as keeper:  # writing a checkpoint overlaps the next epoch
+            pending: Future[None] | None = None
+            for epoch in epochs:
+                if pending:
+                    pending.result()
+                if self.rank == 0:
+                    pending = keeper.submit(self._keep, *self._copy(model, optimizer, epoch))
+            if pending:
+                pending.result()
+
+    def _build(self, run: Run) -> tuple[Any, Any, Any]:
+        """Model and device, and the checkpoint to go on from, if there is one: this trial's newest, else its origin."""
+        device = ray.train.torch.get_device()
+        torch.manual_seed(run.fit.seed)
+        model = from_run(run)
+        newest = checkpoint.latest_valid(self.order.folder)
+        start = newest or (checkpoint.load(self.order.origin) if self.order.origin else None)
+        if start:
+            model.load_state_dict(start.weights)
+        if newest and self.rank == 0:  # a worker may have died between writing a checkpoint and telling of it
+            told = {**newest.config["result"], "checkpoint": newest.uri}
+            ray.get(self.mailbox.report.remote(self.order.folder, told["epoch"], told))
+        layout = torch.channels_last if run.fit.channels_last else torch.contiguous_format
+        return model.to(device, memory_format=layout), device, start
+
+    def _restore(self, start: Any, optimizer: Any) -> int:
+        """Optimizer state from the checkpoint; the epoch to begin with."""
+        epoch = resume(optimizer, start.training)
+        return self.order.first if start.uri == self.order.origin else epoch
+
+    def _wrap(self, model: Any, device: Any) -> Any:
+        if self.world == 1:
+            return model
+        return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+
+    def _copy(self, model: Any, optimizer: Any, epoch: Epoch) -> tuple[Any, Any, dict[str, Any]]:
+        """Weights and training state on the CPU, apart from what the next epoch changes, and the epoch's result."""
+        weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+        result = {
+            "epoch": epoch.number, "train": epoch.train, "began": epoch.began, "ended": epoch.ended,
+            "steps": epoch.steps, "step_seconds": epoch.step_seconds, "wait_seconds": epoch.wait_seconds,
+            "given": self.order.given, "workers": self.world,
+            "clock": {"steps": self.clock.steps, "waits": self.clock.waits, "now": epoch.ended},
+        }  # fmt: skip
+        return weights, copy.deepcopy(training_state(optimizer, epoch.number)), result
+
+    def _keep(self, weights: Any, training: Any, result: dict[str, Any]) -> None:
+        uri = f"{self.order.folder}/epoch-{result['epoch']:04d}"
+        checkpoint.save(uri, weights, training, {**self.order.plain, "result": result})
+        ray.get(self.mailbox.report.remote(self.order.folder, result["epoch"], {**result, "checkpoint": uri}))
+
+    def _superseded(self) -> bool:
+        """Rank 0 looks, without waiting, whether the mailbox has a newer order for this slot."""
+        if self.rank != 0:
+            return False
+        self._asked = self._asked or self.mailbox.seq.remote(self.slot)
+        ready, _ = ray.wait([self._asked], timeout=0)
+        if not ready:
+            return False
+        newest, self._asked = ray.get(self._asked), None
+        return bool(newest > self.order.seq)
+
+    def _agree(self, flags: list[float]) -> list[float]:
+        if self.world == 1:
+            return flags
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        tensor = torch.tensor(flags, device=device)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return [float(value) for value in tensor]

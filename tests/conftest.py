@@ -1,0 +1,57 @@
+"""Settings of the test session: one Ray, small and quiet, for every test that needs it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.update(
+    RAY_AUTH_MODE="disabled",
+    OMP_NUM_THREADS="1",
+    RAY_TRAIN_COLLECTIVE_TIMEOUT_S="120",
+    RAY_memory_monitor_refresh_ms="0",
+    RAY_DEDUP_LOGS="0",
+    HYDRA_FULL_ERROR="1",
+)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray with more logical CPUs than cores: tests wait more than they compute."""
+    from raymix import session
+
+    for name, value in session.SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    temporary = tempfile.mkdtemp(prefix="rx", dir="/tmp")  # short: Ray's sockets live below it
+    ray.init(
+        address="local",
+        num_cpus=8,
+        object_store_memory=300 << 20,
+        include_dashboard=False,
+        logging_level="error",
+        log_to_driver=False,
+        _temp_dir=temporary,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small demo, through the ordinary importer: 40 videos of 4 seconds, prepared at 64 px."""
+    from raymix.config import Dataset
+    from raymix.prepare import prepare
+
+    home = tmp_path_factory.mktemp("home")
+    settings = Dataset(
+        name="demo", root=str(home / "videos/demo"), prepared=str(home / "clips/demo"), frame_size=64, clip_seconds=2.0,
+        stride_seconds=2.0, val=0.25, test=0.25, classes="parent", videos=40, video_seconds=4.0, duets=0.0,
+    )  # fmt: skip
+    prepare(settings, echo=lambda line: None)
+    return home

@@ -1,0 +1,283 @@
+"""The last word on a study: its numbers, its files, what it refuses, and that validation scores come out again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from raymix import checkpoint, evaluator
+from raymix import evaluate as door
+from raymix import prepare as preparing
+from raymix.config import BadInput, Dataset, Encoder, Evaluate, Evaluation, Mixture, Run, to_plain
+from raymix.door import Nothing
+from raymix.evaluate import evaluate
+from raymix.evaluator import Bench, judge
+from raymix.ledger import Ledger
+from raymix.methods import from_run
+from raymix.prepare import prepare
+
+LAYOUTS = {"quad", "pair", "single"}
+BEST = 3  # the trial with the highest recorded score
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """28 videos of 2 s, prepared in this process."""
+    root = tmp_path_factory.mktemp("demo")
+    settings = Dataset(
+        name="demo", root=str(root / "videos"), prepared=str(root / "clips"), regions=str(root / "videos/regions.json"),
+        classes="parent", frame_size=64, clip_seconds=1.0, stride_seconds=1.0, val=0.35, test=0.35, videos=28,
+        video_seconds=2.0, size=64,
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preparing, "_ray_runs", lambda: False)  # another test module may have left Ray running
+        prepare(settings, echo=lambda line: None)
+    return settings
+
+
+def a_run(dataset: Dataset, seed: int = 0) -> Run:
+    return Run(
+        dataset=dataset,
+        mixture=Mixture(k=2),
+        encoder=Encoder(width=8, image_size=64),
+        method={"name": "cycle", "temperature": 0.07, "embedding_size": 16},
+        evaluation=Evaluation(scenes=12, final_scenes=10, seed=seed, pictures=3),
+    )
+
+
+def a_study(home: Path, run: Run, trials: tuple[int, ...] = (BEST, 0, 1)) -> str:
+    """A study of untrained checkpoints, scored as the search scores; the first trial is made the best one."""
+    uri = f"{home}/studies/small"
+    ledger = Ledger(uri)
+    head = {"name": "small", "objective": "val/sounding_accuracy", "mode": "max", "config": to_plain(run)}
+    ledger.append("study", {**head, "planned": 4, "space_hash": "", "seed": 0})
+    bench = Bench.open(run, "val", run.evaluation.scenes)
+    for place, number in enumerate(trials):
+        torch.manual_seed(number)
+        method = from_run(run)
+        path = checkpoint.folder(number, 2)
+        checkpoint.save(f"{uri}/{path}", method.state_dict(), {"step": 1}, to_plain(run))
+        metrics = judge(method, bench, run)
+        if place == 0:
+            metrics["val/sounding_accuracy"] += 1  # no untrained network is better than the others for sure
+        ledger.append("trial_started", {"trial": number, "params": {"method.temperature": 0.07}})
+        ledger.append("epoch_scored", {"trial": number, "epoch": 2, "metrics": metrics, "checkpoint": path})
+        ledger.append("trial_ended", {"trial": number, "state": "completed"})
+    return uri
+
+
+@pytest.fixture(scope="module")
+def home(clips: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("home")
+    a_study(place, a_run(clips))
+    return place
+
+
+@pytest.fixture(scope="module")
+def tested(home: Path) -> tuple[door.Report, list[str]]:
+    lines: list[str] = []
+    report = evaluate(Evaluate(home=str(home), study="small", top=2), lines.append)
+    return report, lines
+
+
+def test_scores_json_is_whole(tested: tuple[door.Report, list[str]], home: Path, clips: Dataset) -> None:
+    report, _ = tested
+    folder = home / "studies/small/evaluation/test"
+    scores = json.loads((folder / "scores.json").read_text())
+    assert scores == report.scores and report.folder == str(folder)
+    assert (scores["split"], scores["study"], scores["protocol"]) == ("test", "small", "raymix-1")
+    first, second = scores["checkpoints"]
+    assert (first["trial"], first["epoch"], first["rank"], second["rank"]) == (BEST, 2, 1, 2)
+    assert first["parameters"] == {"method.temperature": 0.07} and first["uri"].endswith("trial-0003/epoch-0002")
+    wanted = "sounding_accuracy sounding_accuracy_shuffled ciou@0.3 ciou auc cap piap"
+    wanted += " single/iou@0.5 single/ap single/auc"
+    assert {f"test/{name}" for name in wanted.split()} <= set(first["scores"])
+    assert first["chance"] == pytest.approx(1 / 6)
+    (bench,) = scores["benches"]
+    described = json.loads(Path(clips.prepared, "dataset.json").read_text())
+    assert bench["preprocessing"] == described["preprocessing"]
+    assert (bench["clips"], bench["videos"]) == tuple(described["splits"]["test"][name] for name in ("clips", "videos"))
+    assert set(bench["layouts"]) == LAYOUTS and bench["layouts"]["quad"]["scenes"] == 10
+    assert bench["layouts"]["quad"]["canvas"] == [128, 128] and bench["layouts"]["pair"]["scenes_with_regions"] == 10
+    for system in scores["systems"]:
+        for layout, summary in system["layouts"].items():
+            assert summary["scenes_hash"] == bench["layouts"][layout]["scenes_hash"]
+            for interval in summary["metrics"].values():
+                assert interval["low"] <= interval["value"] <= interval["high"]
+
+
+def test_null_systems_stand_beside_on_the_same_scenes(tested: tuple[door.Report, list[str]]) -> None:
+    systems = {system["system"]: system for system in tested[0].scores["systems"]}
+    second = tested[0].scores["checkpoints"][1]["name"]
+    assert [name for name, system in systems.items() if not system["null"]] == ["trial 3", second]
+    made_with_a_model = {"trial 3, shuffled audio", "trial 3, silent audio", "untrained network", "mean training map"}
+    for name in {*made_with_a_model, "full frame", "centre box 0.5", "radial prior"}:
+        assert systems[name]["null"] and set(systems[name]["layouts"]) == LAYOUTS, name
+    assert set(systems[f"{second}, shuffled audio"]["layouts"]) == {"quad"}  # every checkpoint's twin
+    assert set(systems["random panels"]["layouts"]) == {"quad"}
+    assert list(systems["trial 3"]["layouts"]["quad"]["metrics"]) == ["sounding_accuracy"]
+    values = {name: systems[name]["layouts"]["single"]["metrics"]["ap"]["value"] for name in made_with_a_model}
+    assert len({round(value, 9) for value in values.values()}) == 4  # four different systems indeed
+
+
+def test_scores_are_those_of_the_method(tested: tuple[door.Report, list[str]], home: Path, clips: Dataset) -> None:
+    best = tested[0].scores["checkpoints"][0]
+    method, run = evaluator.load(best["uri"])
+    expected = judge(method, Bench.open(run, "test", 10), run)
+    assert len(expected) > 6
+    assert {name: best["scores"][name] for name in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_files_are_all_there_and_named(tested: tuple[door.Report, list[str]]) -> None:
+    report, lines = tested
+    pictures = ["sounding-accuracy.png", "ciou.png", "2x2-01.png", "2x2-02.png", "side-by-side-01.png"]
+    names = ["scores.json", "table.md", *pictures]
+    assert [Path(file).name for file in report.files] == names
+    assert sorted(each.name for each in Path(report.folder).iterdir()) == sorted(names)  # nothing temporary is left
+    assert all(f"  {file}" in lines for file in report.files)
+    for file in report.files[2:]:
+        with Image.open(file) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        assert pixels.shape[1] > 400 and pixels.std() > 5
+    table = Path(report.folder, "table.md").read_text()
+    assert "| null: centre box 0.5 " in table and "## Side by side" in table and "| trial 3 " in table
+    assert "protocol raymix-1, layout grid2x2" in table
+
+
+def test_what_is_told_fits_a_terminal(tested: tuple[door.Report, list[str]]) -> None:
+    _, lines = tested
+    head = next(line for line in lines if line.startswith("system"))
+    assert head.split()[1:] == ["sounding", "CIoU@.3", "CIoU", "AUC", "CAP", "PIAP", "IoU@.5", "AP", "AUC"]
+    rows = lines[lines.index(head) + 1 : lines.index("", lines.index(head))]
+    assert {len(line) for line in rows} == {len(head)} and len(head) <= 100
+    assert rows[0].startswith("trial 3 ") and rows[1].startswith(("trial 0 ", "trial 1 "))
+    assert all(row.startswith("null: ") for row in rows[2:])
+    assert any(line.startswith("trial 3: sounding accuracy 0.") and "with shuffled audio" in line for line in lines)
+
+
+def test_test_scores_go_into_the_ledger_and_a_second_look_is_named(
+    tested: tuple[door.Report, list[str]], home: Path
+) -> None:
+    def records() -> list[dict[str, Any]]:
+        return Ledger(f"{home}/studies/small").read().evaluations
+
+    before = records()
+    assert before[0]["split"] == "test" and before[0]["checkpoints"][0]["checkpoint"] == checkpoint.folder(BEST, 2)
+    assert before[0]["checkpoints"][0]["scores"] == tested[0].scores["checkpoints"][0]["scores"]
+    lines: list[str] = []
+    again = evaluate(Evaluate(home=str(home), study="small", pictures=0, output=str(home / "again")), lines.append)
+    assert any("opened for these checkpoints before (1 time" in line for line in lines)
+    assert again.scores["checkpoints"][0]["scores"] == before[0]["checkpoints"][0]["scores"]
+    assert not [file for file in again.files if "2x2" in file]
+    assert len(records()) == len(before) + 1
+
+
+def test_validation_scores_come_out_again(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    uri = f"file://{home}/studies/small"
+    before = len(Ledger(uri).read().evaluations)
+    report = evaluate(Evaluate(home="/nowhere", study=uri, top=3, split="val", pictures=1))
+    first, *others = report.scores["checkpoints"]
+    assert len(others) == 2
+    for each in others:
+        assert each["reproduced"] is True
+        assert each["recomputed"] == pytest.approx(each["recorded"], abs=1e-6)
+    assert first["reproduced"] is False  # its record was made better than it is
+    told = capsys.readouterr().out
+    assert told.count("the same to 1e-06") == 3 and told.count("NOT the same") == 1
+    assert (home / "studies/small/evaluation/val/2x2-01.png").exists()
+    assert len(Ledger(uri).read().evaluations) == before  # only test scores are told
+
+
+def test_a_lone_checkpoint(home: Path) -> None:
+    uri = f"{home}/studies/small/{checkpoint.folder(0, 2)}"
+    report = evaluate(Evaluate(home=str(home), checkpoint=uri, split="val", pictures=0), lambda line: None)
+    assert report.folder.startswith(f"{home}/evaluations/trial-0-epoch-2-") and report.folder.endswith("/val")
+    assert report.scores["checkpoints"][0]["reproduced"] is True
+    torn = Evaluate(home=str(home), checkpoint=str(home))
+    with pytest.raises(BadInput, match="no checkpoint here"):
+        evaluate(torn)
+
+
+def test_torn_checkpoints_give_way(clips: Dataset, tmp_path: Path) -> None:
+    uri = a_study(tmp_path, a_run(clips), (BEST, 0))
+    settings = Evaluate(home=str(tmp_path), study="small", pictures=0, top=2)
+    model = Path(uri, checkpoint.folder(BEST, 2), "model.safetensors")
+    model.write_bytes(model.read_bytes()[:-1])
+    lines: list[str] = []
+    report = evaluate(settings, lines.append)
+    assert [each["trial"] for each in report.scores["checkpoints"]] == [0]
+    assert report.scores["checkpoints"][0]["rank"] == 2
+    assert lines[0].startswith("trial 3 (rank 1) is passed over") and "model.safetensors has" in lines[0]
+    assert lines[1] == "top=2: the study has 1 usable checkpoint"
+    checkpoint.delete(f"{uri}/{checkpoint.folder(0, 2)}")
+    with pytest.raises(BadInput, match=r"study small: no whole checkpoint: .*trial-0003.* \(and 1 more\)"):
+        evaluate(settings)
+    assert Path(report.files[0]).exists()  # of what was refused nothing is written, and nothing lost
+
+
+def test_without_regions_box_metrics_are_left_out(clips: Dataset, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for file in Path(clips.prepared).iterdir():
+        if file.suffix == ".parquet" and "manifest" not in file.name:
+            table = pq.read_table(file)
+            place = table.schema.get_field_index("regions")
+            empty = [[] for _ in range(table.num_rows)]
+            field = table.schema.field("regions")
+            pq.write_table(table.set_column(place, field, [pa.array(empty, field.type)]), bare / file.name)
+        else:
+            (bare / file.name).write_bytes(file.read_bytes())
+    a_study(tmp_path, a_run(replace(clips, prepared=str(bare))), (0,))
+    report = evaluate(Evaluate(home=str(tmp_path), study="small", pictures=2), (lines := []).append)
+    assert sum("has no regions" in line for line in lines) == 2
+    scores = report.scores["checkpoints"][0]["scores"]
+    assert set(scores) == {"test/sounding_accuracy", "test/sounding_accuracy_shuffled"}
+    assert [Path(f).name for f in report.files[2:]] == ["sounding-accuracy.png", "2x2-01.png", "side-by-side-01.png"]
+
+
+def test_refusals(home: Path, clips: Dataset, tmp_path: Path) -> None:
+    def refused(kind: type[Exception], match: str, **settings: Any) -> None:
+        with pytest.raises(kind, match=match) as caught:
+            evaluate(Evaluate(**{"home": str(home), **settings}), lambda line: None)
+        assert "\n" not in str(caught.value)
+
+    refused(BadInput, r"study=smal: no such study at .*did you mean small\?", study="smal")
+    refused(BadInput, "nothing to score: give study=NAME")
+    refused(BadInput, "top=0: must be at least 1", study="small", top=0)
+    refused(BadInput, "scenes=2: must be at least 8", study="small", scenes=2)
+    refused(BadInput, "pictures=-1: must be 0 to 64", study="small", pictures=-1)
+    refused(BadInput, "split=tset: must be one of test, val", study="small", split="tset")
+    a_study(tmp_path, a_run(clips), ())
+    refused(Nothing, "no trial has a scored checkpoint", study="small", home=str(tmp_path))
+
+
+def test_too_few_videos_for_scenes(clips: Dataset, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for file in Path(clips.prepared).iterdir():
+        (few / file.name).write_bytes(file.read_bytes())
+    for file in few.glob("test-*.parquet"):
+        pq.write_table(pq.read_table(file).slice(0, 2), file)
+    a_study(tmp_path, a_run(replace(clips, prepared=str(few))), (0,))
+    with pytest.raises(BadInput, match=r"few, split test: no evaluation scenes: a scene needs [24] clips"):
+        evaluate(Evaluate(home=str(tmp_path), study="small"), lambda line: None)
+    assert not (tmp_path / "studies/small/evaluation").exists()
+
+
+def test_the_door_ends_with_one_line(home: Path) -> None:
+    house = Path(door.__file__).resolve().parents[1]
+    command = [sys.executable, "-m", "raymix.evaluate", "study=smal", f"home={home}"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=house)
+    assert ended.returncode == 2 and ended.stdout == ""
+    assert ended.stderr.startswith("raymix: study=smal: no such study") and ended.stderr.count("\n") == 1

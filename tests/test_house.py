@@ -1,0 +1,92 @@
+"""The house: which room stands on which floor, what it may import, and how large it may grow."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "raymix"
+
+# Room -> floor. A room imports rooms of lower floors, or those named beside it on its own floor.
+FLOORS: dict[str, int] = {
+    "config": 1, "spectrogram": 1, "encoders": 1, "walk": 1, "metrics": 1, "storage": 1, "expression": 1, "study": 1,
+    "rules": 2, "ledger": 2, "checkpoint": 2, "clip": 2, "protocol": 2, "space": 2, "truth": 2, "door": 2,
+    "search_space": 3, "sampler": 3, "mixture": 3, "datasets": 3, "scene": 4,
+    "methods": 5, "scoring": 5, "verdict": 3,
+    "comparison": 6, "figures": 6, "watch": 6, "fit": 6,
+    "stream": 7, "evaluator": 7, "session": 7, "mailbox": 7,
+    "worker": 8, "suggest": 8,
+    "slot": 9, "record": 9,
+    "trial": 10,
+    "engine": 11,
+    "prepare": 12, "leaderboard": 12, "evaluate": 12, "tune": 13, "train": 14,
+}  # fmt: skip
+RAY = {"stream", "evaluator", "slot", "trial", "suggest", "session", "record", "mailbox", "worker", "engine", "prepare", "tune", "train"}
+TORCH_FREE = {
+    "config", "rules", "storage", "expression", "study", "ledger", "protocol", "space", "search_space", "metrics", "truth",
+    "door", "leaderboard", "watch", "session",
+}  # fmt: skip
+LINES, FUNCTION_LINES = 300, 40
+PAGES = {("fit", "fit")}  # the training loop alone may fill a page
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).as_posix() != "__init__.py")
+
+
+def imported(tree: ast.AST, top_only: bool = False) -> set[str]:
+    nodes = tree.body if top_only and isinstance(tree, ast.Module) else list(ast.walk(tree))
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" if node.module == "raymix" else node.module for alias in node.names}
+    return names
+
+
+def test_the_table_is_whole() -> None:
+    assert FILES, "no rooms found: the test looks in the wrong place"
+    assert {room_of(path) for path in FILES} == set(FLOORS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_arrows_only_go_down(path: Path) -> None:
+    room = room_of(path)
+    for name in imported(ast.parse(path.read_text())):
+        if name.startswith("raymix."):
+            other = name.split(".")[1]
+            if other != room and other in FLOORS:
+                assert FLOORS[other] < FLOORS[room], f"{room} (floor {FLOORS[room]}) imports {other} ({FLOORS[other]})"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_ray_only_above(path: Path) -> None:
+    if room_of(path) not in RAY:
+        found = {name for name in imported(ast.parse(path.read_text())) if name.split(".")[0] == "ray"}
+        assert not found, f"{path.name} imports {found}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_doors_that_only_query_do_not_pay_for_torch(path: Path) -> None:
+    if room_of(path) in TORCH_FREE:
+        found = {name.split(".")[0] for name in imported(ast.parse(path.read_text()), top_only=True)}
+        assert not found & {"torch", "torchvision", "torchaudio", "ray"}, path.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_rooms_stay_small(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= LINES
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), f"{path.name}: a room's first words say what it is"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (room_of(path), node.name) not in PAGES:
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length <= FUNCTION_LINES, f"{path.name}: {node.name} has {length} lines"
