@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raymix import session
-from raymix.config import BadInput, Run, nearest, to_plain
+from raymix.config import BadInput, Run, to_plain
 from raymix.ledger import Ledger
 from raymix.storage import resolve
 from raymix.study import Study
@@ -186,16 +186,16 @@ def tuner(plan: Plan, study: Study, shared: Any, recorder: Any, slots: int) -> A
     run = plan.run
     many: dict[str, Any] = {}
     if plan.space is not None:
-        from raymix.suggest import OptunaSuggest, scheduler
+        from raymix.suggest import OptunaSuggest, journal, scheduler
 
-        searcher = OptunaSuggest(plan.space, study, run, plan.uri)
-        many = {"search_alg": searcher, "scheduler": scheduler(run, study, plan.space)}
+        settings, epochs = run.search, run.fit.epochs  # type: ignore[attr-defined]
+        searcher = OptunaSuggest(plan.space, study, settings, epochs, journal(plan.uri))
+        many = {"search_alg": searcher, "scheduler": scheduler(settings, study, epochs, plan.space)}
     return tune.Tuner(
         tune.with_resources(tune.with_parameters(Trial, shared=shared), session.DRIVER),
         param_space=None if plan.space else {"trial": 0, "params": {}},
         tune_config=tune.TuneConfig(
-            metric=run.study.metric, mode=run.study.mode, num_samples=len(study.owed), max_concurrent_trials=slots,
-            reuse_actors=True, **many,
+            num_samples=len(study.owed), max_concurrent_trials=slots, reuse_actors=True, **many
         ),
         run_config=tune.RunConfig(
             name=f"tune-{int(time.time())}", storage_path=f"{plan.uri}/slots", verbose=0, callbacks=[recorder],
@@ -203,6 +203,3 @@ def tuner(plan: Plan, study: Study, shared: Any, recorder: Any, slots: int) -> A
         ),
     )  # fmt: skip
 
-
-def unknown_metric(name: str, known: list[str]) -> BadInput:
-    return BadInput(f"study.metric={name}: no such metric{nearest(name, known)}")

@@ -21,6 +21,7 @@ from raymix import clip, verdict
 from raymix.checkpoint import Torn
 from raymix.config import BadInput, Evaluate, nearest, signature
 from raymix.door import Nothing, enter, refusing
+from raymix.engine import writable
 from raymix.evaluator import Bench, judge, load
 from raymix.ledger import Ledger
 from raymix.rules import broken_rule, check
@@ -60,7 +61,8 @@ class Source:
             uri = name.rstrip("/") if whole else f"{home}/studies/{name}"
             study = Ledger(uri).read()
             if not study.exists:
-                hint = "" if whole else nearest(name, _studies(home))
+                there = [] if whole else _studies(home)
+                hint = nearest(name, there) if there else "" if whole else f" (there is none yet under {home}/studies)"
                 raise BadInput(f"study={name}: no such study at {uri}{hint}")
             return Source(uri, study, True)
         place = _PLACE.match(settings.checkpoint or "")
@@ -132,6 +134,7 @@ def evaluate(settings: Evaluate, echo: Echo = print) -> Report:
         for each in contenders:
             key = repr((Bench.key(each.run), each.run.evaluation.protocol, _count(settings, each)))
             groups.setdefault(key, []).append(each)
+        writable(folder)  # known before an hour of scoring, not after
         facts = {each.run.dataset.prepared: clip.describe(each.run.dataset.prepared) for each in contenders}
     verdicts: list[Verdict] = []
     recomputed: dict[str, dict[str, float]] = {}

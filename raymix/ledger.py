@@ -73,14 +73,14 @@ class Ledger:
         if self._local:
             return
         self._read_objects()
-        names = sorted(path for path in self._seen if not path.endswith("-all.json"))
-        if len(names) < 2:
+        if len(self._seen) < 2:
             return
-        everything = b"\n".join(json.dumps(record, separators=(",", ":")).encode() for record in self._records.values())
-        self._put(f"{names[-1].rsplit('/', 1)[-1][:20]}-{self._writer}-all.json", everything)
-        for path in self._seen:
+        merged = f"{max(self._seen).rsplit('/', 1)[-1][:20]}-{self._writer}-all.json"  # sorts before what comes next
+        lines = [json.dumps(record, separators=(",", ":")).encode() for record in self._records.values()]
+        self._put(merged, b"\n".join(lines))
+        for path in self._seen - {f"{self.folder}/{merged}"}:
             self._fs.delete_file(path)
-        self._seen = set()
+        self._seen = {f"{self.folder}/{merged}"}
 
     def _put(self, name: str, data: bytes) -> None:
         with self._fs.open_output_stream(f"{self.folder}/{name}") as stream:

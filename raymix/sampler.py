@@ -1,6 +1,6 @@
 """Optuna's samplers, drawing whole points that keep the rules, the same ones before and after a crash.
 
-Rules are kept at suggestion: a point that breaks one is redrawn before any trial of it exists, so no number is spent on it.
+Rules are kept at suggestion: a point that breaks one is redrawn before any trial of it exists, so it costs no number.
 Each trial's draw depends on (seed, trial number, what the study knows), never on how often the search was restarted.
 """
 

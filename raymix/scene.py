@@ -104,30 +104,26 @@ def compose(
 
 
 def _cast(clips: Clips, count: int, panels: int, rng: np.random.Generator) -> np.ndarray:
-    """Clips of each scene, (count, panels), drawn from a deck of all clips that is reshuffled when it runs out."""
+    """Clips of each scene, (count, panels): in a random order, so which of them sound says nothing about their labels."""
     apart = len(set(clips.label) - {""}) >= panels
-    deck: list[int] = []
-    casts: list[list[int]] = []
-    while len(casts) < count:
+    if panels == 1:
+        return rng.permutation(len(clips))[:count, None]
+    casts = np.empty((count, panels), np.int64)
+    for scene in range(count):
         cast: list[int] = []
-        for _ in range(3):  # what is left of the deck, then one or two whole ones
-            aside: list[int] = []
-            while deck and len(cast) < panels:
-                clip = deck.pop()
-                same_video = clips.video[clip] in clips.video[cast]
-                same_label = apart and clips.label[clip] and clips.label[clip] in clips.label[cast]
-                (aside if same_video or same_label else cast).append(clip)
-            deck += aside[::-1]  # first in line for the next scene
+        for clip in rng.permutation(len(clips)):
+            label = clips.label[clip] if apart else ""
+            if clips.video[clip] not in clips.video[cast] and (not label or label not in clips.label[cast]):
+                cast.append(int(clip))
             if len(cast) == panels:
                 break
-            deck = [*map(int, rng.permutation(len(clips))), *deck]
-        if len(cast) < panels:
+        else:
             raise ValueError(
                 f"a scene needs {panels} clips of different videos{' and labels' if apart else ''}; "
                 f"there are {len(clips)} clips of {len(set(clips.video))} videos"
             )
-        casts.append(cast)
-    return np.array(casts, np.int64).reshape(count, panels)
+        casts[scene] = rng.permutation(cast)  # rare labels are found last: without this they would seldom sound
+    return casts
 
 
 def _canvas(frames_NYX3: np.ndarray, seen_NP: np.ndarray, rows: int, columns: int) -> Tensor:

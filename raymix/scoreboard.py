@@ -202,9 +202,10 @@ def _words(reached: Verdict, contender: Contender) -> list[str]:
         text = f"{contender.name}: {said} {value:.3f}{span} on {row.summary.counts[metric]} {SAID[layout]} scenes"
         deaf = _value(reached, layout, metric, twin(contender))
         text += f", {deaf:.3f} with shuffled audio" if deaf is not None else ""
+        twins = {twin(each) for each in reached.contenders}
         made = {each.system: each.summary[metric].value for each in reached.rows[layout] if each.null}
-        best = max(made, key=lambda name: made[name])
-        lines.append(f"{text}; best null system {made[best]:.3f} ({best})")
+        best = max(made.keys() - twins, key=lambda name: (made[name], name))
+        lines.append(f"{text}; best other null system {made[best]:.3f} ({best})")
     return lines
 
 

@@ -105,9 +105,9 @@ def reach(contenders: list[Contender], bench: Bench, device: str, echo: Callable
             notes.append(f"{SAID[layout]}: the {split} split has no regions for these scenes, box metrics are left out")
             continue
         echo(f"  {SAID[layout]}: {len(truth)} scenes, {len(contenders)} checkpoint(s) and the null systems ...")
-        maps, null = _maps(contenders, untrained, bench, layout, device)
-        how = named(best.run.evaluation.protocol)
-        seed, mean_HW = best.run.evaluation.seed, means.get(layout)
+        seed, mean_HW, how = best.run.evaluation.seed, means.get(layout), named(best.run.evaluation.protocol)
+        other = _strangers(bench, layout, seed, notes)
+        maps, null = _maps(contenders, untrained, bench, layout, other, device)
         rows[layout] = comparison.final(maps, truth, how, null=null, mean_map_HW=mean_HW, seed=seed)
         kept[layout] = maps[best.name]
     if "pair" not in kept:  # pictures show it all the same
@@ -122,16 +122,25 @@ def _what_counts(layout: str, truth: Truth) -> Truth:
     return replace(truth, masks_NSYX=None, has_truth_N=np.zeros(len(truth), bool))
 
 
+def _strangers(bench: Bench, layout: str, seed: int, notes: list[str]) -> torch.Tensor | None:
+    """Which scene each scene hears instead; None where the split is too small for that."""
+    try:
+        return torch.from_numpy(bench.shuffled if layout == "quad" else derangement(bench.scenes[layout], seed))
+    except ValueError as error:
+        notes.append(f"{SAID[layout]}: no shuffled audio: {error}")
+        return None
+
+
 def _maps(
-    contenders: list[Contender], untrained: Method, bench: Bench, layout: str, device: str
+    contenders: list[Contender], untrained: Method, bench: Bench, layout: str, other: torch.Tensor | None, device: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Raw maps of everything with a model, by the name of its row, and which of these are null systems."""
     scenes, best = bench.scenes[layout], contenders[0]
-    other = torch.from_numpy(bench.shuffled if layout == "quad" else derangement(scenes, best.run.evaluation.seed))
     maps = {each.name: localise(each.method.to(device), scenes, device) for each in contenders}
     deaf = {
         twin(each): localise(each.method, scenes.with_audio(other), device)
         for each in (contenders if layout == "quad" else [best])
+        if other is not None
     }
     deaf[f"{best.name}, silent audio"] = localise(best.method, scenes.silent(), device)
     deaf["untrained network"] = localise(untrained, scenes, device)

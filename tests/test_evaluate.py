@@ -253,6 +253,8 @@ def test_refusals(home: Path, clips: Dataset, tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
     refused(BadInput, r"study=smal: no such study at .*did you mean small\?", study="smal")
+    refused(BadInput, "none yet under /nowhere/studies", study="small", home="/nowhere")
+    refused(BadInput, "/proc/x: cannot be written", study="small", output="/proc/x")
     refused(BadInput, "nothing to score: give study=NAME")
     refused(BadInput, "top=0: must be at least 1", study="small", top=0)
     refused(BadInput, "scenes=2: must be at least 8", study="small", scenes=2)
@@ -272,7 +274,7 @@ def test_too_few_videos_for_scenes(clips: Dataset, tmp_path: Path) -> None:
     a_study(tmp_path, a_run(replace(clips, prepared=str(few))), (0,))
     with pytest.raises(BadInput, match=r"few, split test: no evaluation scenes: a scene needs [24] clips"):
         evaluate(Evaluate(home=str(tmp_path), study="small"), lambda line: None)
-    assert not (tmp_path / "studies/small/evaluation").exists()
+    assert not list((tmp_path / "studies/small/evaluation/test").iterdir())
 
 
 def test_the_door_ends_with_one_line(home: Path) -> None:
