@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raymix.spectrogram import one_of
+
+NODE_NORMS = ("none", "batch")
 FULL_WIDTH = 64  # channels of the first stage in ResNet-18
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -102,9 +105,15 @@ class AudioEncoder(nn.Module):
     Section 4.1: ResNet-18, pooled, then "different fully connected layers". Released code, and here: the last stage at
     stride 1 as for images, a global maximum, two layers a node. The order of the heads is the identity of the nodes: it
     must be the same for both views of a mixture.
+
+    `node_norm="batch"` takes each node's mean over the batch away before l2 (BatchNorm without scale), so that no node can
+    be the same for every mixture: the solution that does not listen, where loss (4) rests near .33 for long, is then no
+    solution. "none" is the paper.
     """
 
-    def __init__(self, k: int, width: int = FULL_WIDTH, embedding_size: int = 128, stride: int = 16) -> None:
+    def __init__(
+        self, k: int, width: int = FULL_WIDTH, embedding_size: int = 128, stride: int = 16, node_norm: str = "none"
+    ) -> None:
         super().__init__()
         self.trunk = Trunk(1, width, stride)
         channels = self.trunk.channels
@@ -114,10 +123,13 @@ class AudioEncoder(nn.Module):
             )
             for _ in range(k)
         )
+        batch = one_of("node_norm", node_norm, NODE_NORMS) == "batch"
+        self.norm = nn.BatchNorm1d(k * embedding_size, affine=False) if batch else nn.Identity()
 
     def forward(self, log_mel_NTF: Tensor) -> Tensor:
         pooled_NC = self.trunk(log_mel_NTF[:, None]).amax(dim=(2, 3))
         nodes_NKC = torch.stack([head(pooled_NC) for head in self.heads], dim=1)
+        nodes_NKC = self.norm(nodes_NKC.flatten(1)).view_as(nodes_NKC)
         return F.normalize(nodes_NKC.float(), dim=-1)
 
 

@@ -120,39 +120,20 @@ def search(plan: Plan, began: float, live: bool | None = None) -> dict[str, Any]
     """Run every trial that the study owes; Ray runs already. Returns the overheads of this sitting."""
     import ray
 
-    from raymix.evaluator import Evaluator
-    from raymix.mailbox import Mailbox
     from raymix.record import Recorder
-    from raymix.stream import open_source
-    from raymix.trial import Shared
     from raymix.watch import Watch
 
-    run, plain = plan.run, to_plain(plan.run)
+    run = plan.run
     study = begin(plan)
     if not study.owed:
         return {}
     watch = Watch(study, run.fit.epochs, live)
-    c = run.cluster
-    evaluator = Evaluator.options(num_cpus=c.evaluator_cpus, num_gpus=c.evaluator_gpus).remote(
-        threads=max(1, int(c.evaluator_cpus))
-    )
-    warmed = evaluator.warm.remote(plain)
-    source = open_source(run)
-    room = session.room(c, ray.cluster_resources(), streaming=not source.parts)
-    if room.slots == 0:
-        raise BadInput(f"the cluster is too small: {room.said}; lower cluster.workers or cluster.cpus_per_worker")
-    watch.say(f"data: {source.how}")
-    watch.say(f"slots: {room.said}")
-    mailbox = Mailbox.remote()
-    shared = Shared(
-        {k: v for k, v in plain.items() if k in Run.__dataclass_fields__}, plan.uri, mailbox, evaluator, source
-    )
-    positions(study, plan.uri, mailbox)
+    shared, slots, warmed = gather(plan, study, watch)
     recorder = Recorder(plan.ledger, plan.uri, study, run.fit.keep, watch, began)
     stopped = ""
     try:
         ray.get(warmed)
-        tuner(plan, study, shared, recorder, room.slots).fit()
+        tuner(plan, study, shared, recorder, slots).fit()
     except BaseException as error:
         stopped = type(error).__name__
         raise
@@ -160,6 +141,31 @@ def search(plan: Plan, began: float, live: bool | None = None) -> dict[str, Any]
         watch.close()
         found = recorder.close(stopped)
     return found
+
+
+def gather(plan: Plan, study: Study, watch: Any) -> tuple[Any, int, Any]:
+    """What all trials share (evaluator, decoded clips, mailbox), the number of slots, and the evaluator's first answer."""
+    import ray
+
+    from raymix.evaluator import Evaluator
+    from raymix.mailbox import Mailbox
+    from raymix.stream import open_source
+    from raymix.trial import Shared
+
+    run, plain = plan.run, {k: v for k, v in to_plain(plan.run).items() if k in Run.__dataclass_fields__}
+    c = run.cluster
+    source = open_source(run)
+    room = session.room(c, ray.cluster_resources(), streaming=not source.parts)
+    if room.slots == 0:
+        raise BadInput(f"the cluster is too small: {room.said}; lower cluster.workers or cluster.cpus_per_worker")
+    watch.say(f"data: {source.how}")
+    watch.say(f"slots: {room.said}")
+    options = {"num_cpus": c.evaluator_cpus, "num_gpus": c.evaluator_gpus}
+    evaluator = Evaluator.options(**options).remote(threads=max(1, int(c.evaluator_cpus)))  # type: ignore[attr-defined]
+    warmed = evaluator.warm.remote(plain)
+    mailbox = Mailbox.remote()  # type: ignore[attr-defined]
+    positions(study, plan.uri, mailbox)
+    return Shared(plain, plan.uri, mailbox, evaluator, source), room.slots, warmed
 
 
 def positions(study: Study, uri: str, mailbox: Any) -> None:
@@ -186,7 +192,8 @@ def tuner(plan: Plan, study: Study, shared: Any, recorder: Any, slots: int) -> A
     run = plan.run
     many: dict[str, Any] = {}
     if plan.space is not None:
-        from raymix.suggest import OptunaSuggest, journal, scheduler
+        from raymix.rebuild import journal
+        from raymix.suggest import OptunaSuggest, scheduler
 
         settings, epochs = run.search, run.fit.epochs  # type: ignore[attr-defined]
         searcher = OptunaSuggest(plan.space, study, settings, epochs, journal(plan.uri))
@@ -202,4 +209,3 @@ def tuner(plan: Plan, study: Study, shared: Any, recorder: Any, slots: int) -> A
             failure_config=tune.FailureConfig(max_failures=5),
         ),
     )  # fmt: skip
-

@@ -17,10 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raymix.clip import Clips
-from raymix.scene import Scenes, compose, derangement
 from raymix.spectrogram import HOP, SAMPLE_RATE, one_of, superpose, window_frames
 
-__all__ = ["Mixture", "Scenes", "compose", "derangement", "group", "mix"]
+__all__ = ["Mixture", "group", "mix"]
 
 JITTER = 0.1  # seconds, at most, between the two views of shift="jitter"
 RATIO = 1.25  # widest crop aspect, and 1/RATIO the narrowest
@@ -118,14 +117,7 @@ def mix(
     frames = window_frames(seconds, clips.stft.shape[1])
     index_N = np.asarray(groups).reshape(-1)
     chance_N8 = _chances(clips.clip_id[index_N], seed, epoch)
-    last = clips.stft.shape[1] - frames
-    starts_N = _integers(chance_N8[:, 0], last)
-    if shift == "clip":
-        shifted_N = _integers(chance_N8[:, 1], last)
-    else:
-        reach = int(JITTER * SAMPLE_RATE / HOP)
-        shifted_N = np.clip(starts_N + _integers(chance_N8[:, 1], 2 * reach) - reach, 0, last)
-    starts_BK, shifted_BK = starts_N.reshape(groups.shape), shifted_N.reshape(groups.shape)
+    starts_BK, shifted_BK = _starts(chance_N8, clips.stft.shape[1] - frames, shift, groups.shape)
     mixture, sources = superpose(
         clips.stft, groups, starts_BK, frames, rule=rule, level=level, keep_sources=keep_sources
     )
@@ -134,6 +126,17 @@ def mix(
     size = image_size or pictures_NYX3.shape[1]
     frames_N3YX = _crop(pictures_NYX3, chance_N8[:, 3:], size, crop, flip)
     return Mixture(frames_N3YX.unflatten(0, groups.shape), mixture, shifted, sources)
+
+
+def _starts(chance_N8: np.ndarray, last: int, shift: str, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """First frames of the two windows of each clip, at most `last`."""
+    starts_N = _integers(chance_N8[:, 0], last)
+    if shift == "clip":
+        shifted_N = _integers(chance_N8[:, 1], last)
+    else:
+        reach = int(JITTER * SAMPLE_RATE / HOP)
+        shifted_N = np.clip(starts_N + _integers(chance_N8[:, 1], 2 * reach) - reach, 0, last)
+    return starts_N.reshape(shape), shifted_N.reshape(shape)
 
 
 def _chances(clip_ids: np.ndarray, seed: int, epoch: int) -> np.ndarray:

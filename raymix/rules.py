@@ -13,6 +13,7 @@ METHOD_RULES: dict[str, dict[str, Any]] = {
     "embedding_size": {"low": 2, "high": 4096},
     "pool": {"choices": ("max", "lse")},
     "pool_sharpness": {"above": 0.0},
+    "node_norm": {"choices": ("none", "batch")},
 }
 
 

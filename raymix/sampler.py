@@ -24,7 +24,9 @@ from raymix.config import BadInput, nearest
 from raymix.space import SearchSpace, draw
 
 SAMPLERS = ["tpe", "random", "gp", "cmaes", "grid"]
-MODELLED_DRAWS = 16  # of the sampler's own before random ones take over: a model may insist on what a rule forbids
+# Draws of the sampler's own before random ones take over: a model may insist on what a rule forbids. A Gaussian process
+# does nearly always, and takes seconds for each.
+MODELLED_DRAWS = {"tpe": 16, "random": 16, "grid": 16, "cmaes": 16, "gp": 2}
 RANDOM_DRAWS = 10_000
 
 
@@ -34,7 +36,7 @@ def build(name: str, seed: int, startup: int) -> BaseSampler:
     Raises BadInput for an unknown name, or for cmaes where its package is not installed.
     """
     if name == "tpe":
-        return TPESampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
+        return TPESampler(seed=seed, n_startup_trials=startup)
     if name in ("random", "grid"):  # a grid's points are queued one by one (suggest), nothing is left to draw
         return RandomSampler(seed=seed)
     if name == "gp":
@@ -43,9 +45,11 @@ def build(name: str, seed: int, startup: int) -> BaseSampler:
         raise BadInput(f"search.sampler={name}: no such sampler{nearest(name, SAMPLERS)}")
     if importlib.util.find_spec("cmaes") is None:
         raise BadInput("search.sampler=cmaes: needs the package cmaes; pip install 'raymix[cmaes]', or sampler=tpe")
-    return CmaEsSampler(
-        seed=seed, n_startup_trials=startup, consider_pruned_trials=True, warn_independent_sampling=False
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # of consider_pruned_trials; most trials are pruned
+        return CmaEsSampler(
+            seed=seed, n_startup_trials=startup, consider_pruned_trials=True, warn_independent_sampling=False
+        )
 
 
 class RuledSampler(BaseSampler):
@@ -65,9 +69,7 @@ class RuledSampler(BaseSampler):
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         # A fresh sampler per trial: one that was built once would start its random numbers again after a restart.
         seed = int(np.random.SeedSequence([self.seed, trial.number]).generate_state(1)[0])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            self._base = build(self.name, seed, self.startup)
+        self._base = build(self.name, seed, self.startup)
         self._base.before_trial(study, trial)
 
     def sample_relative(
@@ -78,7 +80,7 @@ class RuledSampler(BaseSampler):
             return {}
         rng = np.random.default_rng([self.seed, trial.number])
         drawn: set[str] = set()
-        for _ in range(MODELLED_DRAWS):
+        for _ in range(MODELLED_DRAWS[self.name]):
             point = self._modelled(study, trial, fixed)
             key = json.dumps(point, sort_keys=True)
             if key in drawn:

@@ -55,8 +55,7 @@ class OptunaSuggest(OptunaSearch):
         if self._grid:
             np.random.default_rng(study.seed).shuffle(self._grid)
         self._scores: dict[str, dict[int, float]] = {}  # by Tune's trial id
-        verbosity = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # no line per trial beside the live table
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # no line per trial beside the live table
         super().__init__(
             space=space.suggest,
             metric=study.objective,
@@ -65,7 +64,6 @@ class OptunaSuggest(OptunaSearch):
             study_name=study.name,
             storage=storage,
         )
-        optuna.logging.set_verbosity(verbosity)
         rebuild(self.study, study, space)
 
     @property
@@ -79,8 +77,8 @@ class OptunaSuggest(OptunaSearch):
             len(trials) >= self.known.planned or not self._queue_grid(trials)
         ):
             return Searcher.FINISHED
-        params = super().suggest(trial_id)
-        number = self._ot_trials[trial_id].number
+        trial = self._ot_trials[trial_id] = self.study.ask()
+        params, number = self.space.suggest(trial), trial.number
         row = self.known.trials.get(number)
         self._scores[trial_id] = dict(row.scores) if row else {}
         return {"trial": number, "attempt": (row.attempts if row else 0) + 1, "params": params}

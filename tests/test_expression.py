@@ -8,7 +8,14 @@ import pytest
 
 from raymix.expression import Expression
 
-VALUES = {"mixture.k": 3, "method.temperature": 0.07, "method.pool": "lse", "flip": True, "score": None, "fit.batch": 96}
+VALUES = {
+    "mixture.k": 3,
+    "method.temperature": 0.07,
+    "method.pool": "lse",
+    "flip": True,
+    "score": None,
+    "fit.batch": 96,
+}
 
 
 @pytest.mark.parametrize(

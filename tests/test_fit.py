@@ -37,7 +37,9 @@ def loader(run: Run, rank: int = 0, world: int = 1) -> Loader:
 def losses(run: Run, **more: Any) -> list[float]:
     torch.manual_seed(0)
     method, own = from_run(run), loader(run)
-    return [e.train["loss"] for e in fit(method, adam(method, run.optimizer), lambda n: own.epoch(run, n), run.fit, **more)]
+    return [
+        e.train["loss"] for e in fit(method, adam(method, run.optimizer), lambda n: own.epoch(run, n), run.fit, **more)
+    ]
 
 
 def test_the_same_seed_gives_the_same_losses(demo: Path) -> None:

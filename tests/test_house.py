@@ -12,19 +12,32 @@ PACKAGE = ROOT / "raymix"
 
 # Room -> floor. A room imports rooms of lower floors, or those named beside it on its own floor.
 FLOORS: dict[str, int] = {
-    "config": 1, "spectrogram": 1, "encoders": 1, "walk": 1, "metrics": 1, "storage": 1, "expression": 1, "study": 1,
-    "rules": 2, "ledger": 2, "checkpoint": 2, "clip": 2, "protocol": 2, "space": 2, "truth": 2, "door": 2,
+    "config": 1, "spectrogram": 1, "walk": 1, "metrics": 1, "storage": 1, "expression": 1, "study": 1,
+    "encoders": 2, "rules": 2, "ledger": 2, "checkpoint": 2, "clip": 2, "protocol": 2, "space": 2, "truth": 2, "door": 2,
     "search_space": 3, "sampler": 3, "mixture": 3, "datasets": 3, "scene": 4,
-    "methods": 5, "scoring": 5, "verdict": 3,
+    "methods": 5, "scoring": 5,
     "comparison": 6, "figures": 6, "watch": 6, "fit": 6,
-    "stream": 7, "evaluator": 7, "session": 7, "mailbox": 7,
-    "worker": 8, "suggest": 8,
-    "slot": 9, "record": 9,
+    "stream": 7, "evaluator": 7, "session": 7, "mailbox": 7, "verdict": 8,
+    "worker": 8, "rebuild": 7, "suggest": 8, "scoreboard": 9, "slot": 9, "record": 9,
     "trial": 10,
     "engine": 11,
     "prepare": 12, "leaderboard": 12, "evaluate": 12, "tune": 13, "train": 14,
 }  # fmt: skip
-RAY = {"stream", "evaluator", "slot", "trial", "suggest", "session", "record", "mailbox", "worker", "engine", "prepare", "tune", "train"}
+RAY = {
+    "stream",
+    "evaluator",
+    "slot",
+    "trial",
+    "suggest",
+    "session",
+    "record",
+    "mailbox",
+    "worker",
+    "engine",
+    "prepare",
+    "tune",
+    "train",
+}
 TORCH_FREE = {
     "config", "rules", "storage", "expression", "study", "ledger", "protocol", "space", "search_space", "metrics", "truth",
     "door", "leaderboard", "watch", "session",

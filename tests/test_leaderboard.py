@@ -33,7 +33,9 @@ def make(root: Path, name: str, objective: str = METRIC, trials: int = 4) -> Non
             path = f"checkpoints/trial-{number:04d}/epoch-{epoch:04d}"
             ledger.append("epoch_scored", {"trial": number, "epoch": epoch, "metrics": metrics, "checkpoint": path})
         state = ["completed", "failed", "pruned", "completed"][number]
-        ledger.append("trial_ended", {"trial": number, "state": state, "reason": "NaN, so to say" if number == 1 else ""})
+        ledger.append(
+            "trial_ended", {"trial": number, "state": state, "reason": "NaN, so to say" if number == 1 else ""}
+        )
 
 
 @pytest.fixture
@@ -130,7 +132,10 @@ def test_lists_studies(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "studies" / "not-one").mkdir()
     code, out, _ = ask(root, capsys)
     assert code == 0
-    assert [line.split() for line in out.splitlines()[2:]] == [["mine", "4/6", METRIC, "0.6"], ["other", "1/6", METRIC, "0.4"]]
+    assert [line.split() for line in out.splitlines()[2:]] == [
+        ["mine", "4/6", METRIC, "0.6"],
+        ["other", "1/6", METRIC, "0.4"],
+    ]
     code, out, _ = ask(root, capsys, "--json")
     assert [(s["study"], s["best"]) for s in json.loads(out)] == [("mine", 0.6), ("other", 0.4)]
 

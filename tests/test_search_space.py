@@ -17,7 +17,14 @@ from raymix.config import BadInput, Tune, to_plain
 from raymix.search_space import load
 
 CONFIG: dict[str, Any] = {
-    "method": {"name": "cycle", "temperature": 0.07, "embedding_size": 128, "pool": "max", "pool_beta": 10.0, "weights": None},
+    "method": {
+        "name": "cycle",
+        "temperature": 0.07,
+        "embedding_size": 128,
+        "pool": "max",
+        "pool_beta": 10.0,
+        "weights": None,
+    },
     "mixture": {"k": 2, "flip": True, "crop": 0.8},
     "fit": {"batch": 48},
     "optimizer": {"learning_rate": 1e-4},
@@ -55,7 +62,9 @@ def test_reads_a_whole_space() -> None:
     space = load(SPACE, CONFIG)
     assert space.names.index("method.pool") < space.names.index("method.pool_beta")
     assert set(space.names) == set(SPACE["space"])
-    assert repr(space.distributions["method.temperature"]) == repr(optuna.distributions.FloatDistribution(0.02, 0.3, log=True))
+    assert repr(space.distributions["method.temperature"]) == repr(
+        optuna.distributions.FloatDistribution(0.02, 0.3, log=True)
+    )
     assert repr(space.distributions["mixture.crop"]) == repr(optuna.distributions.FloatDistribution(0.2, 1.0, step=0.2))
     assert space.fixed == {"fit.batch": 36}
     assert space.first[1] == {"method.pool": "lse", "mixture.k": 3}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
+import time
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
@@ -27,7 +29,11 @@ from raymix.study import ENDS, Study, fold
 from raymix.suggest import Asha, Median, OptunaSuggest, Population, scheduler
 
 METRIC, EPOCHS = "val/sounding_accuracy", 4
-CONFIG = {"method": {"temperature": 0.07, "size": 64, "pool": "max", "beta": 1.0}, "mixture": {"k": 2}, "fit": {"batch": 48}}
+CONFIG = {
+    "method": {"temperature": 0.07, "size": 64, "pool": "max", "beta": 1.0},
+    "mixture": {"k": 2},
+    "fit": {"batch": 48},
+}
 SPACE = {
     "space": {
         "method.temperature": {"float": [0.02, 0.3], "log": True},
@@ -47,7 +53,14 @@ def space() -> Any:
 
 
 def started(ledger: Ledger, planned: int, space: Any, seed: int = 0, mode: str = "max") -> Study:
-    fields = {"name": "fake", "objective": METRIC, "mode": mode, "planned": planned, "space_hash": space.hash, "seed": seed}
+    fields = {
+        "name": "fake",
+        "objective": METRIC,
+        "mode": mode,
+        "planned": planned,
+        "space_hash": space.hash,
+        "seed": seed,
+    }
     ledger.append("study", {**fields, "config": CONFIG})
     return ledger.read()
 
@@ -97,7 +110,7 @@ def test_states_values_and_reasons(tmp_path: Path, space: Any) -> None:
             searcher.on_trial_result(str(i), {METRIC: [0.2, 0.8, 0.5, 0.4][epoch - 1], "epoch": epoch})
     searcher.on_trial_complete("0", {METRIC: 0.4, "epoch": 4, "ended": "completed", "done": True})
     searcher.on_trial_complete("1", {METRIC: 0.8, "epoch": 2, "done": True})  # stopped: Tune kept the last result back
-    searcher.on_trial_complete("2", {METRIC: -math.inf, "epoch": 1, "ended": "failed", "failed": "NaN in the loss", "done": True})
+    searcher.on_trial_complete("2", {METRIC: -math.inf, "epoch": 1, "ended": "failed", "failed": "NaN in the loss"})
     searcher.on_trial_complete("3", None, error=True)
     searcher.on_trial_complete("4", {})
     searcher.on_trial_complete("5", {METRIC: 0.5, "epoch": 3})
@@ -138,9 +151,13 @@ def known() -> Study:
         params = {**base, "method.temperature": 0.05 + 0.01 * number}
         records.append({"kind": "trial_started", "trial": number, "params": params})
         for epoch in range(1, epochs + 1):
-            records.append({"kind": "epoch_scored", "trial": number, "epoch": epoch, "metrics": {METRIC: number + epoch / 10}})
+            records.append(
+                {"kind": "epoch_scored", "trial": number, "epoch": epoch, "metrics": {METRIC: number + epoch / 10}}
+            )
     for number, state in {0: "completed", 1: "pruned", 2: "failed"}.items():
-        records.append({"kind": "trial_ended", "trial": number, "state": state, "reason": "out of memory" * (number == 2)})
+        records.append(
+            {"kind": "trial_ended", "trial": number, "state": state, "reason": "out of memory" * (number == 2)}
+        )
     return fold({"id": str(i), "at": 1.7e9 + i, **record} for i, record in enumerate(records))
 
 
@@ -179,19 +196,19 @@ def test_close_keeps_the_parameters_of_interrupted_trials(tmp_path: Path, space:
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "cmaes"])
 def test_rules_cost_no_number_and_restarts_change_no_draw(tmp_path: Path, space: Any, sampler: str) -> None:
-    """14 trials in one go, and in five sittings: the same numbers and (but for CMA-ES) the same parameters."""
-    settings = Search(sampler=sampler, startup=5)
+    """Trials in one go, and in sittings of three: the same numbers and (but for CMA-ES) the same parameters."""
+    settings, n = Search(sampler=sampler, startup=5), 8 if sampler == "gp" else 14
     ledger = Ledger(str(tmp_path / "whole"))
-    whole = run_alone(OptunaSuggest(space, started(ledger, 14, space), settings, EPOCHS), None, 99)
-    assert [d["trial"] for d in whole] == list(range(14))
+    whole = run_alone(OptunaSuggest(space, started(ledger, n, space), settings, EPOCHS), None, 99)
+    assert [d["trial"] for d in whole] == list(range(n))
     assert all(space.check(d["params"]) == [] for d in whole)
     pieces: list[dict[str, Any]] = []
     ledger = Ledger(str(tmp_path / "pieces"))
-    started(ledger, 14, space)
+    started(ledger, n, space)
     for i in range(5):
         pieces += run_alone(OptunaSuggest(space, ledger.read(), settings, EPOCHS), ledger, 3, f"s{i}-")
-    assert [d["trial"] for d in pieces] == list(range(14))
-    assert len({json.dumps(d["params"]) for d in pieces}) == 14
+    assert [d["trial"] for d in pieces] == list(range(n))
+    assert len({json.dumps(d["params"]) for d in pieces}) == n
     if sampler != "cmaes":  # whose covariance starts anew
         assert [d["params"] for d in pieces] == [d["params"] for d in whole]
 
@@ -211,11 +228,12 @@ def test_the_sampler_learns_from_the_ledger(tmp_path: Path, space: Any) -> None:
     ledger.append("extended", {"planned": 40})
 
     def spread(study: Study) -> float:
-        dealt = run_alone(OptunaSuggest(space, study, Search(), EPOCHS), None, 10)
+        dealt = [OptunaSuggest(space, study, Search(), EPOCHS).suggest("a") for study.seed in range(10)]
         return float(np.mean([abs(math.log(d["params"]["method.temperature"] / 0.07)) for d in dealt]))
 
-    fresh = Study("s", METRIC, planned=12)
-    assert spread(ledger.read()) < 0.6 * spread(fresh)
+    rows = ledger.read().trials.values()
+    random = np.mean([abs(math.log(row.params["method.temperature"] / 0.07)) for row in rows if row.number > 1])
+    assert spread(ledger.read()) < 0.5 * random
 
 
 def test_a_rule_that_refuses_nearly_everything(space: Any) -> None:
@@ -236,7 +254,9 @@ def run_alone_batches(searcher: OptunaSuggest) -> list[int]:
 
 def test_grid_visits_each_point_once_over_restarts(tmp_path: Path) -> None:
     rules = {"require": ["mixture.k != 3 or method.pool == 'max'"], "first": [{"mixture.k": 2, "method.pool": "max"}]}
-    small = load({"space": {"mixture.k": {"int": [2, 4]}, "method.pool": {"categorical": ["max", "lse"]}}, **rules}, CONFIG)
+    small = load(
+        {"space": {"mixture.k": {"int": [2, 4]}, "method.pool": {"categorical": ["max", "lse"]}}, **rules}, CONFIG
+    )
     ledger = Ledger(str(tmp_path))
     started(ledger, 99, small)
     dealt = []
@@ -339,6 +359,7 @@ class Fake(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
+        time.sleep(self.config["pause"])
         self.epoch += 1
         number = self.config["trial"]
         if number in self.config["failing"] and self.epoch == 2:
@@ -351,6 +372,9 @@ class Fake(tune.Trainable):
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         self.epoch = int(Path(checkpoint_dir, "epoch").read_text())
+
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers cannot import a test file
 
 
 class Killed(BaseException):
@@ -399,7 +423,7 @@ def sit(folder: Path, space: Any, settings: Search, dies_at: int | None = None, 
     reached = {str(n): row.last_epoch for n, row in study.trials.items()}
     tuner = tune.Tuner(
         tune.with_resources(Fake, {"CPU": 1}),
-        param_space={"failing": [2], "reached": reached},
+        param_space={"failing": [2], "reached": reached, "pause": 0.3 if at_once > 2 else 0.0},
         tune_config=tune.TuneConfig(
             search_alg=searcher, scheduler=scheduler(settings, study, EPOCHS, space), num_samples=len(study.owed),
             max_concurrent_trials=at_once, reuse_actors=True,
@@ -434,9 +458,10 @@ def test_killed_resumed_and_extended_under_tune(ray_session: None, tmp_path: Pat
     settings = Search(grace=1, reduction=2, startup=4)
     ledger = Ledger(str(tmp_path))
     started(ledger, 7, space)
-    assert sit(tmp_path, space, settings, dies_at=4)[0] is None  # within trial 0
-    assert ledger.read().owed == list(range(7))
-    assert sit(tmp_path, space, settings, dies_at=9)[0] is None
+    deaths = [4, 3, 2, 1, 6]  # records after which a driver dies: a start, a score or an end
+    for dies_at in deaths:
+        assert sit(tmp_path, space, settings, dies_at=dies_at)[0] is None
+    assert 0 < len(ledger.read().owed) < 7
     seen = {n: dict(row.params) for n, row in ledger.read().trials.items()}
     searcher, _ = sit(tmp_path, space, settings)
     truth(searcher, ledger)
@@ -444,9 +469,12 @@ def test_killed_resumed_and_extended_under_tune(ray_session: None, tmp_path: Pat
     assert study.finished and list(study.trials) == list(range(7))
     assert all(study.trials[n].params == params for n, params in seen.items())
     states = [row.state for row in study.trials.values()]
-    assert states[2] == "failed" and study.trials[2].reason == "NaN in the loss" and {"completed", "pruned"} <= set(states)
+    assert (
+        states[2] == "failed" and study.trials[2].reason == "NaN in the loss" and {"completed", "pruned"} <= set(states)
+    )
     starts = [r["trial"] for r in ledger.records() if r["kind"] == "trial_started"]
-    assert len(starts) == 7 + 2, "only the two trials under way were taken up again"
+    assert set(starts) == set(range(7))
+    assert len(starts) - 7 <= len(deaths), "at most the one trial under way is taken up again after each death"
     ends = [r["trial"] for r in ledger.records() if r["kind"] == "trial_ended"]
     assert sorted(ends) == list(range(7)), "each planned trial ended exactly once"
     scored = [(r["trial"], r["epoch"]) for r in ledger.records() if r["kind"] == "epoch_scored"]

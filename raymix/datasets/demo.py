@@ -61,7 +61,7 @@ def things(settings: Dataset, number: int) -> list[Thing]:
     halves, axis = rng.permutation(len(labels)), int(rng.integers(2))
     made = []
     for half, label in zip(halves, labels, strict=True):
-        side = int(size * rng.uniform(*((0.45, 0.56) if len(labels) == 1 else (0.42, 0.48))))
+        side = int(size * rng.uniform(*((0.5, 0.65) if len(labels) == 1 else (0.42, 0.48))))
         low, high = np.zeros(2, int), np.full(2, size - side)
         if len(labels) == 2:
             low[axis], high[axis] = (0, size // 2 - side) if half == 0 else (size // 2, size - side)

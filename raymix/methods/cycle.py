@@ -39,6 +39,7 @@ class Cycle(Method):
         temperature: float = 0.07,
         pool: str = "max",
         pool_sharpness: float = 10.0,
+        node_norm: str = "none",
         weights: str | None = None,
     ) -> None:
         super().__init__()
@@ -52,7 +53,7 @@ class Cycle(Method):
         self.pool = one_of("pool", pool, POOLS)
         self.pool_sharpness = pool_sharpness
         self.image = ImageEncoder(width, embedding_size, weights)
-        self.audio = AudioEncoder(k, width, embedding_size)
+        self.audio = AudioEncoder(k, width, embedding_size, node_norm=node_norm)
 
     def forward(self, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
         frames_BK3YX = mixture.frames_BK3YX
