@@ -75,6 +75,8 @@ class Mixture:
 @dataclass
 class Encoder:
     width: int = ranged(64, low=4, high=512)  # channels of the first stage; 64 is ResNet-18
+    blocks: int = ranged(2, low=1, high=8)  # residual blocks a stage; 2 is ResNet-18
+    stages: int = ranged(4, low=3, high=4)  # 3: a smaller field of view, for small frames
     image_size: int = ranged(224, low=32, high=1024)  # px
     weights: str | None = None  # ImageNet state dict of torchvision's ResNet-18
 

@@ -44,19 +44,26 @@ class Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """ResNet-18 up to its last feature map, `8 * width` channels; stride 16 (the paper's) or 32 (ImageNet's)."""
+    """ResNet-18 up to its last feature map at stride 16 (the paper's) or 32 (ImageNet's).
 
-    def __init__(self, channels_in: int, width: int, stride: int = 16) -> None:
+    Two blocks in each of four stages are ResNet-18. Fewer make a smaller network for smaller frames: a cell of ResNet-18
+    sees 435 pixels, so at 64 pixels every cell sees the whole frame and its map says little about where. One block in
+    each of three stages sees 99.
+    """
+
+    def __init__(self, channels_in: int, width: int, stride: int = 16, blocks: int = 2, stages: int = 4) -> None:
         super().__init__()
         if stride not in (16, 32):
             raise ValueError(f"encoder stride {stride}: must be 16 or 32")
+        if blocks < 1 or stages not in (3, 4):
+            raise ValueError(f"encoder.blocks={blocks}, encoder.stages={stages}: at least 1 block, 3 or 4 stages")
         self.conv1 = nn.Conv2d(channels_in, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.layer1 = _stage(width, width, 1)
-        self.layer2 = _stage(width, 2 * width, 2)
-        self.layer3 = _stage(2 * width, 4 * width, 2)
-        self.layer4 = _stage(4 * width, 8 * width, stride // 16)
-        self.channels = 8 * width
+        self.layer1 = _stage(width, width, 1, blocks)
+        self.layer2 = _stage(width, 2 * width, 2, blocks)
+        self.layer3 = _stage(2 * width, 4 * width, 2, blocks)
+        self.layer4 = _stage(4 * width, 8 * width, stride // 16, blocks) if stages == 4 else nn.Identity()
+        self.channels = 2 ** (stages - 1) * width
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -64,11 +71,13 @@ class Trunk(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = F.max_pool2d(x, 3, stride=2, padding=1)
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        features: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return features
 
 
-def _stage(channels_in: int, channels: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(Block(channels_in, channels, stride), Block(channels, channels, 1))
+def _stage(channels_in: int, channels: int, stride: int, blocks: int) -> nn.Sequential:
+    first = Block(channels_in, channels, stride)
+    return nn.Sequential(first, *(Block(channels, channels, 1) for _ in range(blocks - 1)))
 
 
 class ImageEncoder(nn.Module):
@@ -81,9 +90,16 @@ class ImageEncoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, width: int = FULL_WIDTH, embedding_size: int = 128, weights: str | None = None) -> None:
+    def __init__(
+        self,
+        width: int = FULL_WIDTH,
+        embedding_size: int = 128,
+        weights: str | None = None,
+        blocks: int = 2,
+        stages: int = 4,
+    ) -> None:
         super().__init__()
-        self.trunk = Trunk(3, width)
+        self.trunk = Trunk(3, width, blocks=blocks, stages=stages)
         self.head = nn.Sequential(
             nn.Conv2d(self.trunk.channels, embedding_size, 1),
             nn.ReLU(inplace=True),
@@ -112,10 +128,17 @@ class AudioEncoder(nn.Module):
     """
 
     def __init__(
-        self, k: int, width: int = FULL_WIDTH, embedding_size: int = 128, stride: int = 16, node_norm: str = "none"
+        self,
+        k: int,
+        width: int = FULL_WIDTH,
+        embedding_size: int = 128,
+        stride: int = 16,
+        node_norm: str = "none",
+        blocks: int = 2,
+        stages: int = 4,
     ) -> None:
         super().__init__()
-        self.trunk = Trunk(1, width, stride)
+        self.trunk = Trunk(1, width, stride, blocks, stages)
         channels = self.trunk.channels
         self.heads = nn.ModuleList(
             nn.Sequential(

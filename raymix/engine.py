@@ -63,11 +63,17 @@ def plan(run: Run, space: Any, space_hash: str) -> Plan:
         )
     if study.exists:
         same(study, to_plain(run))
-    if study.exists and run.study.extend:
-        planned = study.planned + run.study.extend
-    else:
-        planned = max(study.planned, run.study.trials) if study.exists else run.study.trials + run.study.extend
+    planned = total(study, run)
     return Plan(run, space, uri, ledger, study, planned)
+
+
+def total(study: Study, run: Run) -> int:
+    """How many trials the study shall have. The command that extended it, run again before the end, only resumes."""
+    more = run.study.extend
+    if not study.exists:
+        return run.study.trials + more
+    resumes = bool(study.owed and study.extensions and study.extensions[-1].get("by") == more)
+    return study.planned if resumes else study.planned + more
 
 
 def same(study: Study, plain: dict[str, Any]) -> None:
@@ -112,7 +118,7 @@ def begin(plan: Plan) -> Study:
         }  # fmt: skip
         ledger.append("study", record)
     elif plan.planned > plan.study.planned:
-        ledger.append("extended", {"planned": plan.planned})
+        ledger.append("extended", {"planned": plan.planned, "by": run.study.extend})
     return ledger.read()
 
 
@@ -140,7 +146,23 @@ def search(plan: Plan, began: float, live: bool | None = None) -> dict[str, Any]
     finally:
         watch.close()
         found = recorder.close(stopped)
+        settle(plan)
     return found
+
+
+def settle(plan: Plan) -> None:
+    """After the last trial, or an interruption: checkpoints that nothing refers to go, and Optuna's journal says what
+    the ledger says, so that no trial is left RUNNING in it."""
+    from raymix import checkpoint
+    from raymix.rebuild import journal
+    from raymix.suggest import OptunaSuggest
+
+    study = plan.ledger.read()
+    for path in checkpoint.orphans(plan.uri, study.trials.values()):
+        checkpoint.delete(f"{plan.uri}/{path}")
+    if plan.space is not None:
+        run: Any = plan.run
+        OptunaSuggest(plan.space, study, run.search, run.fit.epochs, journal(plan.uri))
 
 
 def gather(plan: Plan, study: Study, watch: Any) -> tuple[Any, int, Any]:
@@ -179,8 +201,9 @@ def positions(study: Study, uri: str, mailbox: Any) -> None:
         if row and row.epochs:
             path = row.epochs[row.last_epoch].checkpoint or ""
             folder = path.split("/")[-2] if path.count("/") else ""
+            score = row.scores.get(row.last_epoch, 0.0)
             lineage = int(folder.rsplit(".", 1)[1]) if "." in folder else 0
-            ray.get(mailbox.place.remote(number, Position(row.last_epoch, f"{uri}/{path}", lineage)))
+            ray.get(mailbox.place.remote(number, Position(row.last_epoch, f"{uri}/{path}", lineage, score)))
 
 
 def tuner(plan: Plan, study: Study, shared: Any, recorder: Any, slots: int) -> Any:
@@ -202,7 +225,8 @@ def tuner(plan: Plan, study: Study, shared: Any, recorder: Any, slots: int) -> A
         tune.with_resources(tune.with_parameters(Trial, shared=shared), session.DRIVER),
         param_space=None if plan.space else {"trial": 0, "params": {}},
         tune_config=tune.TuneConfig(
-            num_samples=len(study.owed), max_concurrent_trials=slots, reuse_actors=True, **many
+            num_samples=len(study.owed), max_concurrent_trials=slots, reuse_actors=True,
+            trial_name_creator=str, trial_dirname_creator=lambda trial: trial.trial_id, **many,
         ),
         run_config=tune.RunConfig(
             name=f"tune-{int(time.time())}", storage_path=f"{plan.uri}/slots", verbose=0, callbacks=[recorder],

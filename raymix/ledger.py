@@ -36,8 +36,8 @@ class Ledger:
         self._records: dict[str, dict[str, Any]] = {}  # by id; grows as `records` reads on
         self._offset, self._seen, self._unreadable = 0, set[str](), 0
 
-    def append(self, kind: str, record: dict[str, Any]) -> None:
-        """Writes one record for good; returns when it is stored. Numbers that are not finite become null."""
+    def append(self, kind: str, record: dict[str, Any]) -> dict[str, Any]:
+        """Writes one record for good and gives it back as `records` would, once it is stored. Numbers that are not finite become null."""
         if kind not in KINDS:
             raise ValueError(f"{kind}: not a kind of record; one of {', '.join(KINDS)}")
         if lacking := [name for name in KINDS[kind] if name not in record]:
@@ -48,11 +48,12 @@ class Ledger:
         line = json.dumps(_finite(whole), allow_nan=False, separators=(",", ":"), default=_plain).encode()
         if self._local:
             _append_line(self.folder, line)
-            return
+            return json.loads(line)  # type: ignore[no-any-return]
         if not self._stamp:
             self._fs.create_dir(self.folder, recursive=True)
         self._stamp = max(time.time_ns(), self._stamp + 1)  # strictly growing, so names keep this writer's order
         self._put(f"{self._stamp:020d}-{self._writer}.json", line)
+        return json.loads(line)  # type: ignore[no-any-return]
 
     def records(self) -> list[dict[str, Any]]:
         """All records in order; a second call reads only what was added."""

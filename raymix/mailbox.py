@@ -35,6 +35,7 @@ class Position:
     epoch: int = 0
     checkpoint: str | None = None  # URI of that epoch's
     lineage: int = 0  # times its weights were replaced by another trial's (population-based training)
+    score: float = 0.0  # the objective at that epoch
 
 
 @ray.remote(num_cpus=0, max_concurrency=1000)

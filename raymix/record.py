@@ -11,7 +11,7 @@ from ray import tune
 
 from raymix import checkpoint
 from raymix.ledger import Ledger
-from raymix.study import Study
+from raymix.study import Study, apply
 from raymix.watch import Watch
 
 
@@ -36,7 +36,7 @@ class Recorder(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        if "failed" in result:
+        if "failed" in result or "known" in result:
             return
         number, epoch = result["trial"], result["epoch"]
         if result.get("parent") is not None:
@@ -76,8 +76,7 @@ class Recorder(tune.Callback):
         self.watch.ended(self.study.trials[number])
 
     def _write(self, kind: str, **record: Any) -> None:
-        self.ledger.append(kind, record)
-        self.study = self.ledger.read()
+        apply(self.study, self.ledger.append(kind, record))
 
     def _tidy(self) -> None:
         for path in checkpoint.retain(self.study.trials.values(), self.keep):

@@ -6,6 +6,7 @@ Everything raymix sets in Ray's environment is set here, before Ray is imported,
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import tempfile
@@ -26,6 +27,12 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+CHATTY = (  # what these say of their inner workings is no news to a person who runs a search
+    "ray.data",
+    "ray.tune",
+    "ray._private.authentication",
+    "ray._private.authentication.authentication_token_setup",
+)
 DRIVER = {"node:__internal_head__": 0.001}  # what a trial's own process asks for: it only waits for its slot
 
 
@@ -43,6 +50,8 @@ def start(cluster: Any) -> None:
         os.environ.setdefault(name, value)
     import ray
 
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     if ray.is_initialized():
         return
     if os.environ.get("RAY_ADDRESS"):

@@ -110,6 +110,7 @@ class Study:
     trials: dict[int, TrialRow] = field(default_factory=dict)
     overheads: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    extensions: list[dict[str, Any]] = field(default_factory=list)
     exists: bool = False  # a "study" record was found
     unreadable: int = 0  # lines or objects that hold no whole record, for instance one torn by a crash
 
@@ -134,28 +135,37 @@ def fold(records: Iterable[dict[str, Any]]) -> Study:
     """Records -> Study; the order of records of different trials does not matter, repeating one changes nothing."""
     records = list(records)
     study = Study()
+    for record in records:  # trials score by the study's objective, so its own record comes first wherever it stands
+        if record["kind"] == "study":
+            apply(study, record)
+    seen: set[str] = set()
     for record in records:
-        if record["kind"] == "study" and not study.exists:
+        if record["id"] not in seen and record["kind"] != "study":
+            seen.add(record["id"])
+            apply(study, record)
+    study.trials = dict(sorted(study.trials.items()))
+    return study
+
+
+def apply(study: Study, record: dict[str, Any]) -> None:
+    """Takes one more record into a study that has its "study" record."""
+    kind = record["kind"]
+    if kind == "study":
+        if not study.exists:
             study.exists = True
             study.name, study.objective, study.mode = record["name"], record["objective"], record["mode"]
             study.planned, study.space_hash, study.seed = record["planned"], record["space_hash"], record["seed"]
             study.config, study.versions = record.get("config", {}), record.get("versions", {})
-    seen: set[str] = set()
-    for record in records:
-        if record["id"] in seen:
-            continue
-        seen.add(record["id"])
-        if record["kind"] == "extended":
-            study.planned = max(study.planned, record["planned"])
-        elif record["kind"] == "overheads":
-            study.overheads.append(record)
-        elif record["kind"] == "evaluated":
-            study.evaluations.append(record)
-        elif "trial" in record:
-            number = int(record["trial"])
-            _fold_trial(study.trials.setdefault(number, TrialRow(number, study.objective, study.mode)), record)
-    study.trials = dict(sorted(study.trials.items()))
-    return study
+    elif kind == "extended":
+        study.planned = max(study.planned, record["planned"])
+        study.extensions.append(record)
+    elif kind == "overheads":
+        study.overheads.append(record)
+    elif kind == "evaluated":
+        study.evaluations.append(record)
+    elif "trial" in record:
+        number = int(record["trial"])
+        _fold_trial(study.trials.setdefault(number, TrialRow(number, study.objective, study.mode)), record)
 
 
 def _fold_trial(row: TrialRow, record: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from ray import tune
 from raymix import checkpoint
 from raymix.config import from_plain, override
 from raymix.mailbox import Order, Position
+from raymix.rules import problems
 from raymix.slot import Slot
 
 POINTER = "pointer.json"
@@ -65,12 +66,19 @@ class Trial(tune.Trainable):
         self.origin: str | None = None
         self.parent: int | None = None
         self.ordered = False
+        found = problems(from_plain(self.plain))
+        self.broken = f"cannot run: {found[0]}" if found else ""
 
     def _folder(self, lineage: int) -> str:
         path = f"{self.shared.uri.rstrip('/')}/{checkpoint.folder(self.number)}"
         return f"{path}.{lineage}" if lineage else path
 
     def step(self) -> dict[str, Any]:
+        if self.broken:
+            return self._failed(self.position.epoch + 1, self.broken)
+        if self.position.epoch >= self.plain["fit"]["epochs"]:  # scored to the end before it could be written down
+            whole = {"epoch": self.position.epoch, "trial": self.number, "known": True}
+            return {self._study["metric"]: self.position.score, **whole, "ended": "completed", "done": True}
         if not self.ordered:
             before = self.position.checkpoint or ""
             # Its own folder's newest checkpoint comes first; one of another folder only where that folder is empty.
@@ -86,7 +94,7 @@ class Trial(tune.Trainable):
         objective = scores["metrics"].get(self._study["metric"])
         if objective is None or not math.isfinite(objective):
             return self._failed(epoch, f"{self._study['metric']} is {objective}")
-        self.position = Position(epoch, found["checkpoint"], self.position.lineage)
+        self.position = Position(epoch, found["checkpoint"], self.position.lineage, objective)
         ray.get(self.shared.mailbox.place.remote(self.number, self.position))
         last = epoch >= self.plain["fit"]["epochs"]
         parent, self.parent = self.parent, None
@@ -136,7 +144,7 @@ class Trial(tune.Trainable):
             pointer = json.load(file)
         if pointer["trial"] != self.number and pointer["checkpoint"]:
             p = self.position
-            self.position = Position(p.epoch, p.checkpoint, p.lineage + 1)
+            self.position = Position(p.epoch, p.checkpoint, p.lineage + 1, p.score)
             self.parent = pointer["trial"]
             self.origin, self.folder = pointer["checkpoint"], self._folder(p.lineage + 1)
             ray.get(self.shared.mailbox.place.remote(self.number, self.position))

@@ -44,6 +44,8 @@ def _nearest(name: str, valid: list[str]) -> str:
 
 def from_run(run: Run, pretrained: bool = True) -> Method:
     """The method that a run describes; `pretrained=False` leaves out weights that a checkpoint will replace."""
-    encoder = {"width": run.encoder.width, "weights": run.encoder.weights if pretrained else None}
+    e = run.encoder
+    weights = e.weights if pretrained else None
+    encoder = {"width": e.width, "blocks": e.blocks, "stages": e.stages, "weights": weights}
     knobs = {key: value for key, value in run.method.items() if key != "name"}
     return build(run.method.get("name", ""), run.mixture.k, encoder, knobs)

@@ -35,6 +35,8 @@ class Cycle(Method):
         k: int,
         *,
         width: int = FULL_WIDTH,
+        blocks: int = 2,
+        stages: int = 4,
         embedding_size: int = 128,
         temperature: float = 0.07,
         pool: str = "max",
@@ -52,8 +54,8 @@ class Cycle(Method):
         self.temperature = temperature
         self.pool = one_of("pool", pool, POOLS)
         self.pool_sharpness = pool_sharpness
-        self.image = ImageEncoder(width, embedding_size, weights)
-        self.audio = AudioEncoder(k, width, embedding_size, node_norm=node_norm)
+        self.image = ImageEncoder(width, embedding_size, weights, blocks, stages)
+        self.audio = AudioEncoder(k, width, embedding_size, node_norm=node_norm, blocks=blocks, stages=stages)
 
     def forward(self, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
         frames_BK3YX = mixture.frames_BK3YX
