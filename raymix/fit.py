@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from raymix.config import Fit, Optimizer
 from raymix.mixture import Mixture
 
-CHECK_EVERY = 8  # steps between two looks at "stop?" and "finite?"; both need all ranks to agree
+CHECK_EVERY = 4  # steps between two looks at "stop?" and "finite?"; both need all ranks to agree
 
 
 class TrialFailed(Exception):

@@ -19,6 +19,14 @@ os.environ.update(
 )
 
 
+# The small demo of the `demo` fixture and a model to match, as words of a command line.
+SMALL = (
+    "dataset.videos=40", "dataset.video_seconds=4", "dataset.frame_size=64", "dataset.val=0.25", "dataset.test=0.25",
+    "dataset.duets=0", "encoder.width=4", "encoder.image_size=64", "method.embedding_size=8", "fit.batch=6",
+    "evaluation.scenes=16", "evaluation.final_scenes=16", "cluster.dashboard=false", "cluster.object_store_gib=0.2",
+)  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray with more logical CPUs than cores: tests wait more than they compute."""

@@ -1,0 +1,154 @@
+"""The main job as a person runs it, and killed as clusters kill it: every planned trial ends exactly once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import SMALL
+
+from raymix.ledger import Ledger
+
+TRIALS, EPOCHS = 5, 4
+
+
+class Driver:
+    """One `python -m raymix.tune` in a process of its own, with a Ray of its own."""
+
+    def __init__(self, home: Path, out: Path, *words: str) -> None:
+        self.token = str(out)  # in the environment of every process of this run, so that only they are ever killed
+        self.log = open(out, "w")  # noqa: SIM115
+        command = [sys.executable, "-m", "raymix.tune", *SMALL, f"home={home}", "study.name=killed", "study.final=0"]
+        command += [f"study.trials={TRIALS}", f"fit.epochs={EPOCHS}", "search.grace=2", "cluster.cpus=4", *words]
+        environment = {**os.environ, "RAYMIX_TEST": self.token, "RAYMIX_RAY_TMP": "/tmp/rxt"}
+        self.process = subprocess.Popen(
+            command, stdout=self.log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+        self.out = out
+
+    def kill(self, title: str, number: int = signal.SIGKILL) -> bool:
+        """Send a signal to the processes of this run whose title begins so; whether there was one."""
+        found = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._mine(pid, title)]
+        for pid in found:
+            os.kill(pid, number)
+        return bool(found)
+
+    def _mine(self, pid: int, title: str) -> bool:
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+            return command.startswith(title) and self.token in Path(f"/proc/{pid}/environ").read_text(errors="replace")
+        except OSError:
+            return False
+
+    def wait(self, seconds: float = 300) -> int:
+        code = self.process.wait(seconds)
+        self.log.close()
+        return code
+
+    def text(self) -> str:
+        return self.out.read_text()
+
+
+def until(what: Callable[[], bool], driver: Driver, seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert driver.process.poll() is None, f"the driver ended early:\n{driver.text()[-3000:]}"
+        assert time.monotonic() < end, f"waited {seconds} s:\n{driver.text()[-3000:]}"
+        time.sleep(0.05)
+
+
+def scored(home: Path) -> int:
+    records = Ledger(str(home / "studies/killed")).records()
+    return sum(record["kind"] == "epoch_scored" for record in records)
+
+
+def check(home: Path, planned: int) -> None:
+    """Every planned trial ended once, no epoch stands twice, Optuna agrees with the ledger, no checkpoint dangles."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    folder = home / "studies/killed"
+    ledger = Ledger(str(folder))
+    records, study = ledger.records(), ledger.read()
+    ends = Counter(record["trial"] for record in records if record["kind"] == "trial_ended")
+    assert ends == dict.fromkeys(range(planned), 1)
+    epochs = Counter((record["trial"], record["epoch"]) for record in records if record["kind"] == "epoch_scored")
+    assert set(epochs.values()) == {1}
+    for row in study.trials.values():
+        assert sorted(row.epochs) == list(range(1, row.last_epoch + 1))
+        assert row.best_checkpoint and (folder / row.best_checkpoint / "manifest.json").exists()
+    storage = JournalStorage(JournalFileBackend(str(folder / "optuna.journal")))
+    trials = storage.get_all_trials(storage.get_study_id_from_name("killed"))
+    names = {"completed": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
+    assert [trial.state.name for trial in trials] == [names[study.trials[n].state] for n in range(planned)]
+    assert [trial.intermediate_values for trial in trials] == [study.trials[n].scores for n in range(planned)]
+
+
+def test_killed_at_every_level_and_extended(demo: Path, tmp_path: Path) -> None:
+    first = Driver(demo, tmp_path / "first.log")
+    until(lambda: scored(demo) >= 3, first)
+    os.kill(first.process.pid, signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    before = scored(demo)
+
+    second = Driver(demo, tmp_path / "second.log")
+    until(lambda: scored(demo) >= before + 2, second)
+    assert second.kill("ray::RayTrainWorker")
+    seen = scored(demo)
+    until(lambda: scored(demo) >= seen + 3, second)
+    assert second.kill("ray::Evaluator")
+    assert second.wait() == 0, second.text()[-3000:]
+    check(demo, TRIALS)
+
+    third = Driver(demo, tmp_path / "third.log", "study.extend=3")
+    seen = scored(demo)
+    until(lambda: scored(demo) >= seen + 2, third)
+    asked = time.monotonic()
+    os.kill(third.process.pid, signal.SIGINT)
+    assert third.wait() == 130
+    assert time.monotonic() - asked < 20
+    assert "go on with: python -m raymix.tune" in third.text()
+
+    fourth = Driver(demo, tmp_path / "fourth.log", "study.extend=3")
+    assert fourth.wait() == 0, fourth.text()[-3000:]
+    check(demo, TRIALS + 3)
+    assert "Traceback" not in fourth.text()
+
+
+def test_the_leaderboard_and_validation_scores_of_what_remains(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After all that: the best checkpoint is whole, and scoring it again gives the recorded score to 1e-6."""
+    from raymix import leaderboard
+    from raymix.config import Evaluate
+    from raymix.evaluate import evaluate
+
+    root = str(demo)
+    assert leaderboard.main(["killed", "--root", root, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows
+    assert leaderboard.main(["killed", "--root", root, "--best-checkpoint"]) == 0
+    best = capsys.readouterr().out.strip()
+    assert Path(best, "model.safetensors").exists()
+    report = evaluate(Evaluate(home=root, study="killed", split="val", pictures=0), echo=lambda line: None)
+    (checkpoint,) = report.scores["checkpoints"]
+    study = Ledger(str(demo / "studies/killed")).read()
+    winner = study.ranked()[0]
+    again = next(v for k, v in _numbers(checkpoint).items() if k.endswith("sounding_accuracy"))
+    assert again == pytest.approx(winner.score, abs=1e-6)
+
+
+def _numbers(nested: dict[str, object], prefix: str = "") -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            flat.update(_numbers(value, f"{prefix}{key}."))
+        elif isinstance(value, float):
+            flat[prefix + key] = value
+    return flat
