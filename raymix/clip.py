@@ -273,6 +273,13 @@ def read(
     return Clips.concat([part for part in parts if len(part)])
 
 
+def videos(directory: str, split: str) -> list[str]:
+    """The source video of every usable clip of a split, after a look into each of its files; ValueError as in `read`."""
+    filesystem, _ = locate(directory)
+    tables = [_rows(filesystem, path, ["video"]) for path in shards(directory, split)]
+    return [video for table in tables for video in table["video"].to_pylist()]
+
+
 def _rows(filesystem: fs.FileSystem, path: str, wanted: list[str]) -> pa.Table:
     try:
         with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 unexpected, 2 bad input or config, 3 finished without a us
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,14 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from raymix.config import BadInput, Evaluate, Prepare, Run, Tune, flatten, nearest, to_plain
 
 DONE, UNEXPECTED, BAD_INPUT, NOTHING_USABLE = 0, 1, 2, 3
+SCHEMAS = {"tune": Tune, "train": Run, "prepare": Prepare, "evaluate": Evaluate}
 
 
 class Nothing(Exception):
@@ -41,7 +45,7 @@ def home() -> str:
 
 def _register() -> None:
     store = ConfigStore.instance()
-    for name, schema in {"tune": Tune, "train": Run, "prepare": Prepare, "evaluate": Evaluate}.items():
+    for name, schema in SCHEMAS.items():
         store.store(name=f"{name}_schema", node=schema)
     for file in sorted(folder("search_spaces").glob("*.yaml")):
         store.store(group="search_spaces", name=file.stem, node=OmegaConf.load(file))
@@ -70,25 +74,56 @@ def enter(task: Callable[[Any], int | None], name: str) -> None:
 
 
 def _outcome(task: Callable[[Any], int | None], name: str) -> int:
-    configs: list[Any] = []  # stays empty for --help and --cfg, which Hydra answers itself
     try:
         _register()
-        if added := [word for word in sys.argv[1:] if word.startswith(("+", "~"))]:
-            raise BadInput(f"{added[0]}: settings can be changed (name=value), not added or removed")
-        hydra.main(version_base="1.3", config_path=str(folder("configs")), config_name=name)(configs.append)()
-        if not configs:
+        config = _compose(name)
+        if config is None:
             return DONE
         with refusing():
-            typed = OmegaConf.to_object(configs[0])
+            typed = OmegaConf.to_object(config)
+        if not config.home:
+            raise BadInput("home is empty: name a folder, or leave it out")
         return task(typed) or DONE
     except BadInput as error:
         return _say(str(error), BAD_INPUT)
     except Nothing as error:
         return _say(str(error), NOTHING_USABLE)
-    except (HydraException, OmegaConfBaseException) as error:
-        return _say(_explain(error, name), BAD_INPUT)
     except KeyboardInterrupt:
         return _say("interrupted", 130)
+
+
+def _compose(name: str) -> Any:
+    """The config of the command line; None where Hydra has answered itself (--help, --cfg)."""
+    configs: list[Any] = []
+    try:
+        _refuse_words(sys.argv[1:])
+        hydra.main(version_base="1.3", config_path=str(folder("configs")), config_name=name)(configs.append)()
+        if configs:
+            OmegaConf.resolve(configs[0])
+    except BadInput:
+        raise
+    except (HydraException, OmegaConfBaseException) as error:
+        raise BadInput(_explain(error, name)) from error
+    except (YAMLError, ValueError, OSError) as error:  # a file of the person's own
+        raise BadInput(_one_line(error)) from error
+    return configs[0] if configs else None
+
+
+def _refuse_words(words: list[str]) -> None:
+    """What Hydra refuses with a page of usage, and what it would take though a door does not."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            given = get_args_parser().parse_args(words)
+    except SystemExit as stop:
+        if not stop.code:
+            raise  # --version
+        reason = said.getvalue().strip().splitlines()[-1].split("error: ")[-1]
+        raise BadInput(f"{reason}; settings are written name=value, and --help lists them") from None
+    if given.multirun:
+        raise BadInput("--multirun: a door runs once; what shall vary belongs into a search space")
+    if added := [word for word in given.overrides if word.startswith(("+", "~"))]:
+        raise BadInput(f"{added[0]}: settings can be changed (name=value), not added or removed")
 
 
 def _say(message: str, code: int) -> int:
@@ -101,26 +136,29 @@ def _explain(error: BaseException, name: str) -> str:
     """Hydra's paragraph as one line with the nearest valid name."""
     text = str(error).strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not of the form name=value ({lines[0]})"
     if "Available options in" in text:  # a group option that does not exist
         group, option = lines[0].split("'")[-2].rsplit("/", 1)
         options = [line for line in lines[1:] if not line.startswith(("Available", "Config search", "provider="))]
-        return f"{group}={option}: no such choice{nearest(option, options)}"
-    if "is not in struct" in text or "not in 'structured" in text or "not in '" in text:
-        wanted = text.split("'")[1] if "Could not override '" in text else lines[-1].split("full_key: ")[-1]
-        return f"{wanted}: no such setting{nearest(wanted, _names(name))}"
-    if "Could not override" in text and error.__cause__ is not None:
+        own = f"; your own: --config-dir DIR with DIR/{group}/{option}.yaml" if group == "search_spaces" else ""
+        return f"{group}={option}: no such choice{nearest(option, options)}{own}"
+    if text.startswith("Could not override '"):
         wanted = text.split("'")[1]
-        if wanted not in _names(name) and "Value" not in str(error.__cause__):
-            return f"{wanted}: no such setting{nearest(wanted, _names(name))}"
-    cause = error.__cause__ if "full_key" in str(error.__cause__ or "") else None
-    full = str(cause or error)
-    key = full.split("full_key: ")[1].splitlines()[0].strip() + ": " if "full_key: " in full else ""
-    return key + full.strip().splitlines()[0]
+        return f"{wanted}: no such setting{nearest(wanted, _names(name))}"
+    full = str(error.__cause__) if "full_key" in str(error.__cause__ or "") else text
+    key = full.split("full_key: ")[1].splitlines()[0].strip() if "full_key: " in full else ""
+    if "' not in '" in full or "is not in struct" in full:  # a key of a person's own YAML
+        return f"{key}: no such setting{nearest(key, _names(name))}"
+    reason = next((line for line in full.splitlines() if line.strip()), type(error).__name__)
+    return f"{key}: {reason}" if key else reason
 
 
 def _names(name: str) -> list[str]:
-    schema = {"tune": Tune, "train": Run, "prepare": Prepare, "evaluate": Evaluate}[name]
-    method = (
-        {"method": {"temperature": 0, "embedding_size": 0, "pool": "", "name": ""}} if name in ("tune", "train") else {}
-    )
-    return [*flatten({**to_plain(schema()), **method}), "dataset", "method", "search", "cluster", "search_spaces"]
+    """Every setting of a door, and every group."""
+    defaults = OmegaConf.load(folder("configs") / f"{name}.yaml").defaults
+    groups = [str(key) for entry in defaults if not isinstance(entry, str) for key in entry]
+    nested = to_plain(SCHEMAS[name]())
+    if "method" in groups:
+        nested["method"] = {str(key): "" for file in folder("configs").glob("method/*.yaml") for key in OmegaConf.load(file)}
+    return [*flatten(nested), *(group for group in groups if not group.startswith("override "))]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from raymix.spectrogram import one_of
 
 NODE_NORMS = ("none", "batch")
+STRIDE = 16
 FULL_WIDTH = 64  # channels of the first stage in ResNet-18
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -83,7 +84,8 @@ def _stage(channels_in: int, channels: int, stride: int, blocks: int) -> nn.Sequ
 class ImageEncoder(nn.Module):
     """Frames in [0, 1] of any size (N, 3, Y, X) -> unit embeddings of every cell (N, C, Y/16, X/16), float32.
 
-    Section 4.1: ResNet-18 at stride 16, a two-layer 1x1 head, l2 over channels. `weights` names a local file with the
+    Section 4.1: ResNet-18 at stride 16, a two-layer 1x1 head, l2 over channels; cells are centred (the released code's
+    look 7.5 pixels up and left). `weights` names a local file with the
     ImageNet state dict of torchvision's ResNet-18 (.pth or .safetensors); it needs width 64, else ValueError.
     """
 
@@ -111,7 +113,10 @@ class ImageEncoder(nn.Module):
             load_imagenet(self.trunk, weights)
 
     def forward(self, frames_N3YX: Tensor) -> Tensor:
-        map_NCHW = self.head(self.trunk((frames_N3YX - self.mean) / self.std))
+        # The trunk's cell i looks at pixel 16 i, its left edge: at 96 pixels a map would lie half an object off. With half a
+        # cell of margin, and the first row and column left out, it looks at 16 i + 8, where upsampling puts it.
+        margin_N3YX = F.pad((frames_N3YX - self.mean) / self.std, (STRIDE // 2,) * 4)
+        map_NCHW = self.head(self.trunk(margin_N3YX)[..., 1:, 1:])
         return F.normalize(map_NCHW.float(), dim=1)
 
 

@@ -6,11 +6,16 @@ time, and nothing that Ray Tune pickles is ever read back.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import os
 import time
 import uuid
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
+
+from pyarrow import fs
 
 from raymix import session
 from raymix.config import BadInput, Run, to_plain
@@ -83,11 +88,11 @@ def same(study: Study, plain: dict[str, Any]) -> None:
     free = ("study.", "cluster.", "home", "data.", "search.", "evaluation.pictures", "evaluation.final", "fit.keep")
     before, now = flatten(study.config), flatten(plain)
     differ = [n for n in before if n in now and before[n] != now[n] and not n.startswith((*free, "search_spaces"))]
-    if study.objective != plain["study"]["metric"]:
-        differ.insert(0, "study.metric")
+    settled = {"study.metric": study.objective, "study.mode": study.mode}
+    differ = [n for n, was in settled.items() if now[n] != was] + differ
     if differ:
         name = differ[0]
-        was = study.objective if name == "study.metric" else before[name]
+        was = settled.get(name, before.get(name))
         raise BadInput(
             f"{name}: the study {study.name} was started with {was}"
             f"{f' (and {len(differ) - 1} more settings differ)' if len(differ) > 1 else ''}; choose another study.name"
@@ -95,9 +100,12 @@ def same(study: Study, plain: dict[str, Any]) -> None:
 
 
 def writable(uri: str) -> None:
-    """Write a small object and take it away again; BadInput where that fails."""
+    """Write a small object and take it away again, with the folders made for it; BadInput where that fails."""
+    made: list[str] = []
     try:
         filesystem, path = resolve(uri)
+        if isinstance(filesystem, fs.LocalFileSystem):
+            made = [p for p in (path, *map(str, PurePath(path).parents)) if not os.path.lexists(p)]
         probe = f"{path}/.write-test-{uuid.uuid4().hex[:8]}"
         filesystem.create_dir(path, recursive=True)
         with filesystem.open_output_stream(probe) as stream:
@@ -105,6 +113,10 @@ def writable(uri: str) -> None:
         filesystem.delete_file(probe)
     except (OSError, ValueError) as error:
         raise BadInput(f"{uri}: cannot be written ({' '.join(str(error).split())})") from None
+    finally:
+        with contextlib.suppress(OSError):  # what another process has put something into stays
+            for folder in made:
+                os.rmdir(folder)
 
 
 def begin(plan: Plan) -> Study:
@@ -178,8 +190,6 @@ def gather(plan: Plan, study: Study, watch: Any) -> tuple[Any, int, Any]:
     c = run.cluster
     source = open_source(run)
     room = session.room(c, ray.cluster_resources(), streaming=not source.parts)
-    if room.slots == 0:
-        raise BadInput(f"the cluster is too small: {room.said}; lower cluster.workers or cluster.cpus_per_worker")
     watch.say(f"data: {source.how}")
     watch.say(f"slots: {room.said}")
     options = {"num_cpus": c.evaluator_cpus, "num_gpus": c.evaluator_gpus}

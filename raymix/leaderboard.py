@@ -14,7 +14,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from pyarrow import fs
 
@@ -217,8 +217,15 @@ def _top(study: Study) -> float | None:
     return ranked[0].score if ranked else None
 
 
-def parser() -> argparse.ArgumentParser:
-    new = argparse.ArgumentParser(
+class Parser(argparse.ArgumentParser):
+    """Refuses in one line, without the page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{message}; --help lists the options")
+
+
+def parser() -> Parser:
+    new = Parser(
         prog="python -m raymix.leaderboard", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     new.add_argument("study", nargs="*", help="names of studies; none: list them")

@@ -23,6 +23,8 @@ from raymix.clip import SCHEMA_VERSION, describe, locate
 from raymix.config import Cluster, Dataset, Prepare, nearest
 from raymix.datasets import DATASETS, folder, shards
 from raymix.door import Nothing, enter, refusing
+from raymix.engine import writable
+from raymix.rules import check
 
 Echo = Callable[[str], Any]
 DEMO_ONLY = ("videos", "video_seconds", "duets", "size")
@@ -88,6 +90,8 @@ def _present(settings: Dataset, facts: dict[str, Any], echo: Echo) -> dict[str, 
     if filesystem.get_file_info(f"{path}/dataset.json").type == fs.FileType.NotFound:
         return None
     found = describe(settings.prepared)
+    if lacking := [name for name in ("root", "settings", "splits", "statuses", "classes") if name not in found]:
+        raise ValueError(f"{settings.prepared}/dataset.json is not of raymix.prepare: it lacks {', '.join(lacking)}")
     before, now = ({**side.get("settings", {}), "root": side["root"]} for side in (found, facts))
     if settings.name == "demo" or not settings.root:
         before["root"] = now["root"]
@@ -114,17 +118,14 @@ def _notice(settings: Dataset, found: dict[str, Any], echo: Echo) -> None:
 def _make(
     settings: Dataset, facts: dict[str, Any], echo: Echo, start_ray: Callable[[], object] | None
 ) -> dict[str, Any]:
+    writable(settings.prepared)
     sources = DATASETS[settings.name].sources(settings)
     if not sources:
         raise NothingUsable(f"{settings.root}: no video files ({' '.join(folder.SUFFIXES)}) below it")
     filesystem, path = locate(settings.prepared)
-    try:
-        filesystem.create_dir(path)
-        if filesystem.get_file_info(f"{path}/dataset.json").type != fs.FileType.NotFound:
-            filesystem.delete_file(f"{path}/dataset.json")  # from here on the old dataset is none any more
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"dataset.prepared='{settings.prepared}' cannot be written ({reason})") from error
+    filesystem.create_dir(path)
+    if filesystem.get_file_info(f"{path}/dataset.json").type != fs.FileType.NotFound:
+        filesystem.delete_file(f"{path}/dataset.json")  # from here on the old dataset is none any more
     wanted = shards.units(sources, facts["preprocessing"])
     done = shards.records(settings, wanted)
     todo = [unit for unit in wanted if unit.name not in done]
@@ -223,6 +224,7 @@ def start_ray(cluster: Cluster) -> None:
 
 
 def door(config: Prepare) -> int:
+    check(config)
     with refusing():
         report = prepare(config.dataset, start_ray=lambda: start_ray(config.cluster))
     if not report.fresh:

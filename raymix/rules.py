@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from raymix.config import BadInput, Run, nearest
+from raymix.config import BadInput, Prepare, Run, nearest
 
 METHOD_RULES: dict[str, dict[str, Any]] = {
     "temperature": {"above": 0.0, "high": 10.0},
-    "embedding_size": {"low": 2, "high": 4096},
+    "embedding_size": {"low": 2, "high": 4096, "whole": True},
     "pool": {"choices": ("max", "lse")},
     "pool_sharpness": {"above": 0.0},
     "node_norm": {"choices": ("none", "batch")},
@@ -24,10 +24,12 @@ def broken_rule(name: str, value: Any, rule: Mapping[str, Any]) -> str | None:
             f"{name}={value}: must be one of {', '.join(rule['choices'])}{nearest(str(value), list(rule['choices']))}"
         )
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return f"{name}={value!r}: must be a number" if {"low", "above"} & set(rule) and value is not None else None
+        return f"{name}={value!r}: must be a number" if {"low", "above"} & set(rule) else None
     low, high, above = rule.get("low"), rule.get("high"), rule.get("above")
     if value != value:
         return f"{name}={value}: must be a number"
+    if rule.get("whole") and not isinstance(value, int):
+        return f"{name}={value}: must be a whole number"
     if above is not None and not value > above:
         return f"{name}={value}: must be greater than {above:g}"
     if (low is not None and value < low) or (high is not None and value > high):
@@ -56,8 +58,6 @@ def _between(run: Run) -> Iterator[str]:
     elif batch % (k * workers):
         need = f"mixture.k x cluster.workers = {k} x {workers}" if workers > 1 else f"mixture.k={k}"
         yield f"fit.batch={batch}: not divisible by {need}; groups of k must fit evenly into every worker's share"
-    if run.dataset.val + run.dataset.test >= 1:
-        yield f"dataset.val={run.dataset.val} and dataset.test={run.dataset.test}: leave no videos to train on"
     if run.mixture.seconds > run.dataset.clip_seconds:
         yield f"mixture.seconds={run.mixture.seconds}: longer than dataset.clip_seconds={run.dataset.clip_seconds}"
     if run.encoder.image_size % 16:
@@ -67,9 +67,20 @@ def _between(run: Run) -> Iterator[str]:
         yield f"search.grace={search.grace}: more than fit.epochs={run.fit.epochs}"
 
 
+def _shares(config: Run | Prepare) -> Iterator[str]:
+    """The rules of what every door that reads videos has."""
+    val, test, store = config.dataset.val, config.dataset.test, config.cluster.object_store_gib
+    if val + test >= 1:
+        yield f"dataset.val={val} and dataset.test={test}: leave no videos to train on"
+    if 0 < store < 0.1:
+        yield f"cluster.object_store_gib={store}: must be at least 0.1, or 0 for Ray's own choice"
+
+
 def problems(config: Any) -> list[str]:
     """Every sentence that refuses this config; empty for a good one."""
     found = list(_ranges(config))
+    if isinstance(config, Run | Prepare) and not found:
+        found += _shares(config)
     if isinstance(config, Run) and not found:
         found += _between(config)
     return found

@@ -220,6 +220,11 @@ def _successes(name: str, iou_N: np.ndarray, protocol: Protocol) -> dict[str, np
     return rates | {name: iou_N, "auc": area_under_success(iou_N, protocol.auc_points)}
 
 
+def metrics(protocol: Protocol) -> list[str]:
+    """The columns of a table of scenes with several sources whose regions are known."""
+    return [*_successes("ciou", np.zeros(0), protocol), "cap", "piap"]
+
+
 class Interval(NamedTuple):
     """A mean over scenes, and its 95 % interval (NaN, NaN where all scenes come from one video)."""
 

@@ -9,11 +9,14 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
+
+from raymix.config import BadInput
 
 SETTINGS = {
     "RAY_DATA_USE_DATASOURCE_V2": "0",  # its footer-reading actors cost 18-30 s per execution (ray 2.60)
@@ -54,8 +57,11 @@ def start(cluster: Any) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     if ray.is_initialized():
         return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level="warning", log_to_driver=False)
+    if address := os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(logging_level="warning", log_to_driver=False)
+        except ConnectionError as error:
+            raise BadInput(f"RAY_ADDRESS={address}: no Ray cluster answers there") from error
         return
     ray.init(
         address="local",
@@ -99,8 +105,24 @@ class Room:
     said: str
 
 
+def machine(cluster: Any) -> dict[str, float] | None:
+    """What a cluster that raymix starts here will have; None where one is joined, which can tell by itself."""
+    ray = sys.modules.get("ray")
+    if os.environ.get("RAY_ADDRESS") or (ray is not None and ray.is_initialized()):
+        return None
+    gpus = 0
+    if cluster.gpus_per_worker or cluster.evaluator_gpus:
+        import torch
+
+        gpus = torch.cuda.device_count()
+    return {"CPU": cluster.cpus or os.cpu_count() or 1, "GPU": gpus}
+
+
 def room(cluster: Any, has: Mapping[str, float], streaming: bool) -> Room:
-    """Slots that fit into what the cluster has, after the evaluator's and (when clips are streamed) the data's share."""
+    """Slots that fit into what the cluster has, after the evaluator's and (when clips are streamed) the data's share.
+
+    Raises BadInput where not one fits.
+    """
     sums, fits = [], []
     for name, per_worker, evaluator, data in (
         ("CPU", cluster.cpus_per_worker, cluster.evaluator_cpus, 1.0 if streaming else 0.0),
@@ -116,4 +138,7 @@ def room(cluster: Any, has: Mapping[str, float], streaming: bool) -> Room:
     fit = max(0, min(fits, default=0))
     slots = min(fit, cluster.slots) if cluster.slots else fit
     capped = f", capped by cluster.slots={cluster.slots}" if slots < fit else ""
-    return Room(slots, f"{slots} slot{'s' if slots != 1 else ''} = {'; '.join(sums)}{capped}")
+    said = f"{slots} slot{'s' if slots != 1 else ''} = {'; '.join(sums)}{capped}"
+    if slots == 0:
+        raise BadInput(f"the cluster is too small: {said}; lower cluster.workers or cluster.cpus_per_worker")
+    return Room(slots, said)

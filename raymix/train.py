@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from raymix import engine
-from raymix.config import Run
+from raymix import engine, preflight
+from raymix.config import BadInput, Run
 from raymix.door import enter, refusing
 from raymix.rules import check
 from raymix.tune import run
@@ -14,7 +14,10 @@ from raymix.tune import run
 def task(config: Run) -> int:
     began = time.time()
     check(config)
+    if config.study.trials != 1 or config.study.extend:
+        raise BadInput("study.trials and study.extend: this door makes one run; python -m raymix.tune makes many")
     with refusing():
+        preflight.settings(config)
         plan = engine.plan(config, None, "")
     return run(plan, began)
 

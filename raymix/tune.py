@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from raymix import door, engine, session
+from raymix import door, engine, preflight, session
 from raymix.config import BadInput, Evaluate, Run, Tune, override, to_plain
 from raymix.door import DONE, NOTHING_USABLE, enter, refusing
 from raymix.rules import check, problems
@@ -17,12 +17,18 @@ from raymix.rules import check, problems
 
 def load_space(config: Tune) -> Any:
     """The search space over this config, tried at both ends of every range so that bad values are refused now."""
-    from raymix import search_space
+    from raymix import sampler, search_space
     from raymix.config import from_plain
 
     plain = to_plain(config)
     space = search_space.load(config.search_spaces, plain)
+    sampler.build(config.search.sampler, config.study.seed, config.search.startup)
+    if config.search.sampler == "grid":
+        space.grid()
     base = override(plain, space.fixed)
+    for sentence in problems(from_plain(base, Tune)):
+        if not ("divisible" in sentence and {"mixture.k", "fit.batch"} & set(space.names)):
+            raise BadInput(f"search space, fixed: {sentence}")
     for name, values in space.ends().items():
         for value in values:
             found = [p for p in problems(from_plain(override(base, {name: value}))) if p.startswith(f"{name}=")]
@@ -39,6 +45,7 @@ def task(config: Tune) -> int:
     with refusing():
         space = load_space(config)
         fixed: Tune = _fixed(config, space)
+        preflight.settings(fixed)
         plan = engine.plan(fixed, space, space.hash)
     return run(plan, began)
 
@@ -57,6 +64,8 @@ def run(plan: engine.Plan, began: float, live: bool | None = None) -> int:
             prepare(plan.run)
             overheads = {}
             if not plan.study.exists or plan.study.owed or plan.planned > plan.study.planned:
+                with refusing():
+                    preflight.clips(plan.run)
                 session.start(plan.run.cluster)
                 try:
                     with refusing_early():

@@ -116,3 +116,21 @@ def test_weights_are_refused_in_one_line(tmp_path: Path, resnet18):
 def test_encoders_do_not_import_torchvision():
     code = "import sys, raymix.encoders; sys.exit('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_cell_looks_at_the_pixels_that_upsampling_gives_it():
+    """The centroid of what a cell depends on lies at 16 i + 8, to a pixel: else every map is half a cell off."""
+    torch.manual_seed(0)
+    encoder = ImageEncoder(8, 4, blocks=1, stages=3).eval()
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.weight.data = module.weight.data.abs()  # no cancelling: the gradient is the field of view
+    frame_13YX = torch.rand(1, 3, 224, 224, requires_grad=True)
+    trunk = encoder.trunk(torch.nn.functional.pad(frame_13YX, (8, 8, 8, 8)))[..., 1:, 1:]
+    trunk[0, :, 6, 7].sum().backward()
+    weight_YX = frame_13YX.grad[0].abs().sum(0)
+    at = torch.arange(224.0)
+    centre_Y = (weight_YX.sum(1) * at).sum() / weight_YX.sum()
+    centre_X = (weight_YX.sum(0) * at).sum() / weight_YX.sum()
+    assert abs(centre_Y - (16 * 6 + 7.5)) < 1.5 and abs(centre_X - (16 * 7 + 7.5)) < 1.5
+    assert encoder(frame_13YX).shape == (1, 4, 14, 14)

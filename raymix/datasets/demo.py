@@ -192,7 +192,10 @@ def sources(settings: Dataset) -> list[Source]:
             if json.load(file) != recipe:
                 raise ValueError(f"{settings.root}: holds demo videos of other settings; name another dataset.root")
     known = {name_of(settings, number): regions(settings, number) for number in range(settings.videos)}
-    os.makedirs(settings.root, exist_ok=True)
+    try:
+        os.makedirs(settings.root, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"dataset.root='{settings.root}' cannot be written ({error.strerror})") from error
     for path, content in ((os.path.join(settings.root, SIDECAR), known), (recipe_path, recipe)):
         with open(path + ".part", "w", encoding="utf-8") as file:
             json.dump(content, file)

@@ -1,0 +1,64 @@
+"""What can be known before anything starts: scores that will exist, room for a slot, a method that can be built, clips.
+
+`raymix.rules` has judged the values before; here they meet the machine, the files and the code that will use them. Every
+refusal is BadInput in one line; nothing is written, and Ray does not run yet.
+"""
+
+from __future__ import annotations
+
+from raymix import clip, session
+from raymix.config import BadInput, Run, nearest
+from raymix.protocol import PROTOCOLS
+
+PANELS = 4  # of the largest scene that validation composes, each from another video
+
+
+def settings(run: Run) -> None:
+    """BadInput where this run could not score, would find no room on this machine, or has a method that is none."""
+    _scores(run)
+    has = session.machine(run.cluster)
+    if has is not None:  # clips that are streamed need more; whether they are is known later
+        session.room(run.cluster, has, streaming=False)
+    _method(run)
+
+
+def metrics(protocol: str) -> list[str]:
+    """The validation metrics that a study may search by; those but the first two need regions in the data."""
+    from raymix.scoring import metrics
+
+    heard = ["sounding_accuracy", "sounding_accuracy_shuffled"]
+    return [f"val/{name}" for name in [*heard, *metrics(PROTOCOLS[protocol])]]
+
+
+def _scores(run: Run) -> None:
+    asked, metric = run.evaluation.protocol, run.study.metric
+    if asked not in PROTOCOLS:
+        raise BadInput(f"evaluation.protocol={asked}: no such protocol{nearest(asked, list(PROTOCOLS))}")
+    known = metrics(asked)
+    if metric not in known:
+        raise BadInput(f"study.metric={metric}: no such metric{nearest(metric, known)}")
+
+
+def _method(run: Run) -> None:
+    """Build it once: a knob that it does not have, or weights that do not fit, show only there."""
+    from raymix.methods import from_run
+
+    try:
+        from_run(run)
+    except (TypeError, RuntimeError) as error:
+        raise BadInput(f"method={run.method.get('name')}: cannot be built ({' '.join(str(error).split())})") from error
+
+
+def clips(run: Run) -> None:
+    """BadInput where the prepared clips cannot be read, or are too few to train on or to make scenes of."""
+    directory, batch, k = run.dataset.prepared, run.fit.batch, run.mixture.k
+    training, validation = clip.videos(directory, "train"), clip.videos(directory, "val")
+    if len(training) < batch:
+        raise BadInput(f"fit.batch={batch}: more than the {len(training)} training clips in {directory}")
+    if len(set(training)) < k:
+        raise BadInput(f"mixture.k={k}: more than the {len(set(training))} training videos in {directory}")
+    if (count := len(set(validation))) < PANELS:
+        raise BadInput(
+            f"dataset.val={run.dataset.val}: {directory} has {count} validation video{'s' if count != 1 else ''}; "
+            f"scenes are made of {PANELS} different ones"
+        )
