@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -199,7 +200,7 @@ def nearest(name: str, names: list[str]) -> str:
         close = [leaf[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(leaf), n=1, cutoff=0.6)]
     if close:
         return f" (did you mean {close[0]}?)"
-    return f" (one of: {', '.join(sorted(names))})" if len(names) <= 12 else ""
+    return f" (one of: {', '.join(sorted(names))})" if 0 < len(names) <= 12 else ""
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -234,6 +235,12 @@ def to_plain(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(plain))
 
 
+@functools.cache
+def _shape(schema: type) -> Any:
+    """The schema as OmegaConf holds it; made once, since each trial's config is merged into a copy of it."""
+    return OmegaConf.structured(schema)
+
+
 def from_plain(plain: Mapping[str, Any], schema: type = Run) -> Any:
     """The typed config of a plain one, without checking ranges; keys of richer doors (search, search_spaces) are dropped.
 
@@ -241,7 +248,7 @@ def from_plain(plain: Mapping[str, Any], schema: type = Run) -> Any:
     """
     known = {f.name for f in dataclasses.fields(schema)}
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), {k: v for k, v in plain.items() if k in known})
+        merged = OmegaConf.merge(_shape(schema), {k: v for k, v in plain.items() if k in known})
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise BadInput(f"config: {str(error).splitlines()[0]}") from None

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 unexpected, 2 bad input or config, 3 finished without a us
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import sys
@@ -43,6 +44,7 @@ def home() -> str:
     return os.environ.get("RAYMIX_HOME") or os.path.join(os.path.expanduser("~"), "raymix")
 
 
+@functools.cache
 def _register() -> None:
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
@@ -96,7 +98,7 @@ def _compose(name: str) -> Any:
     """The config of the command line; None where Hydra has answered itself (--help, --cfg)."""
     configs: list[Any] = []
     try:
-        _refuse_words(sys.argv[1:])
+        sys.argv[1:] = _sorted_words(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(folder("configs")), config_name=name)(configs.append)()
         if configs:
             OmegaConf.resolve(configs[0])
@@ -109,21 +111,22 @@ def _compose(name: str) -> Any:
     return configs[0] if configs else None
 
 
-def _refuse_words(words: list[str]) -> None:
-    """What Hydra refuses with a page of usage, and what it would take though a door does not."""
+def _sorted_words(words: list[str]) -> list[str]:
+    """The words with options before settings, as Hydra wants them; BadInput for what a door does not take."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            given = get_args_parser().parse_args(words)
+            given = get_args_parser().parse_intermixed_args(words)
     except SystemExit as stop:
         if not stop.code:
             raise  # --version
         reason = said.getvalue().strip().splitlines()[-1].split("error: ")[-1]
         raise BadInput(f"{reason}; settings are written name=value, and --help lists them") from None
     if given.multirun:
-        raise BadInput("--multirun: a door runs once; what shall vary belongs into a search space")
+        raise BadInput("--multirun: a door runs once; what shall vary belongs in a search space")
     if added := [word for word in given.overrides if word.startswith(("+", "~"))]:
         raise BadInput(f"{added[0]}: settings can be changed (name=value), not added or removed")
+    return [word for word in words if word not in given.overrides] + given.overrides
 
 
 def _say(message: str, code: int) -> int:
@@ -146,6 +149,8 @@ def _explain(error: BaseException, name: str) -> str:
     if text.startswith("Could not override '"):
         wanted = text.split("'")[1]
         return f"{wanted}: no such setting{nearest(wanted, _names(name))}"
+    if text.startswith("Ambiguous value"):
+        return f"{lines[0]}: give one value, or a list as name=[a,b]"
     full = str(error.__cause__) if "full_key" in str(error.__cause__ or "") else text
     key = full.split("full_key: ")[1].splitlines()[0].strip() if "full_key: " in full else ""
     if "' not in '" in full or "is not in struct" in full:  # a key of a person's own YAML
@@ -160,5 +165,7 @@ def _names(name: str) -> list[str]:
     groups = [str(key) for entry in defaults if not isinstance(entry, str) for key in entry]
     nested = to_plain(SCHEMAS[name]())
     if "method" in groups:
-        nested["method"] = {str(key): "" for file in folder("configs").glob("method/*.yaml") for key in OmegaConf.load(file)}
+        nested["method"] = {
+            str(key): "" for file in folder("configs").glob("method/*.yaml") for key in OmegaConf.load(file)
+        }
     return [*flatten(nested), *(group for group in groups if not group.startswith("override "))]

@@ -37,7 +37,10 @@ class Ledger:
         self._offset, self._seen, self._unreadable = 0, set[str](), 0
 
     def append(self, kind: str, record: dict[str, Any]) -> dict[str, Any]:
-        """Writes one record for good and gives it back as `records` would, once it is stored. Numbers that are not finite become null."""
+        """Writes one record for good and gives it back as `records` would, once it is stored.
+
+        Numbers that are not finite become null.
+        """
         if kind not in KINDS:
             raise ValueError(f"{kind}: not a kind of record; one of {', '.join(KINDS)}")
         if lacking := [name for name in KINDS[kind] if name not in record]:

@@ -11,6 +11,8 @@ from raymix.config import BadInput, Run, nearest
 from raymix.protocol import PROTOCOLS
 
 PANELS = 4  # of the largest scene that validation composes, each from another video
+LABEL_FREE = 2  # the first so many metrics need no regions in the data
+LOOKED_AT = 1024  # clips, to find out whether there are any regions
 
 
 def settings(run: Run) -> None:
@@ -23,7 +25,7 @@ def settings(run: Run) -> None:
 
 
 def metrics(protocol: str) -> list[str]:
-    """The validation metrics that a study may search by; those but the first two need regions in the data."""
+    """The validation metrics that a study may search by, the LABEL_FREE ones first."""
     from raymix.scoring import metrics
 
     heard = ["sounding_accuracy", "sounding_accuracy_shuffled"]
@@ -62,3 +64,9 @@ def clips(run: Run) -> None:
             f"dataset.val={run.dataset.val}: {directory} has {count} validation video{'s' if count != 1 else ''}; "
             f"scenes are made of {PANELS} different ones"
         )
+    if run.study.metric not in metrics(run.evaluation.protocol)[:LABEL_FREE]:
+        known = clip.read(directory, "val", 16, truth=True, limit=LOOKED_AT).has_truth
+        if known is None or not known.any():
+            raise BadInput(
+                f"study.metric={run.study.metric}: needs regions, and {directory} has none for its val split"
+            )

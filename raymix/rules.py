@@ -20,9 +20,9 @@ METHOD_RULES: dict[str, dict[str, Any]] = {
 def broken_rule(name: str, value: Any, rule: Mapping[str, Any]) -> str | None:
     """The sentence that refuses `value`, or None."""
     if rule.get("choices") and value not in rule["choices"]:
-        return (
-            f"{name}={value}: must be one of {', '.join(rule['choices'])}{nearest(str(value), list(rule['choices']))}"
-        )
+        choices = list(rule["choices"])
+        near = nearest(str(value), choices)
+        return f"{name}={value}: must be one of {', '.join(choices)}{near if 'did you' in near else ''}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return f"{name}={value!r}: must be a number" if {"low", "above"} & set(rule) else None
     low, high, above = rule.get("low"), rule.get("high"), rule.get("above")

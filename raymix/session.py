@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
@@ -36,6 +37,7 @@ CHATTY = (  # what these say of their inner workings is no news to a person who 
     "ray._private.authentication",
     "ray._private.authentication.authentication_token_setup",
 )
+GRACE = 17.0  # seconds from a signal to the end of the process
 DRIVER = {"node:__internal_head__": 0.001}  # what a trial's own process asks for: it only waits for its slot
 
 
@@ -82,17 +84,31 @@ def stop() -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM raise Interrupted in the main thread; a second signal ends the process at once."""
+    """Inside, SIGINT and SIGTERM end the work with Interrupted; a second signal ends the process at once.
+
+    The handler's exception may surface as another one (Ray's compiled code turns it into SystemError), or be swallowed on
+    its way: whatever comes out after a signal counts as Interrupted, and what has not left after GRACE seconds is ended.
+    """
+    arrived: list[int] = []
 
     def arrive(number: int, frame: FrameType | None) -> None:
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_DFL)
+        arrived.append(number)
+        deadline.start()
         raise Interrupted(number)
 
+    deadline = threading.Timer(GRACE, lambda: os._exit(128 + arrived[0]))
+    deadline.daemon = True
     before = {each: signal.signal(each, arrive) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    except BaseException:
+        if arrived:
+            raise Interrupted(arrived[0]) from None
+        raise
     finally:
+        deadline.cancel()
         for each, handler in before.items():
             signal.signal(each, handler)
 

@@ -105,15 +105,28 @@ class _Shift:
         device = ray.train.torch.get_device()
         torch.manual_seed(run.fit.seed)
         model = from_run(run)
-        newest = checkpoint.latest_valid(self.order.folder)
-        start = newest or (checkpoint.load(self.order.origin) if self.order.origin else None)
+        uri = _from_rank_0(self.rank, self.world, self._newest) or self.order.origin
+        start = checkpoint.load(uri) if uri else None
         if start:
             model.load_state_dict(start.weights)
-        if newest and self.rank == 0:  # a worker may have died between writing a checkpoint and telling of it
-            told = {**newest.config["result"], "checkpoint": newest.uri}
-            ray.get(self.mailbox.report.remote(self.order.folder, told["epoch"], told))
         layout = torch.channels_last if run.fit.channels_last else torch.contiguous_format
         return model.to(device, memory_format=layout), device, start
+
+    def _newest(self) -> str | None:
+        """The checkpoint of this trial to go on from, and all results up to it told (again): a worker may have died
+        between writing and telling, and a driver before the score of what was written."""
+        scored = ray.get(self.mailbox.position.remote(self.order.trial)).epoch
+        whole, there = None, checkpoint.epochs(self.order.folder)
+        while (epoch := scored + 1) in there:
+            try:
+                found = checkpoint.load(there[epoch])
+            except checkpoint.Torn:
+                break
+            told = {**found.config["result"], "checkpoint": found.uri}
+            ray.get(self.mailbox.report.remote(self.order.folder, epoch, told))
+            whole, scored = found, epoch
+        whole = whole or checkpoint.latest_valid(self.order.folder, before=scored + 1)
+        return whole.uri if whole else None
 
     def _restore(self, start: Any, optimizer: Any) -> int:
         """Optimizer state from the checkpoint; the epoch to begin with."""

@@ -43,7 +43,9 @@ def test_a_broken_rule_is_said_in_one_line(changes: dict[str, object], words: st
 
 
 def test_override_refuses_a_stranger_and_names_the_nearest() -> None:
-    with pytest.raises(BadInput, match=r"optimizer.learning_rat: no such setting \(did you mean optimizer.learning_rate"):
+    with pytest.raises(
+        BadInput, match=r"optimizer.learning_rat: no such setting \(did you mean optimizer.learning_rate"
+    ):
         override(to_plain(Run()), {"optimizer.learning_rat": 1.0})
 
 

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from raymix.config import Cluster
+from raymix.config import BadInput, Cluster
 from raymix.session import Interrupted, interruptible, room
 
 
@@ -24,7 +24,11 @@ from raymix.session import Interrupted, interruptible, room
     ],
 )
 def test_slots_that_fit(cluster: Cluster, has: dict[str, float], streaming: bool, slots: int) -> None:
-    assert room(cluster, has, streaming).slots == slots
+    if slots:
+        assert room(cluster, has, streaming).slots == slots
+    else:
+        with pytest.raises(BadInput, match="the cluster is too small: 0 slots = "):
+            room(cluster, has, streaming)
 
 
 def test_the_arithmetic_is_said() -> None:

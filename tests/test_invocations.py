@@ -1,0 +1,209 @@
+"""Broken command lines: each is refused in one clear line with exit code 2; nothing starts and nothing is written."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from broken import CASES, HOME, OWN, SMALL, SPACES
+
+from raymix import clip, engine, session
+from raymix import prepare as preparing
+from raymix.config import Dataset
+from raymix.datasets import shards
+
+
+class Started(BaseException):
+    """Ray would have been started."""
+
+
+def started(*arguments: Any, **settings: Any) -> None:
+    raise Started
+
+
+def prepared(folder: Path, val: int = 6) -> None:
+    """A dataset of 20 training clips and some for validation, written without any video."""
+    folder.mkdir(parents=True)
+    facts = preparing._facts(Dataset(prepared=str(folder)))
+    splits = {}
+    for split, count in (("train", 20), ("val", val), ("test", 6)):
+        wave, frame = np.zeros(1600, np.float32), np.zeros((16, 16, 3), np.uint8)
+        made = [
+            clip.Clip(f"{split}{n}", "folder", split, f"{split}{n}.mp4", f"{n}", 0.0, 0.1, (), [frame], [0.0], wave)
+            for n in range(count)
+        ]
+        table = pa.Table.from_pylist([clip.encode(each) for each in made], schema=clip.schema(facts["preprocessing"]))
+        pq.write_table(table, folder / f"{split}-0.parquet")
+        splits[split] = {"files": [f"{split}-0.parquet"], "clips": count}
+    found = {"schema_version": clip.SCHEMA_VERSION, "splits": splits, "statuses": {"ok": 32}, "classes": [], **facts}
+    shards.write_text(str(folder), "dataset.json", json.dumps(found))
+
+
+DAMAGE: dict[str, Callable[[Path], Any]] = {
+    "torn": lambda f: (f / "train-0.parquet").write_bytes((f / "train-0.parquet").read_bytes()[:999]),
+    "foreign": lambda f: pq.write_table(pa.table({"text": ["a", "b"]}), f / "train-0.parquet"),
+    "gone": lambda f: (f / "val-0.parquet").unlink(),
+    "bare": lambda f: (f / "dataset.json").unlink(),
+    "newer": lambda f: (f / "dataset.json").write_text('{"schema_version": 99, "splits": {}}'),
+    "garbled": lambda f: (f / "dataset.json").write_text("{"),
+    "lacking": lambda f: (f / "dataset.json").write_text(
+        f'{{"schema_version": {clip.SCHEMA_VERSION}, "splits": {{}}}}'
+    ),
+}
+
+
+def call(door: str, words: tuple[str, ...], home: Path) -> int | str | None:
+    """Go through a door as the command line does; its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{door}.py", *(word.replace(HOME, str(home)) for word in words)])
+        module = importlib.import_module(f"raymix.{door}")
+        try:
+            code: int | str | None = module.main()
+        except SystemExit as stop:
+            code = stop.code
+    return code
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Studies, clips good and bad, and search spaces of a person's own; no case may change it."""
+    there = tmp_path_factory.mktemp("home")
+    (there / "own/search_spaces").mkdir(parents=True)
+    for name, text in SPACES.items():
+        (there / f"own/search_spaces/{name}.yaml").write_text(text)
+    (there / "file").write_text("not a folder")
+    prepared(there / "clips/whole")
+    prepared(there / "clips/few", val=2)
+    for name, damage in DAMAGE.items():
+        folder = there / "clips" / name
+        shutil.copytree(there / "clips/whole", folder)
+        damage(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAYMIX_HOME", str(there))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setattr("raymix.tune.run", lambda plan, began: engine.begin(plan) and 0)
+        assert call("tune", ("study.name=taken",), there) == 0
+    gc.freeze()  # what torch and Ray hold need not be looked through again and again
+    yield there
+    gc.unfreeze()
+
+
+@pytest.fixture
+def quiet(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine on which Ray does not run and must not be started."""
+    monkeypatch.setenv("RAYMIX_HOME", str(home))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(session, "start", started)
+    monkeypatch.setattr(preparing, "start_ray", started)
+    if "ray" in sys.modules:  # another test module may have left it running
+        monkeypatch.setattr(sys.modules["ray"], "is_initialized", lambda: False)
+    return home
+
+
+def everything(*roots: Path) -> dict[str, tuple[int, int]]:
+    """Each file and folder below with its size and time of change."""
+    found = [path for root in roots for path in (root, *root.rglob("*"))]
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in found if path.is_file()} | {
+        str(path): (0, 0) for path in found if path.is_dir()
+    }
+
+
+@pytest.mark.parametrize(("door", "words", "says"), CASES, ids=[" ".join((door, *words)) for door, words, _ in CASES])
+def test_one_clear_line(
+    door: str, words: tuple[str, ...], says: str, quiet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = everything(quiet, tmp_path)
+    code = call(door, words, quiet)
+    out, err = capsys.readouterr()
+    assert code == 2, err
+    assert err.startswith("raymix: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    assert says.replace(HOME, str(quiet)) in err
+    assert len(err) < 400 + 2 * len(str(quiet)) and "Traceback" not in err and "full_key" not in err
+    assert out == ""
+    assert everything(quiet, tmp_path) == before
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len({(door, words) for door, words, _ in CASES}) == len(CASES) >= 34
+
+
+def test_cmaes_without_its_package(
+    quiet: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "cmaes" else whole(name, *more)
+    )
+    assert call("tune", ("search.sampler=cmaes",), quiet) == 2
+    assert capsys.readouterr().err.startswith("raymix: search.sampler=cmaes: needs the package cmaes")
+
+
+def test_what_is_whole_gets_as_far_as_ray(quiet: Path) -> None:
+    words = (*SMALL, *OWN, f"dataset.prepared={quiet}/clips/whole", "search_spaces=good", "study.name=new")
+    with pytest.raises(Started):
+        call("tune", words, quiet)
+    with pytest.raises(Started):
+        call("train", (*SMALL, f"dataset.prepared={quiet}/clips/whole"), quiet)
+    assert not (quiet / "studies/new").exists()
+
+
+def test_a_space_of_ones_own_is_searched(quiet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans: list[engine.Plan] = []
+    monkeypatch.setattr("raymix.tune.run", lambda plan, began: plans.append(plan))
+    assert call("tune", (*OWN, "search_spaces=good", "study.name=new"), quiet) == 0
+    assert plans[0].space.names == ["method.temperature", "mixture.k"]
+    assert plans[0].run.optimizer.weight_decay == 1e-4
+
+
+@pytest.mark.parametrize("door", ["tune", "train", "prepare", "evaluate"])
+def test_help_teaches(door: str, quiet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = everything(quiet, tmp_path)
+    assert call(door, ("--help",), quiet) == 0
+    out = capsys.readouterr().out
+    assert out.count(f"python -m raymix.{door}") >= 2 and "Exit codes: 0 done" in out
+    assert call(door, ("--cfg", "job"), quiet) == 0
+    out, err = capsys.readouterr()
+    assert "home:" in out and err == ""
+    assert everything(quiet, tmp_path) == before
+
+
+def test_the_leaderboard_teaches_too(quiet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("leaderboard", ("--help",), quiet) == 0
+    assert "python -m raymix.leaderboard mine --top 10" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("door", "words", "says"),
+    [
+        ("tune", ("fit.epohcs=3",), "did you mean fit.epochs?"),
+        ("train", ("--epochs", "3"), "settings are written name=value"),
+        ("prepare", ("dataset=folder", "dataset.root=/nowhere"), "no such folder"),
+        ("leaderboard", ("takken",), "no such study"),
+    ],
+)
+def test_in_a_process_of_its_own(door: str, words: tuple[str, ...], says: str, home: Path, tmp_path: Path) -> None:
+    before = everything(home, tmp_path)
+    environment = {k: v for k, v in os.environ.items() if k not in ("HYDRA_FULL_ERROR", "RAY_ADDRESS")}
+    environment |= {"RAYMIX_HOME": str(home), "PYTHONPATH": str(Path(engine.__file__).parent.parent)}
+    done = subprocess.run(
+        [sys.executable, "-m", f"raymix.{door}", *words], capture_output=True, text=True, cwd=tmp_path, env=environment,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stdout == "" and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("raymix: ") and says in done.stderr
+    assert everything(home, tmp_path) == before
