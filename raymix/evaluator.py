@@ -72,7 +72,7 @@ def judge(method: Method, bench: Bench, run: Run, device: torch.device | str = "
     protocol = named(run.evaluation.protocol)
     quad, truth = bench.scenes["quad"], bench.truth["quad"]
     heard = mean(score(localise(method, quad, device), truth, protocol))["sounding_accuracy"]
-    deaf = localise(method, quad.with_audio(bench.shuffled), device)
+    deaf = localise(method, quad.with_audio(torch.from_numpy(bench.shuffled)), device)
     shuffled = mean(score(deaf, truth, protocol))["sounding_accuracy"]
     found = {"sounding_accuracy": heard, "sounding_accuracy_shuffled": shuffled}
     if bench.truth["pair"].has_truth_N.any():

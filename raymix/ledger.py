@@ -51,12 +51,12 @@ class Ledger:
         line = json.dumps(_finite(whole), allow_nan=False, separators=(",", ":"), default=_plain).encode()
         if self._local:
             _append_line(self.folder, line)
-            return json.loads(line)  # type: ignore[no-any-return]
+            return json.loads(line)
         if not self._stamp:
             self._fs.create_dir(self.folder, recursive=True)
         self._stamp = max(time.time_ns(), self._stamp + 1)  # strictly growing, so names keep this writer's order
         self._put(f"{self._stamp:020d}-{self._writer}.json", line)
-        return json.loads(line)  # type: ignore[no-any-return]
+        return json.loads(line)
 
     def records(self) -> list[dict[str, Any]]:
         """All records in order; a second call reads only what was added."""

@@ -38,7 +38,7 @@ class Position:
     score: float = 0.0  # the objective at that epoch
 
 
-@ray.remote(num_cpus=0, max_concurrency=1000)
+@ray.remote(num_cpus=0)  # its methods are async: a thousand may wait in it at once
 class Mailbox:
     """Per study: each slot's order, and the results by (trial, folder, epoch). Nothing here is lost with a worker."""
 

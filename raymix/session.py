@@ -61,7 +61,7 @@ def start(cluster: Any) -> None:
         return
     if address := os.environ.get("RAY_ADDRESS"):
         try:
-            ray.init(logging_level="warning", log_to_driver=False)
+            ray.init(logging_level=logging.WARNING, log_to_driver=False)
         except ConnectionError as error:
             raise BadInput(f"RAY_ADDRESS={address}: no Ray cluster answers there") from error
         return
@@ -70,7 +70,7 @@ def start(cluster: Any) -> None:
         num_cpus=cluster.cpus or None,
         object_store_memory=int(cluster.object_store_gib * 2**30) or None,
         include_dashboard=cluster.dashboard,
-        logging_level="warning",
+        logging_level=logging.WARNING,
         log_to_driver=False,
         _temp_dir=os.environ.get("RAYMIX_RAY_TMP") or os.path.join(tempfile.gettempdir(), "ray"),
     )

@@ -138,7 +138,7 @@ class Loader:
         """Groups and their order are drawn for the whole epoch, so 1 and 8 workers see the same global batches."""
         assert self.shelf is not None
         k, rng = run.mixture.k, np.random.default_rng([run.fit.seed, number])
-        groups_GK = group(self.shelf.videos, k, rng)
+        groups_GK = group(self.shelf.videos.tolist(), k, rng)
         per_batch = run.fit.batch // k
         mine = per_batch // self._world
         for start in range(0, len(groups_GK) - per_batch + 1, per_batch):
@@ -155,7 +155,7 @@ class Loader:
             clips = _clips(block)
             if len(clips) < own:
                 continue
-            groups_GK = group(clips.video, run.mixture.k, rng)
+            groups_GK = group(clips.video.tolist(), run.mixture.k, rng)
             mine = own // run.mixture.k
             for start in range(0, len(groups_GK) - mine + 1, mine):
                 chosen = groups_GK[start : start + mine]

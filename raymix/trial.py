@@ -138,7 +138,7 @@ class Trial(tune.Trainable):
         with open(os.path.join(checkpoint_dir, POINTER), "w") as file:
             json.dump(pointer, file)
 
-    def load_checkpoint(self, checkpoint_dir: str) -> None:
+    def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
         """Another trial's pointer (population-based training): its weights under this trial's number and epochs."""
         with open(os.path.join(checkpoint_dir, POINTER)) as file:
             pointer = json.load(file)

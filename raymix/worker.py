@@ -7,6 +7,7 @@ same order, and goes on from the trial's newest whole checkpoint.
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import traceback
 from collections.abc import Callable
@@ -38,10 +39,15 @@ def work(given: dict[str, Any]) -> None:
     loader, clock = Loader(source, shard, rank, world), Clock()
     order = Order(None)
     while True:
-        order = _from_rank_0(rank, world, lambda after=order.seq: ray.get(mailbox.order.remote(slot, after)))
+        order = _from_rank_0(rank, world, functools.partial(_ask, mailbox, slot, order.seq))
         if order.trial is None:
             return
         _Shift(order, loader, mailbox, slot, rank, world, clock).run()
+
+
+def _ask(mailbox: Any, slot: str, after: int) -> Order:
+    order: Order = ray.get(mailbox.order.remote(slot, after))
+    return order
 
 
 def _from_rank_0(rank: int, world: int, ask: Callable[[], Any]) -> Any:
@@ -110,7 +116,8 @@ class _Shift:
         if start:
             model.load_state_dict(start.weights)
         layout = torch.channels_last if run.fit.channels_last else torch.contiguous_format
-        return model.to(device, memory_format=layout), device, start
+        model.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+        return model, device, start
 
     def _newest(self) -> str | None:
         """The checkpoint of this trial to go on from, and all results up to it told (again): a worker may have died

@@ -60,7 +60,7 @@ def test_a_stream_is_mixed_by_the_same_rules(demo: Path) -> None:
 
 def test_a_batch_larger_than_the_data_is_refused(demo: Path, ray_session: None) -> None:
     run = small(demo, batch=4096)
-    with pytest.raises(BadInput, match="fit.batch=4096: more than the"):
+    with pytest.raises(BadInput, match=r"fit\.batch=4096: more than the"):
         open_source(run)
 
 
