@@ -129,6 +129,32 @@ def test_interrupted_resumed_and_extended(demo: Path, tmp_path: Path) -> None:
     assert "Traceback" not in second.text() + third.text()
 
 
+SPACE = """
+space:
+  method.temperature: {float: [1.0e-44, 1.0], log: true}
+  mixture.k: {int: [2, 4]}
+first:
+  - {method.temperature: 1.0e-44, mixture.k: 2}
+  - {method.temperature: 0.1, mixture.k: 4}
+  - {method.temperature: 0.1, mixture.k: 2}
+"""
+
+
+def test_a_trial_that_fails_ends_alone_on_two_ddp_workers(demo: Path, tmp_path: Path) -> None:
+    """Not a number, and a combination that cannot run: FAIL with the reason, and the third trial of the slot is whole."""
+    (tmp_path / "search_spaces").mkdir()
+    (tmp_path / "search_spaces/odd.yaml").write_text(SPACE)
+    words = ("study.name=odd", "study.trials=3", f"--config-dir={tmp_path}", "search_spaces=odd", "fit.batch=12")
+    driver = Driver(demo, tmp_path / "odd.log", *words, "cluster.workers=2", "mixture.k=2", "fit.batch=12", "fit.epochs=2")
+    assert driver.wait() == 0, driver.text()[-3000:]
+    study = Ledger(str(demo / "studies/odd")).read()
+    states = [study.trials[n].state for n in range(3)]
+    assert states == ["failed", "failed", "completed"], driver.text()[-3000:]
+    assert "not finite" in study.trials[0].reason
+    assert "fit.batch=12: not divisible by mixture.k x cluster.workers = 4 x 2" in study.trials[1].reason
+    assert "Traceback" not in driver.text()
+
+
 def test_the_leaderboard_and_validation_scores_of_what_remains(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """After all that: the best checkpoint is whole, and scoring it again gives the recorded score to 1e-6."""
     from raymix import leaderboard
