@@ -73,12 +73,14 @@ def plan(run: Run, space: Any, space_hash: str) -> Plan:
 
 
 def total(study: Study, run: Run) -> int:
-    """How many trials the study shall have. The command that extended it, run again before the end, only resumes."""
+    """How many trials the study shall have: never fewer than planned before, and `study.extend` more.
+
+    The command that extended it, run again before the end, only resumes.
+    """
     more = run.study.extend
-    if not study.exists:
-        return run.study.trials + more
+    before = max(study.planned, run.study.trials)
     resumes = bool(study.owed and study.extensions and study.extensions[-1].get("by") == more)
-    return study.planned if resumes else study.planned + more
+    return before if resumes else before + more
 
 
 def same(study: Study, plain: dict[str, Any]) -> None:

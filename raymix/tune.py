@@ -5,12 +5,13 @@ Also: ray job submit --working-dir . -- python -m raymix.tune ...    The same co
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from typing import Any
 
 from raymix import door, engine, preflight, session
-from raymix.config import BadInput, Evaluate, Run, Tune, override, to_plain
+from raymix.config import BadInput, Evaluate, Run, Tune, from_plain, override, to_plain
 from raymix.door import DONE, NOTHING_USABLE, enter, refusing
 from raymix.rules import check, problems
 
@@ -18,7 +19,6 @@ from raymix.rules import check, problems
 def load_space(config: Tune) -> Any:
     """The search space over this config, tried at both ends of every range so that bad values are refused now."""
     from raymix import sampler, search_space
-    from raymix.config import from_plain
 
     plain = to_plain(config)
     space = search_space.load(config.search_spaces, plain)
@@ -51,8 +51,6 @@ def task(config: Tune) -> int:
 
 
 def _fixed(config: Tune, space: Any) -> Tune:
-    from raymix.config import from_plain
-
     settled: Tune = from_plain(override(to_plain(config), space.fixed), Tune)
     return settled
 
@@ -68,21 +66,13 @@ def run(plan: engine.Plan, began: float, live: bool | None = None) -> int:
                     preflight.clips(plan.run)
                 session.start(plan.run.cluster)
                 try:
-                    with refusing_early():
-                        overheads = engine.search(plan, began, live)
+                    overheads = engine.search(plan, began, live)
                 finally:
                     session.stop()
             return finish(plan, overheads)
     except session.Interrupted as stop:
         print(f"raymix: {stop}: everything scored so far is kept; go on with: {command()}", file=sys.stderr, flush=True)
         return stop.code
-
-
-def refusing_early() -> Any:
-    """Only BadInput is a person's to mend once Ray runs; anything else keeps its traceback."""
-    import contextlib
-
-    return contextlib.nullcontext()
 
 
 def prepare(run: Run) -> None:
@@ -94,8 +84,6 @@ def prepare(run: Run) -> None:
 
 def command() -> str:
     """The command line that was given, as a person would type it."""
-    import shlex
-
     module = "raymix." + sys.argv[0].rsplit("/", 1)[-1].removesuffix(".py")
     return shlex.join(["python", "-m", module, *sys.argv[1:]])
 
