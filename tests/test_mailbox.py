@@ -1,0 +1,66 @@
+"""Orders are state: who asks again gets the same answer, and telling a result twice changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from raymix.mailbox import Mailbox, Order, Position
+
+
+def fresh() -> Any:
+    return Mailbox.__ray_metadata__.modified_class()  # type: ignore[attr-defined]
+
+
+def test_an_order_stays_until_the_next_and_is_numbered() -> None:
+    async def story() -> None:
+        box = fresh()
+        waiting = asyncio.create_task(box.order("a", 0))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await box.assign("a", Order(3, folder="f"))
+        first = await waiting
+        assert (first.trial, first.seq) == (3, 1) and first.given > 0
+        assert await box.order("a", 0) == first  # a restarted worker asks again
+        await box.assign("a", Order(4, folder="g"))
+        assert (await box.order("a", first.seq)).trial == 4
+        assert await box.seq("a") == 2 and await box.seq("b") == 0
+
+    asyncio.run(story())
+
+
+def test_results_and_failures_reach_who_waits() -> None:
+    async def story() -> None:
+        box = fresh()
+        assert await box.result("f", 1, timeout=0.01) is None
+        waiting = asyncio.create_task(box.result("f", 1, timeout=5))
+        await box.report("f", 1, {"loss": 1.0})
+        await box.report("f", 1, {"loss": 2.0})  # told again after a restart: the first counts
+        assert await waiting == {"loss": 1.0}
+        await box.fail("f", "not finite")
+        assert await box.result("f", 2, timeout=5) == {"failed": "not finite"}
+        assert await box.result("f", 1, timeout=5) == {"loss": 1.0}
+        await box.forget("f")
+        assert await box.result("f", 1, timeout=0.01) is None
+
+    asyncio.run(story())
+
+
+def test_a_new_order_for_a_folder_forgets_its_failure() -> None:
+    async def story() -> None:
+        box = fresh()
+        await box.fail("f", "out of memory")
+        await box.assign("a", Order(1, folder="f"))
+        assert await box.result("f", 1, timeout=0.01) is None
+
+    asyncio.run(story())
+
+
+def test_positions() -> None:
+    async def story() -> None:
+        box = fresh()
+        assert await box.position(7) == Position()
+        await box.place(7, Position(3, "uri", 1, 0.5))
+        assert (await box.position(7)).epoch == 3
+
+    asyncio.run(story())
