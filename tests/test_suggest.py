@@ -197,6 +197,8 @@ def test_close_keeps_the_parameters_of_interrupted_trials(tmp_path: Path, space:
 @pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "cmaes"])
 def test_rules_cost_no_number_and_restarts_change_no_draw(tmp_path: Path, space: Any, sampler: str) -> None:
     """Trials in one go, and in sittings of three: the same numbers and (but for CMA-ES) the same parameters."""
+    if sampler == "cmaes":
+        pytest.importorskip("cmaes")
     settings, n = Search(sampler=sampler, startup=5), 8 if sampler == "gp" else 14
     ledger = Ledger(str(tmp_path / "whole"))
     whole = run_alone(OptunaSuggest(space, started(ledger, n, space), settings, EPOCHS), None, 99)
