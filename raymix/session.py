@@ -59,6 +59,18 @@ def start(cluster: Any) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     if ray.is_initialized():
         return
+    ours = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        _join_or_start(cluster)
+    finally:
+        for each, handler in ours.items():
+            if callable(handler):  # ray.init puts its own in their place, which ends the process with code 1
+                signal.signal(each, handler)
+
+
+def _join_or_start(cluster: Any) -> None:
+    import ray
+
     if address := os.environ.get("RAY_ADDRESS"):
         try:
             ray.init(logging_level=logging.WARNING, log_to_driver=False)

@@ -14,7 +14,12 @@ from raymix.watch import Watch, brief
 
 def result(trial: int, began: float, ended: float, steps: float, slot: str = "a") -> dict[str, Any]:
     clock = {"steps": steps, "waits": 0.5, "now": ended}
-    return {"slot": slot, "trial": trial, "score_seconds": 1.0, "training": {"began": began, "ended": ended, "clock": clock}}
+    return {
+        "slot": slot,
+        "trial": trial,
+        "score_seconds": 1.0,
+        "training": {"began": began, "ended": ended, "clock": clock},
+    }
 
 
 def test_overheads_from_the_slots_clocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,7 @@ def test_killed_at_every_level(demo: Path, tmp_path: Path) -> None:
 
 
 def test_interrupted_resumed_and_extended(demo: Path, tmp_path: Path) -> None:
-    """Ctrl-C in the middle: exit code 130 within 20 s; the same command again ends it; two more are exactly two more."""
+    """Ctrl-C: exit code 130 within 20 s; the same command again ends it; two more, through a SIGTERM, are exactly two."""
     words = ("study.name=stopped", "study.trials=3")
     first = Driver(demo, tmp_path / "first.log", *words)
     until(lambda: scored(demo, "stopped") >= 2, first)
@@ -124,9 +124,14 @@ def test_interrupted_resumed_and_extended(demo: Path, tmp_path: Path) -> None:
     assert second.wait() == 0, second.text()[-3000:]
     check(demo, 3, "stopped")
     third = Driver(demo, tmp_path / "third.log", *words, "study.extend=2")
-    assert third.wait() == 0, third.text()[-3000:]
+    seen = scored(demo, "stopped")
+    until(lambda: scored(demo, "stopped") > seen, third)
+    os.kill(third.process.pid, signal.SIGTERM)
+    assert third.wait(20) == 143, third.text()[-3000:]
+    fourth = Driver(demo, tmp_path / "fourth.log", *words, "study.extend=2")
+    assert fourth.wait() == 0, fourth.text()[-3000:]
     check(demo, 5, "stopped")
-    assert "Traceback" not in second.text() + third.text()
+    assert "Traceback" not in second.text() + third.text() + fourth.text()
 
 
 SPACE = """
@@ -145,7 +150,9 @@ def test_a_trial_that_fails_ends_alone_on_two_ddp_workers(demo: Path, tmp_path: 
     (tmp_path / "search_spaces").mkdir()
     (tmp_path / "search_spaces/odd.yaml").write_text(SPACE)
     words = ("study.name=odd", "study.trials=3", f"--config-dir={tmp_path}", "search_spaces=odd", "fit.batch=12")
-    driver = Driver(demo, tmp_path / "odd.log", *words, "cluster.workers=2", "mixture.k=2", "fit.batch=12", "fit.epochs=2")
+    driver = Driver(
+        demo, tmp_path / "odd.log", *words, "cluster.workers=2", "mixture.k=2", "fit.batch=12", "fit.epochs=2"
+    )
     assert driver.wait() == 0, driver.text()[-3000:]
     study = Ledger(str(demo / "studies/odd")).read()
     states = [study.trials[n].state for n in range(3)]
