@@ -14,13 +14,14 @@ import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pyarrow import fs
 
+from raymix import session
 from raymix.clip import SCHEMA_VERSION, describe, locate
-from raymix.config import Cluster, Dataset, Prepare, nearest
+from raymix.config import Dataset, Prepare, nearest
 from raymix.datasets import DATASETS, folder, shards
 from raymix.door import Nothing, enter, refusing
 from raymix.engine import writable
@@ -207,26 +208,10 @@ def _tell(report: PrepareReport, echo: Echo) -> None:
             echo(f"prepare: no clips in split '{split}': see dataset.val, dataset.test and dataset.splits")
 
 
-def start_ray(cluster: Cluster) -> None:
-    """Join the running cluster if there is one, else start Ray on this machine."""
-    import ray
-
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False)
-        return
-    ray.init(
-        address="local",
-        num_cpus=cluster.cpus or None,
-        object_store_memory=int(cluster.object_store_gib * 2**30) or None,
-        include_dashboard=False,
-        log_to_driver=False,
-    )
-
-
 def door(config: Prepare) -> int:
     check(config)
     with refusing():
-        report = prepare(config.dataset, start_ray=lambda: start_ray(config.cluster))
+        report = prepare(config.dataset, start_ray=lambda: session.start(replace(config.cluster, dashboard=False)))
     if not report.fresh:
         print(f"prepare: {report.prepared} is prepared already: {sum(report.clips.values())} clips")
     return 0

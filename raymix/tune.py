@@ -12,7 +12,7 @@ from typing import Any
 
 from raymix import door, engine, preflight, session
 from raymix.config import BadInput, Evaluate, Run, Tune, from_plain, override, to_plain
-from raymix.door import DONE, NOTHING_USABLE, enter, refusing
+from raymix.door import DONE, enter, refusing
 from raymix.rules import check, problems
 
 
@@ -109,7 +109,7 @@ def finish(plan: engine.Plan, overheads: dict[str, Any]) -> int:
         )
         evaluate(wanted)
     print(f"more: python -m raymix.leaderboard {name}   python -m raymix.evaluate study={name} top=3")
-    return DONE if study.ranked() else NOTHING_USABLE
+    return DONE
 
 
 def told(overheads: dict[str, Any]) -> str:

@@ -108,7 +108,6 @@ def quiet(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(session, "start", started)
-    monkeypatch.setattr(preparing, "start_ray", started)
     if "ray" in sys.modules:  # another test module may have left it running
         monkeypatch.setattr(sys.modules["ray"], "is_initialized", lambda: False)
     return home

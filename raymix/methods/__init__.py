@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from raymix.config import Run
+from raymix.config import Run, nearest
 from raymix.methods.cycle import Cycle
 from raymix.methods.method import Maps, Method, Needs
 
@@ -24,22 +23,17 @@ def build(name: str, k: int, encoder: Mapping[str, Any], knobs: Mapping[str, Any
     Raises ValueError for an unknown method, an unknown knob (with the nearest one), or a value the method refuses.
     """
     if name not in METHODS:
-        raise ValueError(f"method={name}: unknown{_nearest(name, list(METHODS))}")
+        raise ValueError(f"method={name}: unknown{nearest(name, list(METHODS))}")
     encoder = {key: value for key, value in encoder.items() if key != "image_size"}
     valid = [each for each in inspect.signature(METHODS[name]).parameters if each != "k"]
     given = {f"encoder.{key}": key for key in encoder} | {f"method.{key}": key for key in knobs}
     for label, key in given.items():
         if key not in valid:
-            raise ValueError(f"{label}: {name} has no such knob{_nearest(key, valid)}")
+            raise ValueError(f"{label}: {name} has no such knob{nearest(key, valid)}")
     twice = set(encoder) & set(knobs)
     if twice:
         raise ValueError(f"method.{min(twice)}: given twice, it is encoder.{min(twice)} already")
     return METHODS[name](k, **encoder, **knobs)
-
-
-def _nearest(name: str, valid: list[str]) -> str:
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]}?)" if close else f" (one of: {', '.join(valid)})"
 
 
 def from_run(run: Run, pretrained: bool = True) -> Method:
