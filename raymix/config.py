@@ -94,9 +94,12 @@ class Fit:
     batch: int = ranged(128, low=2)  # clips (not groups) over all workers
     epochs: int = ranged(30, low=1)
     seed: int = ranged(0, low=0)
+    accumulate: int = ranged(1, low=1)  # a batch in so many pieces, one after the other: less memory, one update
     precision: str = chosen("fp32", "fp32", "bf16")
     channels_last: bool = False
+    compile: bool = False  # torch.compile: a minute or more at a trial's start, pays on GPUs in long runs
     frozen_batch_norm: bool = False  # BatchNorm keeps the statistics it was loaded with
+    sync_batch_norm: bool = False  # BatchNorm over the clips of all workers
     keep: int = ranged(1, low=1)  # checkpoints kept of a finished trial, the best first
 
 
@@ -112,12 +115,12 @@ class Evaluation:
 @dataclass
 class Data:
     cache: str = chosen("auto", "auto", "on", "off")  # decoded clips in Ray's object store, once for all slots
-    cache_share: float = ranged(0.5, above=0.0, high=0.9)  # of the object store, for `auto`
 
 
 @dataclass
 class Study:
     name: str = ""
+    plan: bool = False  # print what would be done, and on what, and start nothing
     trials: int = ranged(32, low=1)
     extend: int = ranged(0, low=0)  # this many more trials on top of what the study planned so far
     seed: int = ranged(0, low=0)
@@ -139,15 +142,33 @@ class Search:
 
 @dataclass
 class Cluster:
-    workers: int = ranged(1, low=1)  # DDP workers of a slot
+    """What one slot, the evaluator and the data take of a cluster; how many slots fit is computed from it."""
+
+    workers: Any = field(default=1, metadata={"workers": True})  # DDP workers of a slot; [min, max]: raymix.train alone
     cpus_per_worker: float = ranged(1.0, above=0.0)
     gpus_per_worker: float = ranged(0.0, low=0.0)
+    placement: str = chosen("PACK", "PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")  # of a slot's workers over nodes
     evaluator_cpus: float = ranged(1.0, low=0.0)
     evaluator_gpus: float = ranged(0.0, low=0.0)
+    data_cpus: float = ranged(1.0, low=0.0)  # of each slot, when its clips are streamed
+    object_store_share: float = ranged(0.5, above=0.0, high=0.9)  # of a node's object store, for data.cache=auto
     slots: int = ranged(0, low=0)  # trials in flight at once; 0: as many as fit
+    trials_on: str = chosen(
+        "head", "head", "any"
+    )  # the node of the processes that wait for slots; head: not on spot nodes
     cpus: int = ranged(0, low=0)  # of a cluster that raymix starts itself; 0: what the machine has
     object_store_gib: float = ranged(0.0, low=0.0)  # likewise; 0: Ray's own choice
     dashboard: bool = True  # Ray Train cleans up after lost slots through it
+
+    @property
+    def fewest(self) -> int:
+        """Workers that a slot needs to run."""
+        return min(self.workers) if isinstance(self.workers, list) else int(self.workers)
+
+    @property
+    def most(self) -> int:
+        """Workers that a slot uses where there is room."""
+        return max(self.workers) if isinstance(self.workers, list) else int(self.workers)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -46,18 +47,24 @@ def _ranges(config: Any, prefix: str = "") -> Iterator[str]:
         elif item.name == "method" and isinstance(value, Mapping):
             rules = ((key, METHOD_RULES.get(key, {})) for key in value)
             yield from filter(None, (broken_rule(f"method.{k}", value[k], r) for k, r in rules if r))
+        elif item.metadata.get("workers"):
+            yield from filter(None, [_broken_workers(name, value)])
         elif (sentence := broken_rule(name, value, item.metadata)) and value is not None:
             yield sentence
 
 
+def _broken_workers(name: str, value: Any) -> str | None:
+    """A whole number from 1, or [fewest, most]."""
+    span = value if isinstance(value, list) else [value, value]
+    whole = len(span) == 2 and all(isinstance(each, int) and not isinstance(each, bool) for each in span)
+    if not whole or not 1 <= span[0] <= span[1]:
+        return f"{name}={value}: must be a whole number from 1, or [fewest, most] for raymix.train"
+    return None
+
+
 def _between(run: Run) -> Iterator[str]:
     """The rules between fields; each names both sides."""
-    batch, k, workers = run.fit.batch, run.mixture.k, run.cluster.workers
-    if k > batch:
-        yield f"mixture.k={k}: larger than fit.batch={batch}; a batch must hold at least one group of k clips"
-    elif batch % (k * workers):
-        need = f"mixture.k x cluster.workers = {k} x {workers}" if workers > 1 else f"mixture.k={k}"
-        yield f"fit.batch={batch}: not divisible by {need}; groups of k must fit evenly into every worker's share"
+    yield from _batch(run)
     if run.mixture.seconds > run.dataset.clip_seconds:
         yield f"mixture.seconds={run.mixture.seconds}: longer than dataset.clip_seconds={run.dataset.clip_seconds}"
     if run.encoder.image_size % 16:
@@ -65,6 +72,29 @@ def _between(run: Run) -> Iterator[str]:
     search = getattr(run, "search", None)
     if search and search.scheduler != "fifo" and search.grace > run.fit.epochs:
         yield f"search.grace={search.grace}: more than fit.epochs={run.fit.epochs}"
+
+
+def _batch(run: Run) -> Iterator[str]:
+    """A batch must come out even: groups of k, for every worker, in every piece that is accumulated."""
+    batch, k, fewest, most = run.fit.batch, run.mixture.k, run.cluster.fewest, run.cluster.most
+    pieces, parts = run.fit.accumulate, {"mixture.k": k}
+    if k > batch:
+        yield f"mixture.k={k}: larger than fit.batch={batch}; a batch must hold at least one group of k clips"
+        return
+    for workers in range(fewest, most + 1):
+        parts |= {"cluster.workers": workers} if most > 1 else {}
+        parts |= {"fit.accumulate": pieces} if pieces > 1 else {}
+        unit = math.prod(parts.values())
+        if batch % unit:
+            names, values = " x ".join(parts), " x ".join(map(str, parts.values()))
+            need = f"{names} = {values}" if len(parts) > 1 else f"mixture.k={k}"
+            even = math.lcm(*(k * pieces * each for each in range(fewest, most + 1)))
+            good = max(even, round(batch / even) * even)
+            yield (
+                f"fit.batch={batch}: not divisible by {need}; groups of k must fit evenly into every worker's share "
+                f"(fit.batch={good} does)"
+            )
+            return
 
 
 def _shares(config: Run | Prepare) -> Iterator[str]:

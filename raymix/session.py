@@ -156,12 +156,12 @@ def room(cluster: Any, has: Mapping[str, float], streaming: bool) -> Room:
         ("CPU", cluster.cpus_per_worker, cluster.evaluator_cpus, 1.0 if streaming else 0.0),
         ("GPU", cluster.gpus_per_worker, cluster.evaluator_gpus, 0.0),
     ):
-        slot = cluster.workers * per_worker + data
+        slot = cluster.fewest * per_worker + data
         if slot == 0 and evaluator == 0:
             continue
         total = has.get(name, 0.0)
         fits.append(int((total - evaluator) / slot + 1e-9) if slot else int(total >= evaluator) * 1000)
-        parts = f"{cluster.workers} x {per_worker:g}" + (f" + {data:g} for data" if data else "")
+        parts = f"{cluster.fewest} x {per_worker:g}" + (f" + {data:g} for data" if data else "")
         sums.append(f"{name}: ({total:g} - {evaluator:g} for the evaluator) / ({parts})")
     fit = max(0, min(fits, default=0))
     slots = min(fit, cluster.slots) if cluster.slots else fit

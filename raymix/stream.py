@@ -72,7 +72,7 @@ def open_source(run: Run) -> Source:
     store = int(ray.cluster_resources().get("object_store_memory", 0))
     share = nbytes / store if store else 1.0
     said = f"{count} training clips, {nbytes / 2**20:.0f} MiB decoded, {share:.0%} of the object store"
-    if run.data.cache == "off" or (run.data.cache == "auto" and share > run.data.cache_share):
+    if run.data.cache == "off" or (run.data.cache == "auto" and share > run.cluster.object_store_share):
         return Source((), count, nbytes, f"{said}: streamed from Parquet every epoch")
     if share > 0.9:
         raise BadInput(f"data.cache=on: {said}; use data.cache=auto, or a larger cluster.object_store_gib")
