@@ -153,9 +153,7 @@ class Cluster:
     data_cpus: float = ranged(1.0, low=0.0)  # of each slot, when its clips are streamed
     object_store_share: float = ranged(0.5, above=0.0, high=0.9)  # of a node's object store, for data.cache=auto
     slots: int = ranged(0, low=0)  # trials in flight at once; 0: as many as fit
-    trials_on: str = chosen(
-        "head", "head", "any"
-    )  # the node of the processes that wait for slots; head: not on spot nodes
+    trials_on: str = "head"  # nodes of the processes that wait for slots: head, or a custom resource that they have
     cpus: int = ranged(0, low=0)  # of a cluster that raymix starts itself; 0: what the machine has
     object_store_gib: float = ranged(0.0, low=0.0)  # likewise; 0: Ray's own choice
     dashboard: bool = True  # Ray Train cleans up after lost slots through it

@@ -181,7 +181,6 @@ def settle(plan: Plan) -> None:
 
 def gather(plan: Plan, study: Study, watch: Any) -> tuple[Any, int, Any]:
     """What all trials share (evaluator, decoded clips, mailbox), the number of slots, and the evaluator's first answer."""
-    import ray
 
     from raymix.evaluator import Evaluator
     from raymix.mailbox import Mailbox
@@ -191,13 +190,17 @@ def gather(plan: Plan, study: Study, watch: Any) -> tuple[Any, int, Any]:
     run, plain = plan.run, {k: v for k, v in to_plain(plan.run).items() if k in Run.__dataclass_fields__}
     c = run.cluster
     source = open_source(run)
-    room = session.room(c, ray.cluster_resources(), streaming=not source.parts)
+    room = session.fits(c, streaming=not source.parts)
     watch.say(f"data: {source.how}")
     watch.say(f"slots: {room.said}")
-    options = {"num_cpus": c.evaluator_cpus, "num_gpus": c.evaluator_gpus}
+    options = {
+        "num_cpus": c.evaluator_cpus,
+        "num_gpus": c.evaluator_gpus,
+        "max_concurrency": 2,
+    }  # one call scores, one pings
     evaluator = Evaluator.options(**options).remote(threads=max(1, int(c.evaluator_cpus)))  # type: ignore[attr-defined]
     warmed = evaluator.warm.remote(plain)
-    mailbox = Mailbox.remote()  # type: ignore[attr-defined]
+    mailbox = Mailbox.options(scheduling_strategy=session.here()).remote()  # type: ignore[attr-defined]
     positions(study, plan.uri, mailbox)
     return Shared(plain, plan.uri, mailbox, evaluator, source), room.slots, warmed
 
@@ -234,7 +237,7 @@ def tuner(plan: Plan, study: Study, shared: Any, recorder: Any, slots: int) -> A
         searcher = OptunaSuggest(plan.space, study, settings, epochs, journal(plan.uri))
         many = {"search_alg": searcher, "scheduler": scheduler(settings, study, epochs, plan.space)}
     return tune.Tuner(
-        tune.with_resources(tune.with_parameters(Trial, shared=shared), session.DRIVER),
+        tune.with_resources(tune.with_parameters(Trial, shared=shared), session.waiting(run.cluster)),
         param_space=None if plan.space else {"trial": 0, "params": {}},
         tune_config=tune.TuneConfig(
             num_samples=len(study.owed), max_concurrent_trials=slots, reuse_actors=True,

@@ -7,6 +7,7 @@ and by the same with the audio shuffled. Where the data has regions, side-by-sid
 from __future__ import annotations
 
 import os
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -92,15 +93,26 @@ def load(uri: str) -> tuple[Method, Run]:
 
 @ray.remote(max_restarts=-1, max_task_retries=-1)
 class Evaluator:
-    """Scores checkpoints one after the other; it holds no state that a restart could lose, and repeats are harmless."""
+    """Scores checkpoints one after the other; it holds no state that a restart could lose, and repeats are harmless.
+
+    While one call scores, another can still ask whether it is there (`ping`).
+    """
 
     def __init__(self, threads: int = 1) -> None:
         torch.set_num_threads(threads)
         self._device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
         self._benches: dict[tuple[Any, ...], Bench] = {}
+        self._busy = threading.Lock()
+
+    def ping(self) -> int:
+        return os.getpid()
 
     def score(self, uri: str) -> dict[str, Any]:
         """{"metrics", "seconds", "pid"} of the checkpoint at `uri` on the validation scenes."""
+        with self._busy:
+            return self._score(uri)
+
+    def _score(self, uri: str) -> dict[str, Any]:
         began = time.time()
         method, run = load(uri)
         key = Bench.key(run)
@@ -112,5 +124,6 @@ class Evaluator:
     def warm(self, plain: dict[str, Any]) -> int:
         """Compose the scenes before the first checkpoint comes."""
         run: Run = from_plain(plain)
-        self._benches[Bench.key(run)] = Bench.open(run, "val", run.evaluation.scenes)
+        with self._busy:
+            self._benches[Bench.key(run)] = Bench.open(run, "val", run.evaluation.scenes)
         return os.getpid()

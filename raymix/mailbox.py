@@ -47,6 +47,8 @@ class Mailbox:
         self._results: dict[tuple[str, int], dict[str, Any]] = {}
         self._failures: dict[str, str] = {}
         self._positions: dict[int, Position] = {}
+        self._starts: dict[str, list[int]] = {}  # by folder: starts in all, and starts since its last result
+        self._yielded = 0.0
         self._news = asyncio.Condition()
 
     async def assign(self, slot: str, order: Order) -> None:
@@ -57,10 +59,21 @@ class Mailbox:
             self._news.notify_all()
 
     async def order(self, slot: str, after: int) -> Order:
-        """The slot's order once it is newer than `after`."""
+        """The slot's order once it is newer than `after`; one whose trial has failed is not given again."""
+
+        def there() -> bool:
+            order = self._orders.get(slot)
+            return order is not None and order.seq > after and order.folder not in self._failures
+
         async with self._news:
-            await self._news.wait_for(lambda: slot in self._orders and self._orders[slot].seq > after)
+            await self._news.wait_for(there)
             return self._orders[slot]
+
+    async def begin(self, folder: str) -> list[int]:
+        """A worker group starts on this trial, for the first time or again: [starts in all, starts since a result]."""
+        counts = self._starts.setdefault(folder, [0, 0])
+        counts[:] = [each + 1 for each in counts]
+        return list(counts)
 
     async def seq(self, slot: str) -> int:
         return self._orders[slot].seq if slot in self._orders else 0
@@ -68,6 +81,7 @@ class Mailbox:
     async def report(self, folder: str, epoch: int, result: dict[str, Any]) -> None:
         async with self._news:
             self._results.setdefault((folder, epoch), result)
+            self._starts.setdefault(folder, [1, 1])[1] = 0
             self._news.notify_all()
 
     async def fail(self, folder: str, reason: str) -> None:
@@ -93,6 +107,14 @@ class Mailbox:
         """Drop an ended trial's results: the mailbox does not grow with the study."""
         self._results = {key: value for key, value in self._results.items() if key[0] != folder}
         self._failures.pop(folder, None)
+        self._starts.pop(folder, None)
+
+    async def may_yield(self, every: float) -> bool:
+        """Whether the slot that asks shall make room for the evaluator: one slot in `every` seconds may."""
+        if time.time() - self._yielded < every:
+            return False
+        self._yielded = time.time()
+        return True
 
     async def place(self, trial: int, position: Position) -> None:
         self._positions[trial] = position

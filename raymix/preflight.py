@@ -9,6 +9,7 @@ from __future__ import annotations
 from raymix import clip, session
 from raymix.config import BadInput, Run, nearest
 from raymix.protocol import PROTOCOLS
+from raymix.room import room
 
 PANELS = 4  # of the largest scene that validation composes, each from another video
 LABEL_FREE = 2  # the first so many metrics need no regions in the data
@@ -20,7 +21,7 @@ def settings(run: Run) -> None:
     _scores(run)
     has = session.machine(run.cluster)
     if has is not None:  # clips that are streamed need more; whether they are is known later
-        session.room(run.cluster, has, streaming=False)
+        room(run.cluster, has, streaming=False)
     _method(run)
 
 

@@ -12,12 +12,13 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from raymix.config import BadInput
+from raymix.config import BadInput, nearest
+from raymix.room import Node, Room, room
 
 SETTINGS = {
     "RAY_DATA_USE_DATASOURCE_V2": "0",  # its footer-reading actors cost 18-30 s per execution (ray 2.60)
@@ -38,7 +39,9 @@ CHATTY = (  # what these say of their inner workings is no news to a person who 
     "ray._private.authentication.authentication_token_setup",
 )
 GRACE = 17.0  # seconds from a signal to the end of the process
-DRIVER = {"node:__internal_head__": 0.001}  # what a trial's own process asks for: it only waits for its slot
+STANDARD = ("CPU", "GPU", "memory", "object_store_memory")
+ENDLESS = 1000  # nodes that an autoscaler without a limit is taken to bring
+HEAD = "node:__internal_head__"  # the resource that Ray gives to the head alone
 
 
 class Interrupted(BaseException):
@@ -125,16 +128,8 @@ def interruptible() -> Iterator[None]:
             signal.signal(each, handler)
 
 
-@dataclass(frozen=True)
-class Room:
-    """How many slots fit, and the arithmetic behind it."""
-
-    slots: int
-    said: str
-
-
-def machine(cluster: Any) -> dict[str, float] | None:
-    """What a cluster that raymix starts here will have; None where one is joined, which can tell by itself."""
+def machine(cluster: Any) -> list[Node] | None:
+    """The one node of a cluster that raymix starts here; None where one is joined, which can tell by itself."""
     ray = sys.modules.get("ray")
     if os.environ.get("RAY_ADDRESS") or (ray is not None and ray.is_initialized()):
         return None
@@ -143,30 +138,73 @@ def machine(cluster: Any) -> dict[str, float] | None:
         import torch
 
         gpus = torch.cuda.device_count()
-    return {"CPU": cluster.cpus or os.cpu_count() or 1, "GPU": gpus}
+    return [{"CPU": cluster.cpus or os.cpu_count() or 1, "GPU": gpus}]
 
 
-def room(cluster: Any, has: Mapping[str, float], streaming: bool) -> Room:
-    """Slots that fit into what the cluster has, after the evaluator's and (when clips are streamed) the data's share.
+def here() -> Any:
+    """Where what must live as long as this process is put: on its own node, so that no other node's loss takes it."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    Raises BadInput where not one fits.
-    """
-    sums, fits = [], []
-    for name, per_worker, evaluator, data in (
-        ("CPU", cluster.cpus_per_worker, cluster.evaluator_cpus, 1.0 if streaming else 0.0),
-        ("GPU", cluster.gpus_per_worker, cluster.evaluator_gpus, 0.0),
-    ):
-        slot = cluster.fewest * per_worker + data
-        if slot == 0 and evaluator == 0:
-            continue
-        total = has.get(name, 0.0)
-        fits.append(int((total - evaluator) / slot + 1e-9) if slot else int(total >= evaluator) * 1000)
-        parts = f"{cluster.fewest} x {per_worker:g}" + (f" + {data:g} for data" if data else "")
-        sums.append(f"{name}: ({total:g} - {evaluator:g} for the evaluator) / ({parts})")
-    fit = max(0, min(fits, default=0))
-    slots = min(fit, cluster.slots) if cluster.slots else fit
-    capped = f", capped by cluster.slots={cluster.slots}" if slots < fit else ""
-    said = f"{slots} slot{'s' if slots != 1 else ''} = {'; '.join(sums)}{capped}"
-    if slots == 0:
-        raise BadInput(f"the cluster is too small: {said}; lower cluster.workers or cluster.cpus_per_worker")
-    return Room(slots, said)
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def nodes() -> list[Node]:
+    """What each living node of the cluster has, the objects' memory of its store in bytes among it; Ray runs."""
+    import ray
+
+    return [{k: float(v) for k, v in each["Resources"].items()} for each in ray.nodes() if each["Alive"]]
+
+
+def may_come() -> list[Node]:
+    """The nodes that an autoscaler may add to those that are there; none where nothing scales."""
+    import ray
+    from ray._private.state import state
+
+    config = state.get_cluster_config()  # what the autoscaler of ray 2.60 tells of itself, as Ray Train reads it too
+    there = Counter(each["Labels"].get("ray.io/node-group", "") for each in ray.nodes() if each["Alive"])
+    more: list[Node] = []
+    for group in config.node_group_configs if config else ():
+        count = ENDLESS if group.max_count < 0 else max(0, group.max_count - there[group.name])
+        more += [dict(group.resources)] * min(count, ENDLESS)
+    return more
+
+
+def shared(uri: str) -> None:
+    """BadInput where `uri` is a local path that some node of the cluster does not see; a file is written to find out."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    others = [
+        each for each in ray.nodes() if each["Alive"] and each["NodeID"] != ray.get_runtime_context().get_node_id()
+    ]
+    if "://" in uri or not others:
+        return
+    os.makedirs(uri, exist_ok=True)
+    handle, probe = tempfile.mkstemp(prefix=".seen-by-all-", dir=uri)
+    os.close(handle)
+    look = ray.remote(num_cpus=0, max_retries=3)(os.path.exists)
+    try:
+        asked = [look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(e["NodeID"], False)) for e in others]
+        sees = ray.get([each.remote(probe) for each in asked])
+    finally:
+        os.unlink(probe)
+    if blind := [each["NodeManagerAddress"] for each, seen in zip(others, sees, strict=True) if not seen]:
+        many = f" and {len(blind) - 1} more" if len(blind) > 1 else ""
+        raise BadInput(
+            f"home={uri}: node {blind[0]}{many} does not see it; name storage that all nodes share (NFS, s3://, gs://)"
+        )
+
+
+def fits(cluster: Any, streaming: bool) -> Room:
+    """The room of the cluster that has been joined or started; BadInput where it has none."""
+    there, more = nodes(), may_come()
+    if (asked := next(iter(waiting(cluster)))) not in (names := {name for node in (*there, *more) for name in node}):
+        own = [name for name in names if name not in STANDARD and ":" not in name]
+        raise BadInput(f"cluster.trials_on={asked}: no node has this resource{nearest(asked, ['head', *own])}")
+    return room(cluster, there, streaming, more)
+
+
+def waiting(cluster: Any) -> dict[str, float]:
+    """What a trial's own process asks for: it only waits for its slot, so a trace of a resource that says where."""
+    return {HEAD if cluster.trials_on == "head" else cluster.trials_on: 0.001}

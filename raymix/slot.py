@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any
+from typing import Any, cast
 
 import ray
 
@@ -22,7 +22,7 @@ TRAIN_SETTINGS = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
 }
-RESTARTS = 20  # of a slot's worker group before the slot gives up
+RESTARTS = 200  # of a slot's worker group; a trial that kills its workers is given up much earlier (worker.TRIES)
 
 
 class Slot:
@@ -43,14 +43,15 @@ class Slot:
         from raymix.worker import work
 
         c = run.cluster
-        use_gpu = c.gpus_per_worker > 0
+        use_gpu, elastic = c.gpus_per_worker > 0, cast(Any, (c.fewest, c.most))
         resources = {"CPU": c.cpus_per_worker} | ({"GPU": c.gpus_per_worker} if use_gpu else {})
         try:
             TorchTrainer(
                 work,
                 train_loop_config={"mailbox": self._mailbox, "slot": self.name, "source": source},
                 scaling_config=ray.train.ScalingConfig(
-                    num_workers=c.workers, use_gpu=use_gpu, resources_per_worker=resources
+                    num_workers=elastic if c.fewest < c.most else c.most, use_gpu=use_gpu,
+                    resources_per_worker=resources, placement_strategy=c.placement,
                 ),
                 datasets={} if source.parts else {"train": lambda: read(run)},
                 run_config=ray.train.RunConfig(

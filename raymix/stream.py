@@ -69,7 +69,7 @@ def open_source(run: Run) -> Source:
     size = run.encoder.image_size
     one = clip.read(run.dataset.prepared, "train", size, truth=False, labels=False, limit=1)
     nbytes = count * (one.frames.nbytes + one.stft.nbytes)
-    store = int(ray.cluster_resources().get("object_store_memory", 0))
+    store = _smallest_store()  # every node that has workers gets a copy of its own
     share = nbytes / store if store else 1.0
     said = f"{count} training clips, {nbytes / 2**20:.0f} MiB decoded, {share:.0%} of the object store"
     if run.data.cache == "off" or (run.data.cache == "auto" and share > run.cluster.object_store_share):
@@ -78,6 +78,13 @@ def open_source(run: Run) -> Source:
         raise BadInput(f"data.cache=on: {said}; use data.cache=auto, or a larger cluster.object_store_gib")
     parts = tuple(read(run).materialize().to_arrow_refs())
     return Source(parts, count, nbytes, f"{said}: decoded once, shared by all slots")
+
+
+def _smallest_store() -> int:
+    """Bytes of the smallest object store among the living nodes that can have workers (any, where none has a CPU)."""
+    every = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    able = [has for has in every if has.get("CPU", 0) > 0] or every
+    return int(min(has.get("object_store_memory", 0) for has in able))
 
 
 def _clips(table: pa.Table | dict[str, np.ndarray]) -> Clips:

@@ -24,6 +24,7 @@ from raymix.rules import problems
 from raymix.slot import Slot
 
 POINTER = "pointer.json"
+PATIENCE = 60.0  # seconds that the evaluator may be silent before a slot makes room for it
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Trial(tune.Trainable):
         if "failed" in found:
             return self._failed(epoch, found["failed"])
         asked = time.time()
-        scores = ray.get(self.shared.evaluator.score.remote(found["checkpoint"]))
+        scores = self._score(found["checkpoint"])
         objective = scores["metrics"].get(self._study["metric"])
         if objective is None or not math.isfinite(objective):
             return self._failed(epoch, f"{self._study['metric']} is {objective}")
@@ -112,6 +113,20 @@ class Trial(tune.Trainable):
             "done": last,
             **({"ended": "completed"} if last else {}),
         }
+
+    def _score(self, uri: str) -> dict[str, Any]:
+        """The evaluator's answer, however long it takes.
+
+        One that lost its node may find no place on the others, all of them taken by slots that wait for its scores: after
+        PATIENCE seconds without a sign of it this slot makes room, and starts anew when the score is there.
+        """
+        asked = self.shared.evaluator.score.remote(uri)
+        while not ray.wait([asked], timeout=PATIENCE)[0]:
+            alive = ray.wait([self.shared.evaluator.ping.remote()], timeout=PATIENCE)[0]
+            if not alive and self.slot.alive and ray.get(self.shared.mailbox.may_yield.remote(2 * PATIENCE)):
+                self.slot.close()
+        found: dict[str, Any] = ray.get(asked)
+        return found
 
     @property
     def _study(self) -> dict[str, Any]:

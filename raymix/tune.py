@@ -59,6 +59,7 @@ def run(plan: engine.Plan, began: float, live: bool | None = None) -> int:
     """Prepare, search, tell, evaluate; shared by `raymix.train`. Interrupted, it names the command that resumes."""
     try:
         with session.interruptible():
+            join(plan.run)
             prepare(plan.run)
             overheads = {}
             if not plan.study.exists or plan.study.owed or plan.planned > plan.study.planned:
@@ -73,6 +74,14 @@ def run(plan: engine.Plan, began: float, live: bool | None = None) -> int:
     except session.Interrupted as stop:
         print(f"raymix: {stop}: everything scored so far is kept; go on with: {command()}", file=sys.stderr, flush=True)
         return stop.code
+
+
+def join(run: Run) -> None:
+    """On a cluster of others' making: whether there is room, and storage that all nodes see, is known before any work."""
+    if session.machine(run.cluster) is None:
+        session.start(run.cluster)
+        session.fits(run.cluster, streaming=False)
+        session.shared(run.home)
 
 
 def prepare(run: Run) -> None:

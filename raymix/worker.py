@@ -28,6 +28,17 @@ from raymix.mailbox import Order
 from raymix.methods import from_run
 from raymix.stream import Loader
 
+TRIES = 5  # worker groups that may be lost within one epoch of a trial before the trial is given up
+LOST = (
+    "gloo",
+    "nccl",
+    "connection closed by peer",
+    "connection reset by peer",
+    "broken pipe",
+    "read error",
+    "timed out",
+)
+
 
 def work(given: dict[str, Any]) -> None:
     """A worker's life (every rank runs this): take the slot's order, train the trial, take the next, until closed."""
@@ -36,13 +47,13 @@ def work(given: dict[str, Any]) -> None:
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     source, mailbox, slot = given["source"], given["mailbox"], given["slot"]
     shard = None if source.parts else ray.train.get_dataset_shard("train")
-    loader, clock = Loader(source, shard, rank, world), Clock()
+    loader, clock, nodes = Loader(source, shard, rank, world), Clock(), _spread(world)
     order = Order(None)
     while True:
         order = _from_rank_0(rank, world, functools.partial(_ask, mailbox, slot, order.seq))
         if order.trial is None:
             return
-        _Shift(order, loader, mailbox, slot, rank, world, clock).run()
+        _Shift(order, loader, mailbox, slot, rank, world, nodes, clock).run()
 
 
 def _ask(mailbox: Any, slot: str, after: int) -> Order:
@@ -60,14 +71,29 @@ def _from_rank_0(rank: int, world: int, ask: Callable[[], Any]) -> Any:
     return answer
 
 
+def _spread(world: int) -> int:
+    """How many nodes this group of workers is spread over."""
+    names = [ray.get_runtime_context().get_node_id()] * world
+    if world > 1:
+        dist.all_gather_object(names, names[0])
+    return len(set(names))
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether an error says that another rank is gone, or cannot be reached; gloo says so in a plain RuntimeError."""
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(sign in text for sign in LOST)
+
+
 class _Shift:
     """One order on one worker."""
 
     def __init__(
-        self, order: Order, loader: Loader, mailbox: Any, slot: str, rank: int, world: int, clock: Clock
+        self, order: Order, loader: Loader, mailbox: Any, slot: str, rank: int, world: int, nodes: int, clock: Clock
     ) -> None:
         self.order, self.loader, self.mailbox, self.slot = order, loader, mailbox, slot
-        self.rank, self.world, self.clock = rank, world, clock
+        self.rank, self.world, self.nodes, self.clock = rank, world, nodes, clock
+        self.starts = 0  # of worker groups on this trial
         self._asked: Any = None
 
     def run(self) -> None:
@@ -78,6 +104,8 @@ class _Shift:
             self._fail(str(failure))
         except (torch.OutOfMemoryError, RuntimeError, ValueError, TypeError) as error:
             traceback.print_exc()
+            if self.world > 1 and lost_peer(error):
+                raise  # no fault of the trial's: the group starts again, and goes on from the newest checkpoint
             self._fail(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
             if self.world > 1:  # the other ranks wait in a collective: a fresh group takes the next order
                 raise
@@ -87,6 +115,10 @@ class _Shift:
 
     def _train(self) -> None:
         run: Run = from_plain(self.order.plain)
+        starts, lately = _from_rank_0(self.rank, self.world, self._begin)
+        if lately > TRIES:
+            raise TrialFailed(f"its workers were lost {TRIES} times within one epoch")
+        self.starts = starts
         model, device, start = self._build(run)
         optimizer = adam(model, run.optimizer)
         first = self._restore(start, optimizer) if start else 1
@@ -105,6 +137,10 @@ class _Shift:
                     pending = keeper.submit(self._keep, *self._copy(model, optimizer, epoch))
             if pending:
                 pending.result()
+
+    def _begin(self) -> list[int]:
+        counts: list[int] = ray.get(self.mailbox.begin.remote(self.order.folder))
+        return counts
 
     def _build(self, run: Run) -> tuple[Any, Any, Any]:
         """Model and device, and the checkpoint to go on from, if there is one: this trial's newest, else its origin."""
@@ -151,7 +187,7 @@ class _Shift:
         result = {
             "epoch": epoch.number, "train": epoch.train, "began": epoch.began, "ended": epoch.ended,
             "steps": epoch.steps, "step_seconds": epoch.step_seconds, "wait_seconds": epoch.wait_seconds,
-            "given": self.order.given, "workers": self.world,
+            "given": self.order.given, "workers": self.world, "nodes": self.nodes, "starts": self.starts,
             "clock": {"steps": self.clock.steps, "waits": self.clock.waits, "now": epoch.ended},
         }  # fmt: skip
         return weights, copy.deepcopy(training_state(optimizer, epoch.number)), result
