@@ -131,6 +131,8 @@ def _needs(cluster: Cluster, streaming: bool) -> str:
 
 def _advice(cluster: Cluster, nodes: Sequence[Node]) -> str:
     """The knob that is too large for any node, else those that decide."""
+    if cluster.gpus_per_worker + cluster.evaluator_gpus > 0 and not any(node.get("GPU") for node in nodes):
+        return "no node has a GPU: cluster=laptop needs none"
     for what, cpus, gpus in (
         ("evaluator", cluster.evaluator_cpus, cluster.evaluator_gpus),
         ("worker", cluster.cpus_per_worker, cluster.gpus_per_worker),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from raymix import engine, preflight
+from raymix import engine, forecast, preflight
 from raymix.config import BadInput, Run
 from raymix.door import enter, refusing
 from raymix.rules import check
@@ -19,6 +19,8 @@ def task(config: Run) -> int:
     with refusing():
         preflight.settings(config)
         plan = engine.plan(config, None, "")
+        if config.study.plan:
+            return forecast.show(plan)
     return run(plan, began)
 
 

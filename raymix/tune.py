@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any
 
-from raymix import door, engine, preflight, session
+from raymix import door, engine, forecast, preflight, session
 from raymix.config import BadInput, Evaluate, Run, Tune, from_plain, override, to_plain
 from raymix.door import DONE, enter, refusing
 from raymix.rules import check, problems
@@ -47,6 +47,8 @@ def task(config: Tune) -> int:
         fixed: Tune = _fixed(config, space)
         preflight.settings(fixed)
         plan = engine.plan(fixed, space, space.hash)
+        if config.study.plan:
+            return forecast.show(plan)
     return run(plan, began)
 
 

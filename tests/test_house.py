@@ -19,8 +19,9 @@ FLOORS: dict[str, int] = {
     "comparison": 6, "figures": 6, "watch": 6, "fit": 6,
     "stream": 7, "evaluator": 7, "session": 7, "mailbox": 7, "verdict": 8, "preflight": 8,
     "worker": 8, "rebuild": 7, "suggest": 8, "scoreboard": 9, "slot": 9, "record": 9,
-    "trial": 10,
+    "trial": 10, "upload": 10,
     "engine": 11,
+    "forecast": 12,
     "prepare": 12, "leaderboard": 12, "evaluate": 12, "tune": 13, "train": 14,
 }  # fmt: skip
 RAY = {
@@ -34,6 +35,7 @@ RAY = {
     "mailbox",
     "worker",
     "engine",
+    "upload",
     "prepare",
     "tune",
     "train",

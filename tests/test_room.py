@@ -71,7 +71,8 @@ def test_what_an_autoscaler_may_add_counts() -> None:
     ("cluster", "says"),
     [
         (Cluster(evaluator_cpus=9), "no node is large enough for an evaluator: lower cluster.evaluator_cpus"),
-        (Cluster(gpus_per_worker=8), "no node is large enough for a worker: lower cluster.cpus_per_worker or"),
+        (Cluster(gpus_per_worker=8), "no node has a GPU: cluster=laptop needs none"),
+        (Cluster(cpus_per_worker=9), "no node is large enough for a worker: lower cluster.cpus_per_worker or"),
         (
             Cluster(workers=64),
             "needs an evaluator of 1 CPU on one node, and for one slot 64 x (1 CPU); lower cluster.work",
