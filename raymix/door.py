@@ -101,6 +101,8 @@ def _compose(name: str) -> Any:
         sys.argv[1:] = _sorted_words(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(folder("configs")), config_name=name)(configs.append)()
         if configs:
+            if configs[0].get("home") and "://" not in configs[0].home:  # workers elsewhere stand in other folders
+                configs[0].home = os.path.abspath(os.path.expanduser(configs[0].home))
             OmegaConf.resolve(configs[0])
     except BadInput:
         raise

@@ -140,6 +140,7 @@ def search(plan: Plan, began: float, live: bool | None = None) -> dict[str, Any]
     """Run every trial that the study owes; Ray runs already. Returns the overheads of this sitting."""
     import ray
 
+    from raymix import census
     from raymix.record import Recorder
     from raymix.watch import Watch
 
@@ -152,8 +153,9 @@ def search(plan: Plan, began: float, live: bool | None = None) -> dict[str, Any]
     recorder = Recorder(plan.ledger, plan.uri, study, run.fit.keep, watch, began)
     stopped = ""
     try:
-        ray.get(warmed)
-        tuner(plan, study, shared, recorder, slots).fit()
+        with census.watching(run.cluster, not shared.source.parts, watch.say):
+            ray.get(warmed)
+            tuner(plan, study, shared, recorder, slots).fit()
     except BaseException as error:
         stopped = type(error).__name__
         raise
@@ -187,6 +189,7 @@ def gather(plan: Plan, study: Study, watch: Any) -> tuple[Any, int, Any]:
     from raymix.stream import open_source
     from raymix.trial import Shared
 
+    session.hush()  # once more: the import of ray.data sets its own level
     run, plain = plan.run, {k: v for k, v in to_plain(plan.run).items() if k in Run.__dataclass_fields__}
     c = run.cluster
     source = open_source(run)

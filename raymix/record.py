@@ -105,7 +105,10 @@ class Clocks:
 
     def epoch(self, result: dict[str, Any]) -> None:
         training = result["training"]
-        self.first = self.first or training["ended"] - self.began
+        if (
+            self.first is None and training["ended"] > self.began
+        ):  # an epoch of an earlier sitting may be scored in this one
+            self.first = training["ended"] - self.began
         self.scoring += result["score_seconds"]
         seen = self._slots.setdefault(result["slot"], [])
         if seen and seen[-1]["trial"] != result["trial"]:

@@ -6,6 +6,7 @@ Everything raymix sets in Ray's environment is set here, before Ray is imported,
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -34,7 +35,7 @@ SETTINGS = {
 }
 CHATTY = (  # what these say of their inner workings is no news to a person who runs a search
     "ray.data",
-    "ray.tune",
+    "ray.tune",  # its tracebacks of trials whose node went among it: the trials go on
     "ray._private.authentication",
     "ray._private.authentication.authentication_token_setup",
 )
@@ -58,8 +59,7 @@ def start(cluster: Any) -> None:
         os.environ.setdefault(name, value)
     import ray
 
-    for name in CHATTY:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    hush()
     if ray.is_initialized():
         return
     ours = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
@@ -71,6 +71,12 @@ def start(cluster: Any) -> None:
                 signal.signal(each, handler)
 
 
+def hush() -> None:
+    """Ray's libraries speak up only when the command itself fails."""
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 def _join_or_start(cluster: Any) -> None:
     import ray
 
@@ -78,7 +84,10 @@ def _join_or_start(cluster: Any) -> None:
         try:
             ray.init(logging_level=logging.WARNING, log_to_driver=False)
         except ConnectionError as error:
-            raise BadInput(f"RAY_ADDRESS={address}: no Ray cluster answers there") from error
+            token = "RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH must be those of the cluster"
+            raise BadInput(
+                f"RAY_ADDRESS={address}: no Ray cluster answers there, or not to this token ({token})"
+            ) from error
         return
     ray.init(
         address="local",
@@ -89,6 +98,14 @@ def _join_or_start(cluster: Any) -> None:
         log_to_driver=False,
         _temp_dir=os.environ.get("RAYMIX_RAY_TMP") or os.path.join(tempfile.gettempdir(), "ray"),
     )
+
+
+def submission() -> str | None:
+    """The id under which this process was submitted as a Ray job, if it was."""
+    found = (
+        json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("metadata", {}).get("job_submission_id")
+    )
+    return str(found) if found else None
 
 
 def stop() -> None:

@@ -96,7 +96,9 @@ def prepare(run: Run) -> None:
 def command() -> str:
     """The command line that was given, as a person would type it."""
     module = "raymix." + sys.argv[0].rsplit("/", 1)[-1].removesuffix(".py")
-    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+    line = shlex.join(["python", "-m", module, *sys.argv[1:]])
+    settings = "--runtime-env cluster/runtime_env.yaml"
+    return f"ray job submit {settings} --working-dir . -- {line}" if session.submission() else line
 
 
 def finish(plan: engine.Plan, overheads: dict[str, Any]) -> int:

@@ -94,6 +94,7 @@ class _Shift:
         self.order, self.loader, self.mailbox, self.slot = order, loader, mailbox, slot
         self.rank, self.world, self.nodes, self.clock = rank, world, nodes, clock
         self.starts = 0  # of worker groups on this trial
+        self.first = 1  # epoch that this group began with
         self._asked: Any = None
 
     def run(self) -> None:
@@ -121,7 +122,7 @@ class _Shift:
         self.starts = starts
         model, device, start = self._build(run)
         optimizer = adam(model, run.optimizer)
-        first = self._restore(start, optimizer) if start else 1
+        first = self.first = self._restore(start, optimizer) if start else 1
         wrapped = self._wrap(model, device)
         epochs = fit(
             wrapped, optimizer, lambda number: self.loader.epoch(run, number), run.fit, first=first,
@@ -187,7 +188,7 @@ class _Shift:
         result = {
             "epoch": epoch.number, "train": epoch.train, "began": epoch.began, "ended": epoch.ended,
             "steps": epoch.steps, "step_seconds": epoch.step_seconds, "wait_seconds": epoch.wait_seconds,
-            "given": self.order.given, "workers": self.world, "nodes": self.nodes, "starts": self.starts,
+            "given": self.order.given, "workers": self.world, "nodes": self.nodes, "starts": self.starts, "first": self.first,
             "clock": {"steps": self.clock.steps, "waits": self.clock.waits, "now": epoch.ended},
         }  # fmt: skip
         return weights, copy.deepcopy(training_state(optimizer, epoch.number)), result
