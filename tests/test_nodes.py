@@ -1,0 +1,76 @@
+"""Nodes lost without grace in the middle of trials: of a worker, of a trial's own process, of the evaluator."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nodes import EPOCHS, TRIALS, VICTIMS
+
+from raymix.ledger import Ledger
+
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="module")
+def seen(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """One search on three nodes and a head, in a process of its own: a cluster and this session's Ray cannot share one."""
+    home = tmp_path_factory.mktemp("nodes")
+    shutil.copytree(demo / "clips", home / "clips")
+    described = home / "clips/demo/dataset.json"
+    described.write_text(described.read_text().replace(str(demo), str(home)))
+    shutil.copytree(demo / "videos", home / "videos")
+    path = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(HERE / "nodes.py"), str(home)], capture_output=True, text=True, timeout=900,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:] + (home / "nodes.log").read_text()[-3000:]
+    found: dict[str, Any] = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    found["log"] = (home / "nodes.log").read_text()
+    found["records"] = Ledger(str(home / "studies/nodes")).records()
+    print(json.dumps({"losses": found["losses"], "seconds_to_free": found["seconds_to_free"]}))
+    yield found
+
+
+def test_the_search_finishes_with_nothing_lost_or_doubled(seen: dict[str, Any]) -> None:
+    assert seen["code"] == 0, seen["log"][-3000:]
+    assert [loss["victim"] for loss in seen["losses"]] == list(VICTIMS)
+    ends = Counter(r["trial"] for r in seen["records"] if r["kind"] == "trial_ended" and r["state"] == "completed")
+    assert ends == dict.fromkeys(range(TRIALS), 1)
+    epochs = Counter((r["trial"], r["epoch"]) for r in seen["records"] if r["kind"] == "epoch_scored")
+    assert epochs == {(trial, epoch): 1 for trial in range(TRIALS) for epoch in range(1, EPOCHS + 1)}
+
+
+def test_every_epoch_was_trained_on_two_nodes(seen: dict[str, Any]) -> None:
+    training = [r["training"] for r in seen["records"] if r["kind"] == "epoch_scored"]
+    assert {(each["workers"], each["nodes"]) for each in training} == {(2, 2)}
+
+
+def test_a_lost_group_goes_on_from_the_newest_checkpoint(seen: dict[str, Any]) -> None:
+    """So no finished epoch is trained again but one whose checkpoint was still being written."""
+    again = [r for r in seen["records"] if r["kind"] == "epoch_scored" and r["training"]["first"] > 1]
+    assert again, "no trial was ever taken up again: nothing was lost in the middle of one"
+    for record in again:
+        trial, first = str(record["trial"]), record["training"]["first"]
+        kept = [loss["kept"][trial] for loss in seen["losses"] if trial in loss["kept"]]
+        assert any(first in (newest + 1, newest + 2) for newest in kept), (record, seen["losses"])
+
+
+def test_every_cpu_is_free_within_a_minute(seen: dict[str, Any]) -> None:
+    assert seen["free"], seen["seconds_to_free"]
+
+
+def test_a_person_is_told(seen: dict[str, Any]) -> None:
+    assert "is gone; what ran there starts again elsewhere from its newest checkpoint" in seen["log"]
+    assert "room now: 1 slot = CPU: (4 - 1 for the evaluator) / (2 x 1)" in seen["log"]
+    own = [line for line in seen["log"].splitlines() if "Traceback" in line]
+    assert not own, seen["log"]
