@@ -70,6 +70,8 @@ def _between(run: Run) -> Iterator[str]:
     if run.encoder.image_size % 16:
         yield f"encoder.image_size={run.encoder.image_size}: must be a multiple of 16, the encoder's stride"
     search = getattr(run, "search", None)
+    if search and run.cluster.fewest < run.cluster.most:
+        yield f"cluster.workers={run.cluster.workers}: a search needs one number; [fewest, most] is for raymix.train"
     if search and search.scheduler != "fifo" and search.grace > run.fit.epochs:
         yield f"search.grace={search.grace}: more than fit.epochs={run.fit.epochs}"
 

@@ -48,7 +48,8 @@ def of(directory: str | Path) -> Upload:
 
 def said(upload: Upload) -> str:
     """One line about it; BadInput, with the largest files, where the job server would refuse it."""
-    size = f"{upload.nbytes / 1e6:.1f} MB in {len(upload.files)} files"
+    count = len(upload.files)
+    size = f"{upload.nbytes / 1e6:.1f} MB in {count} file{'s' if count != 1 else ''}"
     if upload.nbytes > TOO_LARGE:
         raise BadInput(
             f"the working directory has {size}, ray job submit --working-dir takes 104.8 MB (100 MiB); list in .rayignore "

@@ -64,3 +64,39 @@ def test_positions() -> None:
         assert (await box.position(7)).epoch == 3
 
     asyncio.run(story())
+
+
+def test_starts_are_counted_in_all_and_since_the_last_result() -> None:
+    async def story() -> None:
+        box = fresh()
+        assert [await box.begin("f") for _ in range(3)] == [[1, 1], [2, 2], [3, 3]]
+        await box.report("f", 1, {"loss": 1.0})
+        assert await box.begin("f") == [4, 1]
+        await box.forget("f")
+        assert await box.begin("f") == [1, 1]
+
+    asyncio.run(story())
+
+
+def test_a_failed_trial_is_not_ordered_again() -> None:
+    """A group that starts again after its trial has failed waits for the next trial instead of training that one."""
+
+    async def story() -> None:
+        box = fresh()
+        await box.assign("a", Order(3, folder="f"))
+        await box.fail("f", "out of memory")
+        waiting = asyncio.create_task(box.order("a", 0))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await box.assign("a", Order(4, folder="g"))
+        assert (await waiting).trial == 4
+
+    asyncio.run(story())
+
+
+def test_one_slot_at_a_time_makes_room() -> None:
+    async def story() -> None:
+        box = fresh()
+        assert [await box.may_yield(60.0), await box.may_yield(60.0), await box.may_yield(0.0)] == [True, False, True]
+
+    asyncio.run(story())

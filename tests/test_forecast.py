@@ -1,0 +1,86 @@
+"""study.plan=true: everything said, nothing started, nothing left behind."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from raymix import session, train, tune, upload
+from raymix.forecast import epochs_of_one
+
+HERE = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "epochs", "grace", "reduction", "mean"),
+    [
+        ("fifo", 30, 3, 3, 30.0),
+        ("asha", 30, 30, 3, 30.0),
+        ("asha", 9, 3, 3, 3 + 6 / 3),
+        ("asha", 30, 3, 3, 3 + 6 / 3 + 18 / 9 + 3 / 27),
+        ("asha", 20, 4, 2, 4 + 4 / 2 + 8 / 4 + 4 / 8),
+    ],
+)
+def test_epochs_of_a_trial(scheduler: str, epochs: int, grace: int, reduction: int, mean: float) -> None:
+    assert epochs_of_one(scheduler, epochs, grace, reduction) == pytest.approx(mean)
+
+
+def door(monkeypatch: pytest.MonkeyPatch, module: str, *words: str) -> int | str | None:
+    def never(*arguments: object) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(session, "start", never)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if "ray" in sys.modules:  # another test module may have left it running
+        monkeypatch.setattr(sys.modules["ray"], "is_initialized", lambda: False)
+    monkeypatch.setattr(sys, "argv", [f"{module}.py", *words])
+    with pytest.raises(SystemExit) as stop:
+        {"tune": tune, "train": train}[module].main()
+    return stop.value.code
+
+
+def test_a_plan_is_printed_and_nothing_starts(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(demo / "clips", tmp_path / "clips")
+    monkeypatch.chdir(HERE)
+    words = (f"home={tmp_path}", "study.plan=true", "cluster.cpus=3", "fit.epochs=20", "study.trials=8", "fit.batch=6")
+    assert door(monkeypatch, "tune", *words) == 0
+    out = capsys.readouterr().out
+    for line in (
+        f"study: {tmp_path}/studies/demo-cycle: new, 8 trials",
+        "storage: a test object was written there and taken away again",
+        "batches of 6 an epoch",
+        "space: method.temperature       0.05 to 0.3, log",
+        "space: requires fit.batch % mixture.k == 0",
+        "space: the rules reject 0% of 2048 random points",
+        "8 trials of at most 20 epochs: about 68 epochs (160 if none were stopped)",
+        "slots: 2 slots = CPU: (3 - 1 for the evaluator) / (1 x 1) on this machine",
+        "upload: ray job submit --working-dir . sends",
+        "nothing was started",
+    ):
+        assert line in out, out
+    assert not (tmp_path / "studies").exists()
+
+
+def test_clips_that_are_not_there_yet_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert door(monkeypatch, "train", f"home={tmp_path}", "study.plan=true") == 0
+    out = capsys.readouterr().out
+    assert f"clips: none yet in {tmp_path}/clips/demo; the study begins by preparing {tmp_path}/videos/demo" in out
+    assert "search: one run of 20 epochs" in out and "upload:" not in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_working_directory_that_no_job_could_take_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(upload, "TOO_LARGE", 1000)
+    monkeypatch.chdir(HERE)
+    assert door(monkeypatch, "tune", f"home={tmp_path}", "study.plan=true") == 2
+    assert "list in .rayignore what a job does not need; the largest: " in capsys.readouterr().err

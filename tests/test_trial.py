@@ -1,0 +1,78 @@
+"""A slot makes room for an evaluator that found no place after its node was lost."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from raymix import trial
+from raymix.mailbox import Mailbox
+
+
+@ray.remote(num_cpus=0)
+class Scores:
+    def score(self, uri: str) -> dict[str, Any]:
+        return {"metrics": {"loss": 1.0}, "uri": uri}
+
+    def ping(self) -> int:
+        return 0
+
+
+@ray.remote(num_cpus=0)
+class Place:
+    """Holds CPUs until it is killed."""
+
+    def here(self) -> bool:
+        return True
+
+
+class Slot:
+    def __init__(self, place: Any) -> None:
+        self.place, self.alive, self.closed_at = place, True, 0.0
+
+    def close(self) -> None:
+        self.alive, self.closed_at = False, time.monotonic()
+        ray.kill(self.place)
+
+
+def waiting(evaluator: Any, slot: Slot) -> Any:
+    """A trial that has come as far as a checkpoint."""
+    made = object.__new__(trial.Trial)
+    mailbox = Mailbox.remote()  # type: ignore[attr-defined]
+    made.shared, made.slot = SimpleNamespace(evaluator=evaluator, mailbox=mailbox), slot  # type: ignore[assignment]
+    return made
+
+
+def test_a_slot_makes_room_for_an_evaluator_without_a_place(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "PATIENCE", 1.0)
+    cpus = ray.cluster_resources()["CPU"]
+    place = Place.options(num_cpus=cpus).remote()  # type: ignore[attr-defined]
+    assert ray.get(place.here.remote())
+    evaluator = Scores.options(num_cpus=cpus).remote()  # type: ignore[attr-defined]  # pending: nothing is free
+    slot = Slot(place)
+    found = waiting(evaluator, slot)._score("s3://b/c")
+    assert found["uri"] == "s3://b/c" and not slot.alive
+    ray.kill(evaluator)
+
+
+def test_a_busy_evaluator_is_only_waited_for(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "PATIENCE", 0.3)
+
+    @ray.remote(num_cpus=0)
+    class Slow:
+        def score(self, uri: str) -> dict[str, Any]:
+            time.sleep(2)
+            return {"uri": uri}
+
+        def ping(self) -> int:
+            return 0
+
+    evaluator = Slow.options(max_concurrency=2).remote()  # type: ignore[attr-defined]
+    assert ray.get(evaluator.ping.remote()) == 0
+    slot = Slot(None)
+    assert waiting(evaluator, slot)._score("u") == {"uri": "u"}
+    assert slot.alive
