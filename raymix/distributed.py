@@ -23,6 +23,7 @@ def ranks() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+@torch.compiler.disable  # torch 2.11 would compile the collective, but lose its gradient
 def gather(rows: Tensor) -> Tensor:
     """The rows of all ranks in rank order, (N, ...) -> (ranks x N, ...), with a gradient to every rank's rows.
 
@@ -61,6 +62,7 @@ class BatchNorm(_BatchNorm):
         if input.dim() < 2:
             raise ValueError(f"BatchNorm: expected at least 2 dimensions, got {input.dim()}")
 
+    @torch.compiler.disable  # as in `gather`
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or ranks() == 1:
             return super().forward(input)
@@ -120,8 +122,8 @@ def wrap(method: nn.Module, settings: Fit, device: torch.device) -> nn.Module:
     """The method as the loop runs it: BatchNorm over all ranks and compiled where asked for, and DDP where there are ranks.
 
     All of it happens in place or around the method, so `method.state_dict()` keeps the names of a plain one. Compiled are
-    the method's parts (its encoders), each as one graph: what is between them, complex spectrograms and small matrices
-    of walks, has no kernels to win.
+    the method's parts (its encoders), one graph each, where the time is spent: torch cannot compile the complex numbers
+    of spectrograms that go in between.
     """
     if settings.sync_batch_norm and ranks() > 1:
         synchronise(method, device)

@@ -25,12 +25,13 @@ def on_ranks(work: Callable[..., Any], worlds: Sequence[int], folder: Path, *wor
     every = [(rank, world) for world in worlds for rank in range(world)]
     running = [start(*each) for each in every]
     try:
-        out = [json.loads(each.communicate(timeout=300)[0].splitlines()[-1]) for each in running]
+        out = [each.communicate(timeout=300)[0] for each in running]
     finally:
         for each in running:
             each.kill()  # of those that wait for one that died
-    assert not any(each.returncode for each in running)
-    return [[answer for answer, at in zip(out, every, strict=True) if at[1] == world] for world in worlds]
+    assert not any(each.returncode for each in running), "a rank failed: its words are above"
+    answers = [json.loads(text.splitlines()[-1]) for text in out]
+    return [[answer for answer, at in zip(answers, every, strict=True) if at[1] == world] for world in worlds]
 
 
 def main(module: str, function: str, rank: int, world: int, meet: str, words: Sequence[str]) -> None:
