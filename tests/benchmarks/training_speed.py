@@ -7,7 +7,8 @@
 Clips are synthetic and mixed beforehand, so that the loop is measured, not the disk; what mixing costs is printed beside it.
 Every variant trains the same model on the same mixtures. "on device" is the share of wall time between the first kernel of
 an update and its last one (CUDA events); the rest is spent waiting for Python. fp32 lets cuDNN use TF32, as torch does.
-Exit code 1 where the mean loss over all steps in bf16 is more than 2 % off that in fp32.
+Exit code 1 where the mean loss over all steps is more than 2 % off that in fp32; "fp32 channels_last" computes the same in
+another order, so what it is off by is what rounding alone does to a training run.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def settings() -> argparse.Namespace:
         "--steps", type=int, default=50, help="updates that are measured, after one fifth as many to warm up"
     )
     parser.add_argument("--accumulate", type=int, default=1, help="pieces of a batch")
-    parser.add_argument("--mixtures", type=int, default=8, help="different batches in memory, used in turn")
+    parser.add_argument("--mixtures", type=int, default=20, help="different batches in memory, used in turn")
     parser.add_argument("--seconds", type=float, default=0.96, help="of sound")
     parser.add_argument("--compile", action="store_true", help="with the variant that torch.compile makes")
     parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN try its algorithms first")
@@ -72,14 +73,17 @@ def settings() -> argparse.Namespace:
 
 
 def clips(given: argparse.Namespace) -> Clips:
-    """Sixteen kinds of clips that can be told apart by colour and by pitch, each a video of its own."""
+    """Sixteen kinds of clips, told apart by a tint and a faint pitch, each a video of its own.
+
+    Plainer ones are learnt within 50 steps; then rounding alone decides how soon, and losses near zero differ by much.
+    """
     rng, count = np.random.default_rng(0), given.batch * given.mixtures
     kind_N, frames = rng.integers(0, 16, count), frames_in(given.seconds) + 16
     colours = rng.integers(0, 256, (16, 3))
-    pictures = rng.integers(0, 64, (count, 1, given.size, given.size, 3), dtype=np.uint8)
-    pictures += (colours[kind_N] * 0.75).astype(np.uint8)[:, None, None, None]
-    sound = (0.05 * rng.standard_normal((count, frames, BINS, 2), dtype=np.float32)).astype(np.float16)
-    sound[np.arange(count), :, 4 + 4 * kind_N] += 4
+    pictures = rng.integers(0, 192, (count, 1, given.size, given.size, 3), dtype=np.uint8)
+    pictures += (colours[kind_N] * 0.25).astype(np.uint8)[:, None, None, None]
+    sound = (0.5 * rng.standard_normal((count, frames, BINS, 2), dtype=np.float32)).astype(np.float16)
+    sound[np.arange(count), :, 4 + 4 * kind_N] += 1
     names = np.array([f"{n:05d}" for n in range(count)])
     return Clips(clip_id=names, video=names, group=names, frames=pictures, stft=sound, label=names)
 
