@@ -62,7 +62,7 @@ def settings() -> argparse.Namespace:
         "--steps", type=int, default=50, help="updates that are measured, after one fifth as many to warm up"
     )
     parser.add_argument("--accumulate", type=int, default=1, help="pieces of a batch")
-    parser.add_argument("--mixtures", type=int, default=20, help="different batches in memory, used in turn")
+    parser.add_argument("--mixtures", type=int, default=60, help="different batches in memory (60: none comes twice)")
     parser.add_argument("--seconds", type=float, default=0.96, help="of sound")
     parser.add_argument("--compile", action="store_true", help="with the variant that torch.compile makes")
     parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN try its algorithms first")
