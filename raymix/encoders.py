@@ -113,6 +113,9 @@ class ImageEncoder(nn.Module):
             load_imagenet(self.trunk, weights)
 
     def forward(self, frames_N3YX: Tensor) -> Tensor:
+        if self.trunk.conv1.weight.is_contiguous(memory_format=torch.channels_last):
+            # Frames come with channels first; turned here, everything up to the first convolution is channels last too.
+            frames_N3YX = frames_N3YX.contiguous(memory_format=torch.channels_last)
         # The trunk's cell i looks at pixel 16 i, its left edge: at 96 pixels a map would lie half an object off. With half a
         # cell of margin, and the first row and column left out, it looks at 16 i + 8, where upsampling puts it.
         margin_N3YX = F.pad((frames_N3YX - self.mean) / self.std, (STRIDE // 2,) * 4)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from raymix.config import Fit, Optimizer
 from raymix.mixture import Mixture
 
-CHECK_EVERY = 4  # steps between two looks at "stop?" and "finite?"; both need all ranks to agree
+CHECK_EVERY = 4  # updates between two looks at "stop?" and "finite?"; both need all ranks to agree
 
 
 class TrialFailed(Exception):
@@ -34,7 +34,7 @@ class Epoch:
     train: dict[str, float] = field(default_factory=dict)
     began: float = 0.0  # Unix time of the first step
     ended: float = 0.0
-    steps: int = 0
+    steps: int = 0  # updates
     step_seconds: float = 0.0  # forward, backward and update
     wait_seconds: float = 0.0  # for data
 
@@ -67,12 +67,14 @@ def fit(
 ) -> Iterator[Epoch]:
     """Train from epoch `first` to `settings.epochs`, yielding each finished Epoch; ends early, without a yield, on `stop`.
 
-    `method(mixture)` returns (loss, diagnostics); `batches(epoch)` gives this rank's mixtures. `agree` takes numbers of this
-    rank and returns their largest over all ranks, so that every rank leaves at the same step. Raises TrialFailed, on every
-    rank alike, when the loss is no longer finite.
+    `method(mixture)` returns (loss, diagnostics); `batches(epoch)` gives this rank's mixtures, `settings.accumulate` of them
+    to an update (a rest too few for one moves no weight). `agree` takes numbers of this rank and returns their largest
+    over all ranks, so that every rank leaves at the same step. Raises TrialFailed, on every rank alike, when the loss
+    is no longer finite.
     """
     device, clock = torch.device(device), clock or Clock()
     half = torch.autocast(device.type, torch.bfloat16) if settings.precision == "bf16" else contextlib.nullcontext()
+    alone = getattr(method, "no_sync", contextlib.nullcontext)  # DDP: leave the gradient on this rank for now
     for number in range(first, settings.epochs + 1):
         method.train()
         if settings.frozen_batch_norm:
@@ -80,27 +82,31 @@ def fit(
         epoch = Epoch(number)
         sums: dict[str, Tensor] = {}
         mark = time.perf_counter()
-        for mixture in batches(number):
+        for piece, mixture in enumerate(batches(number)):
+            begins, ends = piece % settings.accumulate == 0, (piece + 1) % settings.accumulate == 0  # an update
             mixture = mixture.to(device)
             waited = time.perf_counter()
             epoch.began = epoch.began or time.time()
             epoch.wait_seconds += waited - mark
             clock.waits += waited - mark
-            with half:
-                loss, diagnostics = method(mixture)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if clip_gradient > 0:
-                nn.utils.clip_grad_norm_(method.parameters(), clip_gradient)
-            optimizer.step()
+            if begins:
+                optimizer.zero_grad(set_to_none=True)
+            with contextlib.nullcontext() if ends else alone():
+                with half:
+                    loss, diagnostics = method(mixture)
+                (loss / settings.accumulate).backward()
             for name, value in {"loss": loss, **diagnostics}.items():
                 # Summed on the device: reading a number every step would make the GPU wait for Python.
-                sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach().float()
-            epoch.steps += 1
+                sums[name] = sums.get(name, 0.0) + value.detach().float()
+            if ends:
+                if clip_gradient > 0:
+                    nn.utils.clip_grad_norm_(method.parameters(), clip_gradient)
+                optimizer.step()
+                epoch.steps += 1
             mark = time.perf_counter()
             epoch.step_seconds += mark - waited
             clock.steps += mark - waited
-            if epoch.steps % CHECK_EVERY == 0:
+            if ends and epoch.steps % CHECK_EVERY == 0:
                 halt, broken = agree([float(stop()), float(not math.isfinite(float(sums["loss"])))])
                 if broken:
                     raise TrialFailed(f"the loss is not finite (epoch {number}, step {epoch.steps})")
@@ -108,7 +114,7 @@ def fit(
                     return
         if not epoch.steps:
             raise TrialFailed("no batch: fewer training clips than one batch on some worker")
-        means = {name: float(total) / epoch.steps for name, total in sums.items()}
+        means = {name: float(total) / (piece + 1) for name, total in sums.items()}
         if agree([float(not all(map(math.isfinite, means.values())))])[0]:
             raise TrialFailed(f"the loss is not finite (epoch {number})")
         epoch.train, epoch.ended = means, time.time()

@@ -7,7 +7,7 @@ a function of (seed, epoch, clip id) alone, so a group looks the same in any ord
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -35,9 +35,17 @@ class Mixture:
     sources_BKTF: Tensor | None = None  # complex64, what was added up for view 1
 
     def to(self, device: torch.device | str) -> Mixture:
-        """The same batch on another device."""
-        sources = None if self.sources_BKTF is None else self.sources_BKTF.to(device)
-        return Mixture(self.frames_BK3YX.to(device), self.mixture_BTF.to(device), self.shifted_BTF.to(device), sources)
+        """The same batch on another device; to a GPU, what is pinned travels without making Python wait."""
+        behind = torch.device(device).type == "cuda"
+        return self._each(lambda tensor: tensor.to(device, non_blocking=behind))
+
+    def pin(self) -> Mixture:
+        """The same batch in page-locked memory, from which a GPU fetches it in its own time."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Mixture:
+        sources = None if self.sources_BKTF is None else change(self.sources_BKTF)
+        return Mixture(change(self.frames_BK3YX), change(self.mixture_BTF), change(self.shifted_BTF), sources)
 
 
 def group(videos: Sequence[str], k: int, rng: np.random.Generator, order: np.ndarray | None = None) -> np.ndarray:

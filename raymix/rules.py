@@ -69,6 +69,11 @@ def _between(run: Run) -> Iterator[str]:
         yield f"mixture.seconds={run.mixture.seconds}: longer than dataset.clip_seconds={run.dataset.clip_seconds}"
     if run.encoder.image_size % 16:
         yield f"encoder.image_size={run.encoder.image_size}: must be a multiple of 16, the encoder's stride"
+    if run.fit.compile and run.fit.sync_batch_norm and run.cluster.most > 1:
+        yield (
+            f"fit.compile=true: torch.compile stops at every BatchNorm that fit.sync_batch_norm=true shares between "
+            f"cluster.workers={run.cluster.workers}; one of the two must be false"
+        )
     search = getattr(run, "search", None)
     if search and run.cluster.fewest < run.cluster.most:
         yield f"cluster.workers={run.cluster.workers}: a search needs one number; [fewest, most] is for raymix.train"

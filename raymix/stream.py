@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
+import torch
 
 from raymix import clip
 from raymix.clip import Clips
@@ -137,18 +138,23 @@ class Loader:
         self.shelf = shelf or (Shelf([_clips(t) for t in ray.get(list(source.parts))]) if source.parts else None)
 
     def epoch(self, run: Run, number: int) -> Iterator[Mixture]:
-        """The mixtures of epoch `number` (from 1) for this rank: fit.batch / world clips each, in groups of mixture.k."""
+        """The mixtures of epoch `number` (from 1) for this rank, in groups of mixture.k.
+
+        A global batch of fit.batch clips comes in fit.accumulate pieces, one mixture each, of which every rank holds an
+        equal share. Only whole batches come.
+        """
         made = self._from_shelf(run, number) if self.shelf is not None else self._from_stream(run, number)
-        return _ahead(made)
+        return _ahead((mixture.pin() for mixture in made) if torch.cuda.is_available() else made)
 
     def _from_shelf(self, run: Run, number: int) -> Iterator[Mixture]:
-        """Groups and their order are drawn for the whole epoch, so 1 and 8 workers see the same global batches."""
+        """Groups and their order are drawn for the whole epoch, so 1 and 8 workers see the same global pieces."""
         assert self.shelf is not None
         k, rng = run.mixture.k, np.random.default_rng([run.fit.seed, number])
         groups_GK = group(self.shelf.videos.tolist(), k, rng)
         per_batch = run.fit.batch // k
-        mine = per_batch // self._world
-        for start in range(0, len(groups_GK) - per_batch + 1, per_batch):
+        per_piece = per_batch // run.fit.accumulate
+        mine = per_piece // self._world
+        for start in range(0, len(groups_GK) // per_batch * per_batch, per_piece):
             own_BK = groups_GK[start + self._rank * mine : start + (self._rank + 1) * mine]
             yield _mixed(run, number, self.shelf.take(own_BK.reshape(-1)), np.arange(own_BK.size).reshape(-1, k))
 
@@ -163,8 +169,9 @@ class Loader:
             if len(clips) < own:
                 continue
             groups_GK = group(clips.video.tolist(), run.mixture.k, rng)
-            mine = own // run.mixture.k
-            for start in range(0, len(groups_GK) - mine + 1, mine):
+            per_batch = own // run.mixture.k
+            mine = per_batch // run.fit.accumulate
+            for start in range(0, len(groups_GK) // per_batch * per_batch, mine):
                 chosen = groups_GK[start : start + mine]
                 yield _mixed(run, number, clips.take(chosen.reshape(-1)), np.arange(chosen.size).reshape(chosen.shape))
 

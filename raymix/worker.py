@@ -19,9 +19,8 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
-from raymix import checkpoint
+from raymix import checkpoint, distributed
 from raymix.config import Run, from_plain
 from raymix.fit import Clock, Epoch, TrialFailed, adam, fit, resume, training_state
 from raymix.mailbox import Order
@@ -123,7 +122,7 @@ class _Shift:
         model, device, start = self._build(run)
         optimizer = adam(model, run.optimizer)
         first = self.first = self._restore(start, optimizer) if start else 1
-        wrapped = self._wrap(model, device)
+        wrapped = distributed.wrap(model, run.fit, device)
         epochs = fit(
             wrapped, optimizer, lambda number: self.loader.epoch(run, number), run.fit, first=first,
             clip_gradient=run.optimizer.clip_gradient, device=device, agree=self._agree, stop=self._superseded,
@@ -176,11 +175,6 @@ class _Shift:
         """Optimizer state from the checkpoint; the epoch to begin with."""
         epoch = resume(optimizer, start.training)
         return self.order.first if start.uri == self.order.origin else epoch
-
-    def _wrap(self, model: Any, device: Any) -> Any:
-        if self.world == 1:
-            return model
-        return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
     def _copy(self, model: Any, optimizer: Any, epoch: Epoch) -> tuple[Any, Any, dict[str, Any]]:
         """Weights and training state on the CPU, apart from what the next epoch changes, and the epoch's result."""

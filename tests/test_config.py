@@ -33,6 +33,10 @@ def test_the_defaults_are_the_papers_and_pass() -> None:
         ({"encoder__image_size": 100}, "encoder.image_size=100: must be a multiple of 16"),
         ({"mixture__seconds": 4.0}, "mixture.seconds=4.0: longer than dataset.clip_seconds=3.0"),
         ({"dataset__val": 0.6, "dataset__test": 0.5}, "leave no videos to train on"),
+        (
+            {"fit__compile": True, "fit__sync_batch_norm": True, "cluster__workers": 2},
+            "fit.compile=true: torch.compile stops at every BatchNorm",
+        ),
         ({"optimizer__learning_rate": math.nan}, "must be a number"),
     ],
 )

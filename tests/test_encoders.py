@@ -81,6 +81,25 @@ def test_channels_last_changes_nothing():
     torch.testing.assert_close(plain, last, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_channels_last_reaches_every_convolution(half: bool):
+    """Mixtures come with channels first; an encoder whose weights are channels last must not convert at each layer."""
+    image, audio = ImageEncoder(width=8, embedding_size=12), AudioEncoder(2, width=8, embedding_size=12)
+    seen: list[bool] = []
+    for module in [
+        *image.to(memory_format=torch.channels_last).modules(),
+        *audio.to(memory_format=torch.channels_last).modules(),
+    ]:
+        if isinstance(module, torch.nn.Conv2d) and module not in (image.head[0], audio.trunk.conv1):
+            # (not the cells after the first, which are a view; not the sound, whose one channel is both first and last)
+            module.register_forward_pre_hook(
+                lambda _, given: seen.append(given[0].is_contiguous(memory_format=torch.channels_last))
+            )
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        image(torch.rand(2, 2, 3, 64, 64).flatten(0, 1)), audio(torch.rand(2, 193, 64))
+    assert len(seen) > 30 and all(seen)
+
+
 def test_paper_size_has_the_paper_parameters():
     count = sum(p.numel() for p in ImageEncoder().trunk.parameters())
     assert count == 11_689_512 - 513_000  # torchvision's resnet18 without its classifier

@@ -56,6 +56,10 @@ def test_a_stream_is_mixed_by_the_same_rules(demo: Path) -> None:
     mixtures = list(streamed.epoch(run, 1))
     assert len(mixtures) >= len(clips) // run.fit.batch - 1
     assert mixtures[0].frames_BK3YX.shape == (4, 2, 3, 64, 64)
+    run.fit.accumulate = 2
+    pieces = list(streamed.epoch(run, 1))
+    assert len(pieces) == 2 * len(mixtures)  # whole batches only
+    assert torch.equal(torch.cat([piece.mixture_BTF for piece in pieces[:2]]), mixtures[0].mixture_BTF)
 
 
 def test_a_batch_larger_than_the_data_is_refused(demo: Path, ray_session: None) -> None:
