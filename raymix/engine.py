@@ -142,6 +142,7 @@ def search(plan: Plan, began: float, live: bool | None = None) -> dict[str, Any]
 
     from raymix import census
     from raymix.record import Recorder
+    from raymix.slot import reserve
     from raymix.watch import Watch
 
     run = plan.run
@@ -154,7 +155,9 @@ def search(plan: Plan, began: float, live: bool | None = None) -> dict[str, Any]
     stopped = ""
     try:
         with census.watching(run.cluster, not shared.source.parts, watch.say):
-            ray.get(warmed)
+            node = ray.get(warmed)
+            if (c := run.cluster).fewest < c.most:
+                reserve(c.evaluator_cpus, c.evaluator_gpus, node)
             tuner(plan, study, shared, recorder, slots).fit()
     except BaseException as error:
         stopped = type(error).__name__

@@ -121,9 +121,10 @@ class Evaluator:
         metrics = judge(method.to(self._device), self._benches[key], run, self._device)
         return {"metrics": metrics, "seconds": time.time() - began, "pid": os.getpid()}
 
-    def warm(self, plain: dict[str, Any]) -> int:
-        """Compose the scenes before the first checkpoint comes."""
+    def warm(self, plain: dict[str, Any]) -> str:
+        """Compose the scenes before the first checkpoint comes; the id of the node that this is on."""
         run: Run = from_plain(plain)
         with self._busy:
             self._benches[Bench.key(run)] = Bench.open(run, "val", run.evaluation.scenes)
-        return os.getpid()
+        node: str = ray.get_runtime_context().get_node_id()
+        return node

@@ -20,9 +20,23 @@ TRAIN_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",  # a GPU node that must come first takes its time
 }
+FOREVER = 1e9  # seconds
 RESTARTS = 200  # of a slot's worker group; a trial that kills its workers is given up much earlier (worker.TRIES)
+
+
+def reserve(cpus: float, gpus: float, node: str) -> None:
+    """Tell Ray's coordinator what the evaluator takes of its node: an elastic run asks it how many workers there is room for,
+    and it knows nothing of actors; the run would wait for a worker's place that is taken. (Internal to ray 2.60.)"""
+    from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as coordinator
+
+    ray.get(
+        coordinator.get_or_create_autoscaling_coordinator().request_resources.remote(
+            "raymix-evaluator", [{"CPU": cpus, "GPU": gpus}], FOREVER, label_selectors=[{"ray.io/node-id": node}],
+            priority=coordinator.ResourceRequestPriority.HIGH,
+        )
+    )  # fmt: skip
 
 
 class Slot:
