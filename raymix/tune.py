@@ -5,12 +5,15 @@ Also: ray job submit --working-dir . -- python -m raymix.tune ...    The same co
 
 from __future__ import annotations
 
+import functools
+import os
 import shlex
+import signal
 import sys
 import time
 from typing import Any
 
-from raymix import door, engine, preflight, session
+from raymix import door, engine, lock, preflight, session
 from raymix.config import BadInput, Evaluate, Run, Tune, from_plain, override, to_plain
 from raymix.door import DONE, enter, refusing
 from raymix.rules import check, problems
@@ -61,18 +64,30 @@ def run(plan: engine.Plan, began: float, live: bool | None = None) -> int:
         with session.interruptible():
             prepare(plan.run)
             overheads = {}
-            if not plan.study.exists or plan.study.owed or plan.planned > plan.study.planned:
+            if engine.lacks(plan):
                 with refusing():
                     preflight.clips(plan.run)
-                session.start(plan.run.cluster)
-                try:
-                    overheads = engine.search(plan, began, live)
-                finally:
-                    session.stop()
+                with lock.held(plan.uri, plan.run.study.name, cut_off, functools.partial(print, flush=True)):
+                    plan = engine.again(plan)
+                    overheads = search(plan, began, live) if engine.lacks(plan) else {}
             return finish(plan, overheads)
     except session.Interrupted as stop:
         print(f"raymix: {stop}: everything scored so far is kept; go on with: {command()}", file=sys.stderr, flush=True)
         return stop.code
+
+
+def search(plan: engine.Plan, began: float, live: bool | None) -> dict[str, Any]:
+    session.start(plan.run.cluster)
+    try:
+        return engine.search(plan, began, live)
+    finally:
+        session.stop()
+
+
+def cut_off(why: str) -> None:
+    """Another driver may have the study by now: this one ends as if it were told to."""
+    print(f"raymix: {why}; this driver ends", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def prepare(run: Run) -> None:
