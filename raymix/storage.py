@@ -85,6 +85,12 @@ def patiently(read: Callable[[], T]) -> T:
     raise AssertionError
 
 
+def unreachable(error: OSError) -> str:
+    """What an object store's error says in one line; '' for any other error."""
+    said = " ".join(str(error).split())
+    return said if "AWS Error" in said or "google::cloud" in said else ""
+
+
 class Reader:
     """A file that can be read and sought in, for who takes Python's files; patient."""
 

@@ -86,7 +86,7 @@ def search(plan: engine.Plan, began: float, live: bool | None) -> dict[str, Any]
 
 def cut_off(why: str) -> None:
     """Another driver may have the study by now: this one ends as if it were told to."""
-    print(f"raymix: {why}; this driver ends", file=sys.stderr, flush=True)
+    print(f"raymix: {why}; this driver ends; go on with: {command()}", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -115,7 +115,7 @@ def finish(plan: engine.Plan, overheads: dict[str, Any]) -> int:
         print(f"{len(study.owed)} trials are still owed; go on with: {command()}")
     if not study.ranked():
         raise door.Nothing(f"{name}: no trial gave a score; python -m raymix.leaderboard {name} says why")
-    print(f"study: {plan.uri} (ledger/, checkpoints/, tensorboard/)")
+    print(f"study: {plan.uri} (ledger/, checkpoints/{'' if '://' in plan.uri else ', tensorboard/'})")
     if plan.run.study.final:
         from raymix.evaluate import evaluate
 

@@ -33,12 +33,14 @@ class Faults:
 
     def __init__(self, application: Callable[..., Iterable[bytes]], share: float, seed: int) -> None:
         self.application, self.share, self.counts = application, share, Counter[str]()
+        self.down = False  # connections that were kept alive end too
         self._random, self._lock = random.Random(seed), threading.Lock()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         with self._lock:
             self.counts["requests"] += 1
             fault = self._random.choice(FAULTS) if self._random.random() < self.share else ""
+            fault = "unheard" if self.down else fault
             self.counts[fault or "served"] += 1
         if fault in ("500", "503"):
             length = int(environ.get("CONTENT_LENGTH") or 0)
@@ -93,9 +95,9 @@ class Server:
     def down(self, seconds: float) -> None:
         self._server.shutdown()
         self._server.server_close()
-        share, self.faults.share = self.faults.share, 2.0  # connections that are kept alive fail too
+        self.faults.down = True
         time.sleep(seconds)
-        self.faults.share = share
+        self.faults.down = False
         self._up()
 
 
