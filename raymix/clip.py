@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from pyarrow import fs
 
-from raymix.storage import get, patiently, resolve
+from raymix.storage import get, patiently, resolve, unreachable
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "val", "test")
@@ -236,6 +236,8 @@ def describe(directory: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ValueError(f"{directory}: no prepared dataset (no dataset.json); run python -m raymix.prepare") from error
     except (ValueError, KeyError, TypeError, OSError) as error:
+        if isinstance(error, OSError) and unreachable(error):
+            raise
         raise ValueError(f"{directory}/dataset.json cannot be read ({error!r}); prepare again") from error
     if version != SCHEMA_VERSION:
         raise ValueError(f"{directory}: schema version {version}, this raymix reads {SCHEMA_VERSION}; prepare again")
