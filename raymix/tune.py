@@ -10,6 +10,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import time
 from typing import Any
 
@@ -87,7 +88,16 @@ def search(plan: engine.Plan, began: float, live: bool | None) -> dict[str, Any]
 def cut_off(why: str) -> None:
     """Another driver may have the study by now: this one ends as if it were told to."""
     print(f"raymix: {why}; this driver ends; go on with: {command()}", file=sys.stderr, flush=True)
+    waits = signal.getsignal(signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
+
+    def insist() -> None:
+        if signal.getsignal(signal.SIGTERM) is waits:  # not heard, deep in a request that the storage does not answer
+            os._exit(128 + signal.SIGTERM)
+
+    deadline = threading.Timer(session.GRACE, insist)
+    deadline.daemon = True
+    deadline.start()
 
 
 def prepare(run: Run) -> None:
