@@ -22,7 +22,7 @@ import torch
 from pyarrow import fs
 from torch import Tensor
 
-from raymix.storage import resolve
+from raymix.storage import get, put, resolve
 from raymix.study import ENDS, TrialRow
 
 WEIGHTS, TRAINING, CONFIG, MANIFEST = "model.safetensors", "training.pt", "config.json", "manifest.json"
@@ -65,10 +65,9 @@ def save(uri: str, weights: Mapping[str, Tensor], training: Mapping[str, Any], c
     filesystem, path = resolve(uri)
     if filesystem.get_file_info(f"{path}/{MANIFEST}").type == fs.FileType.File:
         filesystem.delete_file(f"{path}/{MANIFEST}")  # while the rest is replaced, nothing may vouch for it
-    filesystem.create_dir(path, recursive=True)
     for name, data in contents.items():
-        _write(filesystem, f"{path}/{name}", data)
-    _write(filesystem, f"{path}/{MANIFEST}", json.dumps(manifest).encode())
+        put(filesystem, f"{path}/{name}", data)
+    put(filesystem, f"{path}/{MANIFEST}", json.dumps(manifest).encode())
     return uri
 
 
@@ -173,11 +172,6 @@ def _pack(training: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _write(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
-    with filesystem.open_output_stream(path) as stream:
-        stream.write(data)
-
-
 def _read(uri: str) -> dict[str, bytes]:
     """The contents of a whole checkpoint's files, checked against its manifest."""
     filesystem, path = resolve(uri)
@@ -185,8 +179,7 @@ def _read(uri: str) -> dict[str, bytes]:
     contents: dict[str, bytes] = {}
     for name in (WEIGHTS, TRAINING, CONFIG):
         try:
-            with filesystem.open_input_stream(f"{path}/{name}") as stream:
-                contents[name] = bytes(stream.read())
+            contents[name] = get(filesystem, f"{path}/{name}")
         except FileNotFoundError:
             raise Torn(f"{uri}: {name} is missing") from None
         wanted = manifest.get(name, {})
@@ -199,8 +192,7 @@ def _read(uri: str) -> dict[str, bytes]:
 
 def _manifest(filesystem: fs.FileSystem, path: str, uri: str) -> dict[str, Any]:
     try:
-        with filesystem.open_input_stream(f"{path}/{MANIFEST}") as stream:
-            manifest = json.loads(bytes(stream.read()))
+        manifest = json.loads(get(filesystem, f"{path}/{MANIFEST}"))
     except FileNotFoundError:
         raise Torn(f"{uri}: no checkpoint here, or one that was not finished ({MANIFEST} is missing)") from None
     except ValueError:

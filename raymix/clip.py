@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 from pyarrow import fs
 
+from raymix.storage import get, patiently, resolve, unreachable
+
 SCHEMA_VERSION = 1
 SPLITS = ("train", "val", "test")
 VERSION_KEY, HASH_KEY = b"raymix.schema_version", b"raymix.preprocessing"
@@ -225,24 +227,17 @@ def require(found: pa.Schema, wanted: Sequence[str], where: str) -> None:
         raise ValueError(f"{where}: not clips of raymix, missing columns {missing}; found {found.names[:6]}")
 
 
-def locate(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system and path of a local path or a pyarrow URI; ValueError if the URI is not understood."""
-    try:
-        return fs.FileSystem.from_uri(uri) if "://" in uri else (fs.LocalFileSystem(), uri.rstrip("/") or "/")
-    except (pa.ArrowException, ValueError, OSError) as error:
-        raise ValueError(f"{uri}: not a folder that pyarrow can open ({str(error).splitlines()[0]})") from error
-
-
 def describe(directory: str) -> dict[str, Any]:
     """What `dataset.json` says of a prepared dataset; ValueError in one line if the folder is none."""
-    filesystem, path = locate(directory)
+    filesystem, path = resolve(directory)
     try:
-        with filesystem.open_input_file(f"{path}/dataset.json") as file:
-            found = json.loads(file.read())
+        found = json.loads(get(filesystem, f"{path}/dataset.json"))
         version = found["schema_version"]
     except FileNotFoundError as error:
         raise ValueError(f"{directory}: no prepared dataset (no dataset.json); run python -m raymix.prepare") from error
     except (ValueError, KeyError, TypeError, OSError) as error:
+        if isinstance(error, OSError) and unreachable(error):
+            raise
         raise ValueError(f"{directory}/dataset.json cannot be read ({error!r}); prepare again") from error
     if version != SCHEMA_VERSION:
         raise ValueError(f"{directory}: schema version {version}, this raymix reads {SCHEMA_VERSION}; prepare again")
@@ -250,11 +245,11 @@ def describe(directory: str) -> dict[str, Any]:
 
 
 def shards(directory: str, split: str) -> list[str]:
-    """Paths (on the file system of `locate`) of the Parquet files of one split, in order."""
+    """Paths (on the dataset's filesystem) of the Parquet files of one split, in order."""
     found = describe(directory)
     if split not in found["splits"]:
         raise ValueError(f"{directory}: no split '{split}', it has {', '.join(found['splits'])}")
-    path = locate(directory)[1]
+    path = resolve(directory)[1]
     return [f"{path}/{name}" for name in found["splits"][split]["files"]]
 
 
@@ -262,7 +257,7 @@ def read(
     directory: str, split: str, image_size: int, *, truth: bool, labels: bool = True, limit: int | None = None
 ) -> Clips:
     """The clips of one split, decoded, by plain pyarrow; `limit`: so many rows (videos are in random order)."""
-    paths, (filesystem, _) = shards(directory, split), locate(directory)
+    paths, (filesystem, _) = shards(directory, split), resolve(directory)
     parts: list[Clips] = []
     for path in paths:
         left = None if limit is None else limit - sum(map(len, parts))
@@ -275,18 +270,22 @@ def read(
 
 def videos(directory: str, split: str) -> list[str]:
     """The source video of every usable clip of a split, after a look into each of its files; ValueError as in `read`."""
-    filesystem, _ = locate(directory)
+    filesystem, _ = resolve(directory)
     tables = [_rows(filesystem, path, ["video"]) for path in shards(directory, split)]
     return [video for table in tables for video in table["video"].to_pylist()]
 
 
 def _rows(filesystem: fs.FileSystem, path: str, wanted: list[str]) -> pa.Table:
     try:
-        with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
-            if VERSION_KEY not in (file.schema_arrow.metadata or {}):
-                raise ValueError(f"{path}: a Parquet file, but not clips of raymix (no schema version in it)")
-            require(file.schema_arrow, [*wanted, "status"], path)
-            table = file.read(columns=[*wanted, "status"])
+        table = patiently(lambda: _table(filesystem, path, [*wanted, "status"]))
     except (pa.ArrowException, OSError) as error:  # ArrowInvalid is a ValueError too, but of several lines
         raise ValueError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error
     return table.filter(pc.equal(table["status"], "ok")).drop_columns(["status"])
+
+
+def _table(filesystem: fs.FileSystem, path: str, wanted: list[str]) -> pa.Table:
+    with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
+        if VERSION_KEY not in (file.schema_arrow.metadata or {}):
+            raise ValueError(f"{path}: a Parquet file, but not clips of raymix (no schema version in it)")
+        require(file.schema_arrow, wanted, path)
+        return file.read(columns=wanted)

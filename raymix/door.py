@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from raymix.config import BadInput, Evaluate, Prepare, Run, Tune, flatten, nearest, to_plain
+from raymix.storage import unreachable
 
 DONE, UNEXPECTED, BAD_INPUT, NOTHING_USABLE = 0, 1, 2, 3
 SCHEMAS = {"tune": Tune, "train": Run, "prepare": Prepare, "evaluate": Evaluate}
@@ -90,6 +91,10 @@ def _outcome(task: Callable[[Any], int | None], name: str) -> int:
         return _say(str(error), BAD_INPUT)
     except Nothing as error:
         return _say(str(error), NOTHING_USABLE)
+    except OSError as error:
+        if not (said := unreachable(error)):
+            raise
+        return _say(said, UNEXPECTED)
     except KeyboardInterrupt:
         return _say("interrupted", 130)
 

@@ -20,7 +20,7 @@ from pyarrow import fs
 from raymix import session
 from raymix.config import BadInput, Run, to_plain
 from raymix.ledger import Ledger
-from raymix.storage import resolve
+from raymix.storage import put, resolve
 from raymix.study import Study
 
 PACKAGES = ("raymix", "ray", "torch", "torchvision", "torchaudio", "optuna", "numpy", "pyarrow")
@@ -72,6 +72,16 @@ def plan(run: Run, space: Any, space_hash: str) -> Plan:
     return Plan(run, space, uri, ledger, study, planned)
 
 
+def again(before: Plan) -> Plan:
+    """The same plan by what the ledger says now."""
+    return plan(before.run, before.space, before.space.hash if before.space else "")
+
+
+def lacks(plan: Plan) -> bool:
+    """Whether there are trials to run."""
+    return bool(not plan.study.exists or plan.study.owed or plan.planned > plan.study.planned)
+
+
 def total(study: Study, run: Run) -> int:
     """How many trials the study shall have: never fewer than planned before, and `study.extend` more.
 
@@ -109,9 +119,7 @@ def writable(uri: str) -> None:
         if isinstance(filesystem, fs.LocalFileSystem):
             made = [p for p in (path, *map(str, PurePath(path).parents)) if not os.path.lexists(p)]
         probe = f"{path}/.write-test-{uuid.uuid4().hex[:8]}"
-        filesystem.create_dir(path, recursive=True)
-        with filesystem.open_output_stream(probe) as stream:
-            stream.write(b"raymix")
+        put(filesystem, probe, b"raymix")
         filesystem.delete_file(probe)
     except (OSError, ValueError) as error:
         raise BadInput(f"{uri}: cannot be written ({' '.join(str(error).split())})") from None
@@ -234,6 +242,7 @@ def tuner(plan: Plan, study: Study, shared: Any, recorder: Any, slots: int) -> A
     from raymix.trial import Trial
 
     run = plan.run
+    filesystem, path = resolve(f"{plan.uri}/slots")
     many: dict[str, Any] = {}
     if plan.space is not None:
         from raymix.rebuild import journal
@@ -250,7 +259,7 @@ def tuner(plan: Plan, study: Study, shared: Any, recorder: Any, slots: int) -> A
             trial_name_creator=str, trial_dirname_creator=lambda trial: trial.trial_id, **many,
         ),
         run_config=tune.RunConfig(
-            name=f"tune-{int(time.time())}", storage_path=f"{plan.uri}/slots", verbose=0, callbacks=[recorder],
-            failure_config=tune.FailureConfig(max_failures=5),
+            name=f"tune-{int(time.time())}", storage_path=path, storage_filesystem=filesystem, verbose=0,
+            callbacks=[recorder], failure_config=tune.FailureConfig(max_failures=5),
         ),
     )  # fmt: skip

@@ -27,7 +27,7 @@ from raymix.ledger import Ledger
 from raymix.rules import broken_rule, check
 from raymix.scoreboard import document, headlines, markdown, reproduction
 from raymix.session import Interrupted, interruptible
-from raymix.storage import resolve
+from raymix.storage import get, put, resolve
 from raymix.study import Study
 from raymix.verdict import Contender, Verdict
 
@@ -215,7 +215,6 @@ def _reach(settings: Evaluate, group: list[Contender], echo: Echo) -> tuple[Verd
 def _write(folder: str, pictures: Mapping[str, bytes], scores: dict[str, Any], verdicts: list[Verdict]) -> list[str]:
     """Files of one evaluation, scores.json last, so that where it is, all is; what an earlier one left goes first."""
     filesystem, path = resolve(folder)
-    filesystem.create_dir(path, recursive=True)
     old = _old(filesystem, f"{path}/{SCORES}")
     for name in (SCORES, *old):
         if filesystem.get_file_info(f"{path}/{name}").type == fs.FileType.File:
@@ -223,21 +222,15 @@ def _write(folder: str, pictures: Mapping[str, bytes], scores: dict[str, Any], v
     scores["files"] = [TABLE, *pictures]
     contents = {**pictures, TABLE: markdown(verdicts, scores).encode()}
     contents[SCORES] = json.dumps(scores, indent=1, allow_nan=False, ensure_ascii=False).encode()
-    local = isinstance(filesystem, fs.LocalFileSystem)  # an object store shows an object only when it is whole
     for name, data in contents.items():
-        target = f"{path}/{name}.tmp" if local else f"{path}/{name}"
-        with filesystem.open_output_stream(target) as stream:
-            stream.write(data)
-        if local:
-            filesystem.move(target, f"{path}/{name}")
+        put(filesystem, f"{path}/{name}", data)
     return [f"{folder.rstrip('/')}/{name}" for name in (SCORES, TABLE, *pictures)]
 
 
 def _old(filesystem: fs.FileSystem, path: str) -> list[str]:
     """The files that an earlier scores.json names, in its own folder only."""
     try:
-        with filesystem.open_input_stream(path) as stream:
-            names = json.loads(bytes(stream.read()))["files"]
+        names = json.loads(get(filesystem, path))["files"]
         return [str(name) for name in names if "/" not in str(name)]
     except (OSError, ValueError, KeyError, TypeError):
         return []

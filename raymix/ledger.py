@@ -19,7 +19,7 @@ from typing import Any
 
 from pyarrow import fs
 
-from raymix.storage import resolve
+from raymix.storage import get, put, resolve
 from raymix.study import ENDS, KINDS, Study, fold
 
 FILE = "records.jsonl"
@@ -52,10 +52,8 @@ class Ledger:
         if self._local:
             _append_line(self.folder, line)
             return json.loads(line)
-        if not self._stamp:
-            self._fs.create_dir(self.folder, recursive=True)
         self._stamp = max(time.time_ns(), self._stamp + 1)  # strictly growing, so names keep this writer's order
-        self._put(f"{self._stamp:020d}-{self._writer}.json", line)
+        put(self._fs, f"{self.folder}/{self._stamp:020d}-{self._writer}.json", line)
         return json.loads(line)
 
     def records(self) -> list[dict[str, Any]]:
@@ -81,14 +79,10 @@ class Ledger:
             return
         merged = f"{max(self._seen).rsplit('/', 1)[-1][:20]}-{self._writer}-all.json"  # sorts before what comes next
         lines = [json.dumps(record, separators=(",", ":")).encode() for record in self._records.values()]
-        self._put(merged, b"\n".join(lines))
+        put(self._fs, f"{self.folder}/{merged}", b"\n".join(lines))
         for path in self._seen - {f"{self.folder}/{merged}"}:
             self._fs.delete_file(path)
         self._seen = {f"{self.folder}/{merged}"}
-
-    def _put(self, name: str, data: bytes) -> None:
-        with self._fs.open_output_stream(f"{self.folder}/{name}") as stream:
-            stream.write(data)
 
     def _take(self, lines: Iterable[bytes]) -> None:
         for line in lines:
@@ -125,8 +119,7 @@ class Ledger:
 
     def _content(self, path: str) -> bytes | None:
         try:
-            with self._fs.open_input_stream(path) as stream:
-                return bytes(stream.read())
+            return get(self._fs, path)
         except FileNotFoundError:
             return None
 

@@ -20,12 +20,13 @@ from typing import Any
 from pyarrow import fs
 
 from raymix import session
-from raymix.clip import SCHEMA_VERSION, describe, locate
+from raymix.clip import SCHEMA_VERSION, describe
 from raymix.config import Dataset, Prepare, nearest
 from raymix.datasets import DATASETS, folder, shards
 from raymix.door import Nothing, enter, refusing
 from raymix.engine import writable
 from raymix.rules import check
+from raymix.storage import resolve
 
 Echo = Callable[[str], Any]
 DEMO_ONLY = ("videos", "video_seconds", "duets", "size")
@@ -87,7 +88,7 @@ def _facts(settings: Dataset) -> dict[str, Any]:
 
 def _present(settings: Dataset, facts: dict[str, Any], echo: Echo) -> dict[str, Any] | None:
     """What dataset.json says if this very dataset is there, None if there is none; ValueError if it is another one."""
-    filesystem, path = locate(settings.prepared)
+    filesystem, path = resolve(settings.prepared)
     if filesystem.get_file_info(f"{path}/dataset.json").type == fs.FileType.NotFound:
         return None
     found = describe(settings.prepared)
@@ -123,7 +124,7 @@ def _make(
     sources = DATASETS[settings.name].sources(settings)
     if not sources:
         raise NothingUsable(f"{settings.root}: no video files ({' '.join(folder.SUFFIXES)}) below it")
-    filesystem, path = locate(settings.prepared)
+    filesystem, path = resolve(settings.prepared)
     filesystem.create_dir(path)
     if filesystem.get_file_info(f"{path}/dataset.json").type != fs.FileType.NotFound:
         filesystem.delete_file(f"{path}/dataset.json")  # from here on the old dataset is none any more

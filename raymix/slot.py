@@ -14,6 +14,7 @@ import ray
 
 from raymix.config import Run
 from raymix.mailbox import Order
+from raymix.storage import resolve
 
 # Ray Train polls its workers at this interval; its preemption watcher and metrics would each add a process per slot.
 TRAIN_SETTINGS = {
@@ -58,6 +59,7 @@ class Slot:
 
         c = run.cluster
         use_gpu, elastic = c.gpus_per_worker > 0, cast(Any, (c.fewest, c.most))
+        filesystem, path = resolve(storage)
         resources = {"CPU": c.cpus_per_worker} | ({"GPU": c.gpus_per_worker} if use_gpu else {})
         try:
             TorchTrainer(
@@ -69,7 +71,7 @@ class Slot:
                 ),
                 datasets={} if source.parts else {"train": lambda: read(run)},
                 run_config=ray.train.RunConfig(
-                    name=self.name, storage_path=storage,
+                    name=self.name, storage_path=path, storage_filesystem=filesystem,
                     failure_config=ray.train.FailureConfig(max_failures=RESTARTS),
                 ),
             ).fit()  # fmt: skip

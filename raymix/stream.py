@@ -28,6 +28,7 @@ from raymix import clip
 from raymix.clip import Clips
 from raymix.config import BadInput, Run
 from raymix.mixture import Mixture, group, mix
+from raymix.storage import resolve
 
 COLUMNS = [f.name for f in fields(Clips) if f.name not in ("label", "masks", "has_truth")]
 
@@ -45,7 +46,7 @@ class Source:
 def read(run: Run) -> ray.data.Dataset:
     """The decoded training clips as a lazy Ray Dataset: one row a clip, fixed-shape tensors, no labels and no regions."""
     directory, size = run.dataset.prepared, run.encoder.image_size
-    filesystem, _ = clip.locate(directory)
+    filesystem, _ = resolve(directory)
     paths = clip.shards(directory, "train")
     wanted = clip.columns(truth=False, labels=False)
 

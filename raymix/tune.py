@@ -5,12 +5,16 @@ Also: ray job submit --working-dir . -- python -m raymix.tune ...    The same co
 
 from __future__ import annotations
 
+import functools
+import os
 import shlex
+import signal
 import sys
+import threading
 import time
 from typing import Any
 
-from raymix import door, engine, forecast, preflight, session
+from raymix import door, engine, forecast, lock, preflight, session
 from raymix.config import BadInput, Evaluate, Run, Tune, from_plain, override, to_plain
 from raymix.door import DONE, enter, refusing
 from raymix.rules import check, problems
@@ -64,14 +68,12 @@ def run(plan: engine.Plan, began: float, live: bool | None = None) -> int:
             join(plan.run)
             prepare(plan.run)
             overheads = {}
-            if not plan.study.exists or plan.study.owed or plan.planned > plan.study.planned:
+            if engine.lacks(plan):
                 with refusing():
                     preflight.clips(plan.run)
-                session.start(plan.run.cluster)
-                try:
-                    overheads = engine.search(plan, began, live)
-                finally:
-                    session.stop()
+                with lock.held(plan.uri, plan.run.study.name, cut_off, functools.partial(print, flush=True)):
+                    plan = engine.again(plan)
+                    overheads = search(plan, began, live) if engine.lacks(plan) else {}
             return finish(plan, overheads)
     except session.Interrupted as stop:
         print(f"raymix: {stop}: everything scored so far is kept; go on with: {command()}", file=sys.stderr, flush=True)
@@ -84,6 +86,29 @@ def join(run: Run) -> None:
         session.start(run.cluster)
         session.fits(run.cluster, streaming=False)
         session.shared(run.home)
+
+
+def search(plan: engine.Plan, began: float, live: bool | None) -> dict[str, Any]:
+    session.start(plan.run.cluster)
+    try:
+        return engine.search(plan, began, live)
+    finally:
+        session.stop()
+
+
+def cut_off(why: str) -> None:
+    """Another driver may have the study by now: this one ends as if it were told to."""
+    print(f"raymix: {why}; this driver ends; go on with: {command()}", file=sys.stderr, flush=True)
+    waits = signal.getsignal(signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+    def insist() -> None:
+        if signal.getsignal(signal.SIGTERM) is waits:  # not heard, deep in a request that the storage does not answer
+            os._exit(128 + signal.SIGTERM)
+
+    deadline = threading.Timer(session.GRACE, insist)
+    deadline.daemon = True
+    deadline.start()
 
 
 def prepare(run: Run) -> None:
@@ -113,7 +138,7 @@ def finish(plan: engine.Plan, overheads: dict[str, Any]) -> int:
         print(f"{len(study.owed)} trials are still owed; go on with: {command()}")
     if not study.ranked():
         raise door.Nothing(f"{name}: no trial gave a score; python -m raymix.leaderboard {name} says why")
-    print(f"study: {plan.uri} (ledger/, checkpoints/, tensorboard/)")
+    print(f"study: {plan.uri} (ledger/, checkpoints/{'' if '://' in plan.uri else ', tensorboard/'})")
     if plan.run.study.final:
         from raymix.evaluate import evaluate
 

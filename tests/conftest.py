@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from store import Store
+
+from raymix.storage import resolve
 
 os.environ.update(
     RAY_AUTH_MODE="disabled",
@@ -48,6 +52,26 @@ def ray_session() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[Store]:
+    """An S3 server that fails 2 % of all requests."""
+    running = Store(fail=0.02)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in running.environment.items():
+            patch.setenv(name, value)
+        resolve(f"{running.uri}?allow_bucket_creation=true")[0].create_dir(running.uri.removeprefix("s3://"))
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def s3(store: Store, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A URI of one's own on `store`, in whose environment the test runs."""
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"{store.uri}/{uuid.uuid4().hex[:8]}"
 
 
 @pytest.fixture(scope="session")

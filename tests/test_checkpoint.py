@@ -98,7 +98,7 @@ def test_damage_is_noticed_and_the_one_before_is_used(tmp_path: Path, name: str,
 
 def test_killed_at_any_write_leaves_no_false_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when a good checkpoint is being replaced: old and new files must not be mixed."""
-    write = checkpoint._write
+    write = checkpoint.put
     save(f"{tmp_path}/{folder(0, 1)}", *state(1), CONFIG)
     for survives in range(4):
         uri = f"{tmp_path}/{folder(0, 2)}"
@@ -111,10 +111,10 @@ def test_killed_at_any_write_leaves_no_false_checkpoint(tmp_path: Path, monkeypa
             left[0] -= 1
             write(filesystem, path, data)
 
-        monkeypatch.setattr(checkpoint, "_write", dying)
+        monkeypatch.setattr(checkpoint, "put", dying)
         with pytest.raises(KeyboardInterrupt):
             save(uri, *state(3), CONFIG)
-        monkeypatch.setattr(checkpoint, "_write", write)
+        monkeypatch.setattr(checkpoint, "put", write)
         whole = latest_valid(f"{tmp_path}/{folder(0)}")
         assert whole is not None and whole.training["epoch"] == 1
 

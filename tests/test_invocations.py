@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gc
 import importlib
 import importlib.util
@@ -10,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +23,9 @@ import pyarrow.parquet as pq
 import pytest
 from broken import CASES, HOME, OWN, SMALL, SPACES
 
-from raymix import clip, engine, session
+from raymix import clip, engine, lock, session
 from raymix import prepare as preparing
 from raymix.config import Dataset
-from raymix.datasets import shards
 
 
 class Started(BaseException):
@@ -49,7 +51,7 @@ def prepared(folder: Path, val: int = 6) -> None:
         pq.write_table(table, folder / f"{split}-0.parquet")
         splits[split] = {"files": [f"{split}-0.parquet"], "clips": count}
     found = {"schema_version": clip.SCHEMA_VERSION, "splits": splits, "statuses": {"ok": 32}, "classes": [], **facts}
-    shards.write_text(str(folder), "dataset.json", json.dumps(found))
+    (folder / "dataset.json").write_text(json.dumps(found))
 
 
 DAMAGE: dict[str, Callable[[Path], Any]] = {
@@ -158,6 +160,56 @@ def test_what_is_whole_gets_as_far_as_ray(quiet: Path) -> None:
     with pytest.raises(Started):
         call("train", (*SMALL, f"dataset.prepared={quiet}/clips/whole"), quiet)
     assert not (quiet / "studies/new").exists()
+
+
+def new_study(quiet: Path, name: str) -> tuple[str, ...]:
+    return (*SMALL, *OWN, f"dataset.prepared={quiet}/clips/whole", "search_spaces=good", f"study.name={name}")
+
+
+def test_a_driven_study_is_refused_before_ray_starts(quiet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with lock.held(f"{quiet}/studies/driven", "driven", pytest.fail):
+        assert call("tune", new_study(quiet, "driven"), quiet) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("raymix: study driven is driven by ") and err.count("\n") == 1 and out == ""
+    assert not (quiet / "studies/driven").exists()
+
+
+def test_what_another_driver_ended_meanwhile_is_not_run_again(
+    quiet: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plans: list[engine.Plan] = []
+    plan = engine.plan
+    monkeypatch.setattr(engine, "plan", lambda *given: plans.append(plan(*given)) or plans[-1])
+
+    @contextlib.contextmanager
+    def held(*given: Any) -> Iterator[None]:
+        """Meanwhile another driver ends the study."""
+        for number in range(engine.begin(plans[0]).planned):
+            plans[0].ledger.append("trial_ended", {"trial": number, "state": "failed"})
+        yield
+
+    monkeypatch.setattr(lock, "held", held)
+    assert call("tune", new_study(quiet, "ended"), quiet) == 3
+    assert "no trial gave a score" in capsys.readouterr().err
+    shutil.rmtree(quiet / "studies/ended")
+
+
+def test_a_driver_that_was_cut_off_ends_with_everything_kept(
+    quiet: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = quiet / "studies/cut"
+
+    def search(*given: Any) -> None:
+        (claim,) = (folder / "driver").iterdir()
+        claim.unlink()
+        time.sleep(20)
+
+    monkeypatch.setattr("raymix.tune.search", search)
+    monkeypatch.setattr(lock, "held", functools.partial(lock.held, beat=0.2, silent=5.0))
+    assert call("tune", new_study(quiet, "cut"), quiet) == 143
+    err = capsys.readouterr().err
+    assert "study cut: its claim was taken away; this driver ends; go on with: python -m raymix.tune" in err
+    assert "SIGTERM: everything scored so far is kept" in err
 
 
 def test_a_space_of_ones_own_is_searched(quiet: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import base64
 import colorsys
+import contextlib
 import io
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -19,14 +19,16 @@ from fractions import Fraction
 import av
 import numpy as np
 from PIL import Image
+from pyarrow import fs
 
 from raymix.clip import Clip
 from raymix.config import Dataset
 from raymix.datasets import folder, voices
 from raymix.datasets.source import Entry, Source, shuffled, split_of
+from raymix.storage import get, making, put, resolve
 
 FPS = 10
-SIDECAR = "regions.json"
+SIDECAR, RECIPE = "regions.json", "demo.json"
 HUES = {"bell": (0.12, 0.18), "drum": (0.62, 0.76), "flute": (0.32, 0.48), "strings": (0.0, 0.07)}
 
 
@@ -137,14 +139,13 @@ def regions(settings: Dataset, number: int) -> list[dict[str, object]]:
     return entries
 
 
-def write_video(settings: Dataset, number: int, path: str) -> None:
+def write_video(settings: Dataset, number: int, uri: str) -> None:
     """Encode one video (MPEG-4 and AAC) and put it in its place when it is whole."""
+    filesystem, path = resolve(uri)
     rng = np.random.default_rng([settings.seed, number, 3])
     wave = sum(voices.play(label, settings.video_seconds, rng) for label in _cast(settings, number))
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    part = f"{path}.{os.getpid()}.part"
-    encode(part, pictures(settings, number), FPS, np.asarray(wave, np.float32))
-    os.replace(part, path)
+    with making(filesystem, path) as part:
+        encode(part, pictures(settings, number), FPS, np.asarray(wave, np.float32))
 
 
 def encode(path: str, frames_TYX3: np.ndarray, fps: int, wave: np.ndarray) -> None:
@@ -172,10 +173,14 @@ def write(settings: Dataset) -> list[str]:
     return [source.path for source in made]
 
 
-def _ensure(settings: Dataset, source: Source) -> None:
-    path = os.path.join(settings.root, source.path)
-    if not os.path.exists(path):
-        write_video(settings, int(source.path.rsplit("-", 1)[1].removesuffix(".mp4")), path)
+def _ensure(settings: Dataset, source: Source) -> int:
+    """Write the video if it is not there yet; its size in bytes."""
+    filesystem, root = resolve(settings.root)
+    path = f"{root}/{source.path}"
+    if filesystem.get_file_info(path).type == fs.FileType.NotFound:
+        number = int(source.path.rsplit("-", 1)[1].removesuffix(".mp4"))
+        write_video(settings, number, f"{settings.root.rstrip('/')}/{source.path}")
+    return int(filesystem.get_file_info(path).size)
 
 
 def _recipe(settings: Dataset) -> dict[str, object]:
@@ -184,22 +189,18 @@ def _recipe(settings: Dataset) -> dict[str, object]:
 
 def sources(settings: Dataset) -> list[Source]:
     """The videos that the demo consists of; writes the sidecar. ValueError if the root holds another demo."""
-    if not settings.root or "://" in settings.root:
-        raise ValueError(f"dataset.root='{settings.root}': must be a local folder, the demo writes its videos there")
-    recipe_path, recipe = os.path.join(settings.root, "demo.json"), _recipe(settings)
-    if os.path.exists(recipe_path):
-        with open(recipe_path, encoding="utf-8") as file:
-            if json.load(file) != recipe:
-                raise ValueError(f"{settings.root}: holds demo videos of other settings; name another dataset.root")
+    if not settings.root:
+        raise ValueError("dataset.root is empty: name the folder that the demo writes its videos to")
+    (filesystem, root), recipe = resolve(settings.root), _recipe(settings)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if json.loads(get(filesystem, f"{root}/{RECIPE}")) != recipe:
+            raise ValueError(f"{settings.root}: holds demo videos of other settings; name another dataset.root")
     known = {name_of(settings, number): regions(settings, number) for number in range(settings.videos)}
     try:
-        os.makedirs(settings.root, exist_ok=True)
+        for name, content in ((SIDECAR, known), (RECIPE, recipe)):
+            put(filesystem, f"{root}/{name}", json.dumps(content).encode())
     except OSError as error:
-        raise ValueError(f"dataset.root='{settings.root}' cannot be written ({error.strerror})") from error
-    for path, content in ((os.path.join(settings.root, SIDECAR), known), (recipe_path, recipe)):
-        with open(path + ".part", "w", encoding="utf-8") as file:
-            json.dump(content, file)
-        os.replace(path + ".part", path)
+        raise ValueError(f"dataset.root='{settings.root}' cannot be written ({error.strerror or error})") from error
     return shuffled(
         settings,
         [
@@ -211,7 +212,6 @@ def sources(settings: Dataset) -> list[Source]:
 
 def clips(settings: Dataset, source: Source, entry: Entry) -> Iterator[Clip]:
     """Write the video if this machine has it not yet (nodes need no shared disk), then import it like any other."""
-    _ensure(settings, source)
-    size = os.path.getsize(os.path.join(settings.root, source.path))
+    size = _ensure(settings, source)
     entry.size_bytes = size
     yield from folder.clips(settings, replace(source, size_bytes=size), entry)

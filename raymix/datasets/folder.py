@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 from pyarrow import fs
 
-from raymix.clip import SPLITS, Clip, Region, locate
+from raymix.clip import SPLITS, Clip, Region
 from raymix.config import Dataset
 from raymix.datasets import media
 from raymix.datasets.source import Entry, Source, Unusable, same_name, shuffled, split_of
+from raymix.storage import Reader, get, resolve
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 
@@ -47,7 +48,7 @@ def sources(settings: Dataset) -> list[Source]:
 
 def listing(root: str) -> dict[str, int]:
     """Path below the root (with '/') and size in bytes of every video file; hidden ones are passed over."""
-    filesystem, path = locate(root) if root else (None, "")
+    filesystem, path = resolve(root) if root else (None, "")
     if filesystem is None or filesystem.get_file_info(path).type != fs.FileType.Directory:
         raise ValueError(f"dataset.root='{root}': no such folder; name the folder of your videos")
     infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
@@ -66,10 +67,9 @@ def labels_of(settings: Dataset, path: str) -> tuple[str, ...]:
 
 
 def _text(uri: str) -> str:
-    filesystem, path = locate(uri)
+    filesystem, path = resolve(uri)
     try:
-        with filesystem.open_input_file(path) as file:
-            return str(file.read().decode("utf-8-sig"))
+        return get(filesystem, path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{uri}: cannot be read ({str(error).splitlines()[0]})") from error
 
@@ -131,12 +131,12 @@ def clips(settings: Dataset, source: Source, entry: Entry) -> Iterator[Clip]:
     if source.size_bytes == 0:
         raise Unusable("corrupt", "empty file")
     how = media.Cutting(settings.clip_seconds, settings.stride_seconds, settings.frames, settings.frame_size)
-    filesystem, root = locate(settings.root)
+    filesystem, root = resolve(settings.root)
     path = f"{root}/{source.path}"
     if isinstance(filesystem, fs.LocalFileSystem):
         yield from (_clip(settings, source, cut) for cut in media.cut(path, how, entry))
     else:
-        with filesystem.open_input_file(path) as file:
+        with Reader(filesystem, path) as file:
             yield from (_clip(settings, source, cut) for cut in media.cut(file, how, entry))
 
 
@@ -181,6 +181,5 @@ def _mask(settings: Dataset, known: dict[str, Any]) -> bytes | None:
         return base64.b64decode(known["mask"])
     if "mask_file" not in known:
         return None
-    filesystem, sidecar = locate(settings.regions or "")
-    with filesystem.open_input_file(f"{sidecar.rpartition('/')[0] or '.'}/{known['mask_file']}") as file:
-        return bytes(file.read())
+    filesystem, sidecar = resolve(settings.regions or "")
+    return get(filesystem, f"{sidecar.rpartition('/')[0]}/{known['mask_file']}")

@@ -9,13 +9,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import IO
 
 import av
 import numpy as np
 from av.error import FFmpegError
 
 from raymix.datasets.source import Entry, Unusable
+from raymix.storage import Reader
 
 RATE = 16_000  # Hz, mono: the paper's sampling rate
 GAP_S = 0.04  # time stamps may wobble this much (some containers round them) before it is a gap
@@ -45,7 +45,7 @@ class Cutting:
     frame_size: int
 
 
-def cut(file: str | IO[bytes], how: Cutting, entry: Entry) -> Iterator[Cut]:
+def cut(file: str | Reader, how: Cutting, entry: Entry) -> Iterator[Cut]:
     """The cuts of a video in time; fills `entry`, raises Unusable where the file ends being a video with sound."""
     try:
         container = av.open(file, "r", options={"format_whitelist": FORMATS, "protocol_whitelist": "file"})

@@ -6,10 +6,10 @@ the same bytes on any number of workers; its record in `.parts` is written after
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
-import os
 import re
 import time
 from collections import Counter
@@ -21,10 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from raymix.clip import SCHEMA_VERSION, SPLITS, encode, locate, schema
+from raymix.clip import SCHEMA_VERSION, SPLITS, encode, schema
 from raymix.config import Dataset
 from raymix.datasets import DATASETS
 from raymix.datasets.source import Entry, Source, Unusable
+from raymix.storage import get, making, put, resolve
 
 UNIT_FILES, UNIT_BYTES = 32, 1 << 30  # a unit ends at so many files, or bytes of input
 GROUP_ROWS, GROUP_BYTES = 128, 32 << 20  # a row group ends at so many rows, or bytes
@@ -66,30 +67,18 @@ def _key(preprocessing: str, run: list[Source]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def write_text(directory: str, name: str, text: str) -> None:
-    """Put a small file in its place at once: whole or not at all."""
-    filesystem, path = locate(directory)
-    local = isinstance(filesystem, fs.LocalFileSystem)
-    target = f"{path}/{name}.{os.getpid()}.tmp" if local else f"{path}/{name}"
-    filesystem.create_dir(f"{path}/{name}".rpartition("/")[0])
-    with filesystem.open_output_stream(target) as out:
-        out.write(text.encode())
-    if local:
-        filesystem.move(target, f"{path}/{name}")
-
-
 class _Shards:
     """Writes rows as Parquet files of one unit, a row group at a time."""
 
     def __init__(self, settings: Dataset, unit: Unit, preprocessing: str) -> None:
         self.settings, self.unit = settings, unit
-        self.filesystem, self.path = locate(settings.prepared)
+        self.filesystem, self.path = resolve(settings.prepared)
         self.schema = schema(preprocessing)
-        self.local = isinstance(self.filesystem, fs.LocalFileSystem)
         self.files: list[str] = []
         self._rows: list[dict[str, Any]] = []
         self._bytes = self._in_file = 0
         self._writer: pq.ParquetWriter | None = None
+        self._place = contextlib.ExitStack()
 
     def add(self, row: dict[str, Any]) -> None:
         self._rows.append(row)
@@ -106,10 +95,8 @@ class _Shards:
         if self._writer is None:
             number = len(self.files)
             self.files.append(f"{self.unit.name}{f'-{number}' if number else ''}.parquet")
-            self.filesystem.create_dir(f"{self.path}/{PARTS}")
-            final = f"{self.path}/{self.files[-1]}"  # an object store shows a file when it is whole, a disk at once
-            self._target = f"{self.path}/{PARTS}/{self.files[-1]}.{os.getpid()}.tmp" if self.local else final
-            self._writer = pq.ParquetWriter(self._target, self.schema, filesystem=self.filesystem, compression="zstd")
+            part = self._place.enter_context(making(self.filesystem, f"{self.path}/{self.files[-1]}"))
+            self._writer = pq.ParquetWriter(part, self.schema, compression="zstd")
         self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self.schema), row_group_size=len(self._rows))
         self._in_file += len(self._rows)
         self._rows, self._bytes = [], 0
@@ -118,8 +105,7 @@ class _Shards:
         self._flush()
         if self._writer is not None:
             self._writer.close()
-            if self.local:
-                self.filesystem.move(self._target, f"{self.path}/{self.files[-1]}")
+            self._place.close()
         self._writer, self._in_file = None, 0
 
 
@@ -148,7 +134,7 @@ def write_unit(settings: Dataset, unit: Unit, preprocessing: str) -> dict[str, A
         "entries": entries,
         "seconds": round(time.monotonic() - started, 3),
     }
-    write_text(settings.prepared, unit.record, json.dumps(record))
+    put(shards.filesystem, f"{shards.path}/{unit.record}", json.dumps(record).encode())
     return record
 
 
@@ -177,13 +163,11 @@ class _Attempts:
     """Remembers on disk which file is being read, so that one that kills the process is known the next time."""
 
     def __init__(self, settings: Dataset, unit: Unit) -> None:
-        self.directory, self.name = settings.prepared, f"{PARTS}/{unit.name}-{unit.key}.attempt"
-        filesystem, path = locate(self.directory)
-        self.filesystem, self.path = filesystem, f"{path}/{self.name}"
+        self.filesystem, path = resolve(settings.prepared)
+        self.path = f"{path}/{PARTS}/{unit.name}-{unit.key}.attempt"
         self.counts: Counter[str] = Counter()
-        if filesystem.get_file_info(self.path).type == fs.FileType.File:
-            with filesystem.open_input_file(self.path) as file:
-                self.counts.update(json.loads(file.read() or b"{}"))
+        with contextlib.suppress(FileNotFoundError):
+            self.counts.update(json.loads(get(self.filesystem, self.path) or b"{}"))
 
     def __enter__(self) -> _Attempts:
         return self
@@ -191,24 +175,26 @@ class _Attempts:
     def crashes(self, path: str) -> int:
         """How many processes ended while reading this file; from now on this is the file being read."""
         before = self.counts[path]
-        write_text(self.directory, self.name, json.dumps({**self.counts, path: before + 1}))
+        self._put({**self.counts, path: before + 1})
         return before
 
     def __exit__(self, *_: object) -> None:
         # an exception or an interrupt is no crash
-        write_text(self.directory, self.name, json.dumps(self.counts))
+        self._put(self.counts)
+
+    def _put(self, counts: dict[str, int]) -> None:
+        put(self.filesystem, self.path, json.dumps(counts).encode())
 
 
 def records(settings: Dataset, wanted: list[Unit]) -> dict[str, dict[str, Any]]:
     """The records of the units that are done, by name."""
-    filesystem, path = locate(settings.prepared)
+    filesystem, path = resolve(settings.prepared)
     infos = filesystem.get_file_info(fs.FileSelector(f"{path}/{PARTS}", allow_not_found=True))
     there = {info.base_name for info in infos}
     found = {}
     for unit in wanted:
         if unit.record.rpartition("/")[2] in there:
-            with filesystem.open_input_file(f"{path}/{unit.record}") as file:
-                found[unit.name] = json.loads(file.read())
+            found[unit.name] = json.loads(get(filesystem, f"{path}/{unit.record}"))
     return found
 
 
@@ -216,7 +202,7 @@ def finish(
     settings: Dataset, made: list[dict[str, Any]], left_out: list[Source], facts: dict[str, Any]
 ) -> dict[str, Any]:
     """Write `manifest.parquet` and then `dataset.json`, whose content is returned; drop what belongs to neither."""
-    filesystem, path = locate(settings.prepared)
+    filesystem, path = resolve(settings.prepared)
     entries = [Entry(**entry) for record in made for entry in record["entries"]]
     entries += [Entry(s.path, "", "unlisted", "not in the split file", size_bytes=s.size_bytes) for s in left_out]
     entries.sort(key=lambda entry: entry.file)
@@ -240,12 +226,12 @@ def finish(
     out = io.BytesIO()
     columns = {field.name: [getattr(entry, field.name) for entry in entries] for field in fields(Entry)}
     pq.write_table(pa.table(columns), out, compression="zstd")
-    with filesystem.open_output_stream(f"{path}/manifest.parquet") as file:
-        file.write(out.getvalue())
+    put(filesystem, f"{path}/manifest.parquet", out.getvalue())
     keep = {file for split in description["splits"].values() for file in split["files"]}
     for info in filesystem.get_file_info(fs.FileSelector(path)):
-        if re.fullmatch(r"(train|val|test)-\d{5}(-\d+)?\.parquet", info.base_name) and info.base_name not in keep:
+        shard = re.fullmatch(r"(train|val|test)-\d{5}(-\d+)?\.parquet(\..+\.tmp)?", info.base_name)
+        if shard and info.base_name not in keep:
             filesystem.delete_file(info.path)  # of an earlier, unfinished layout
-    write_text(settings.prepared, "dataset.json", json.dumps(description, indent=1, ensure_ascii=False))
+    put(filesystem, f"{path}/dataset.json", json.dumps(description, indent=1, ensure_ascii=False).encode())
     filesystem.delete_dir(f"{path}/{PARTS}")
     return description
