@@ -23,6 +23,7 @@ TRAIN_SETTINGS = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",  # a GPU node that must come first takes its time
 }
+ELASTIC_START_S = "60"  # its workers have a place when it starts; if not (a node just went), it counts them anew
 FOREVER = 1e9  # seconds
 RESTARTS = 200  # of a slot's worker group; a trial that kills its workers is given up much earlier (worker.TRIES)
 
@@ -47,6 +48,8 @@ class Slot:
         self.name, self._mailbox = name, mailbox
         self.error: BaseException | None = None
         os.environ.update(TRAIN_SETTINGS)
+        if run.cluster.fewest < run.cluster.most:
+            os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = ELASTIC_START_S
         self._thread = threading.Thread(target=self._fit, args=(run, source, storage), daemon=True)
         self._thread.start()
 
