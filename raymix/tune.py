@@ -86,6 +86,8 @@ def join(run: Run) -> None:
         session.start(run.cluster)
         session.fits(run.cluster, streaming=False)
         session.shared(run.home)
+        if "://" not in run.home and session.may_come():
+            print(f"home={run.home}: a path; nodes that the cluster has yet to bring must see it too", flush=True)
 
 
 def search(plan: engine.Plan, began: float, live: bool | None) -> dict[str, Any]:

@@ -108,8 +108,17 @@ VALUES: list[Case] = [
     ("train", ("cluster.workers=[2,1]",), "cluster.workers=[2, 1]: must be a whole number from 1, or [fewest, most]"),
     ("train", ("cluster.workers=0",), "cluster.workers=0: must be a whole number from 1"),
     ("train", ("cluster.workers=two",), "cluster.workers=two: must be a whole number from 1"),
-    ("train", ("cluster.workers=[1,4]", "fit.batch=16"), "mixture.k x cluster.workers = 2 x 3; groups"),
-    ("train", ("cluster.workers=[1,4]", "fit.batch=16"), "(fit.batch=24 does)"),
+    (
+        "train",
+        ("cluster.workers=[1,4]", "fit.batch=16"),
+        "not divisible by mixture.k x cluster.workers = 2 x 3; groups of k must fit evenly into every worker's share "
+        "(fit.batch=24 does)",
+    ),
+    (
+        "train",
+        ("cluster.workers=2", "fit.compile=true", "fit.sync_batch_norm=true", "fit.batch=24"),
+        "one of the two must",
+    ),
     ("tune", ("cluster.placement=pack",), "cluster.placement=pack: must be one of PACK, SPREAD"),
     ("tune", ("fit.accumulate=4",), "mixture.k x fit.accumulate = 2 x 4"),
     ("tune", ("cluster.gpus_per_worker=99",), "the cluster is too small"),

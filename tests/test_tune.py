@@ -111,7 +111,7 @@ def test_killed_at_every_level(demo: Path, tmp_path: Path) -> None:
 
 def test_interrupted_resumed_and_extended(demo: Path, tmp_path: Path) -> None:
     """Ctrl-C: exit code 130 within 20 s; the same command again ends it; two more, through a SIGTERM, are exactly two."""
-    words = ("study.name=stopped", "study.trials=3")
+    words = ("study.name=stopped", "study.trials=3", "encoder.width=32")  # wide: not over before it is stopped
     first = Driver(demo, tmp_path / "first.log", *words)
     until(lambda: scored(demo, "stopped") >= 2, first)
     asked = time.monotonic()
