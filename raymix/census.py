@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from raymix import session
+from raymix import nodes
 from raymix.config import BadInput
-from raymix.room import Node, described
+from raymix.nodes import Listed
+from raymix.room import described
 
 EVERY = 5.0  # seconds
-
-Listed = Mapping[str, tuple[str, Node]]  # by id: address, and what the node has
-
-
-def listed() -> Listed:
-    """The living nodes of the cluster."""
-    import ray
-
-    return {each["NodeID"]: (each["NodeManagerAddress"], each["Resources"]) for each in ray.nodes() if each["Alive"]}
 
 
 def changes(before: Listed, now: Listed, room: Callable[[], str]) -> Iterator[str]:
     """A line for each node that went or came; `room` says how many slots fit now, and raises BadInput for none."""
     gone, new = [before[n] for n in before if n not in now], [now[n] for n in now if n not in before]
     for address, has in gone:
-        yield f"{address} ({described([has])}) is gone; what ran there starts again elsewhere from its newest checkpoint"
+        yield f"{address} ({described([has])}) is gone; what ran there, if anything, starts again elsewhere"
     for address, has in new:
         yield f"{address} ({described([has])}) has come"
     if gone:
@@ -38,18 +30,24 @@ def changes(before: Listed, now: Listed, room: Callable[[], str]) -> Iterator[st
 
 
 @contextlib.contextmanager
-def watching(cluster: Any, streaming: bool, say: Callable[[str], Any], every: float = EVERY) -> Iterator[None]:
-    """Inside, changes of the cluster's nodes are said."""
-    over, known = threading.Event(), listed()
+def watching(
+    cluster: Any,
+    streaming: bool,
+    say: Callable[[str], Any],
+    also: Callable[[], Any] = lambda: None,
+    every: float = EVERY,
+) -> Iterator[None]:
+    """Inside, changes of the cluster's nodes are said; at every look `also` is called."""
+    over, known = threading.Event(), nodes.listed()
 
     def look() -> None:
         nonlocal known
         while not over.wait(every):
             with contextlib.suppress(Exception):  # a head too busy to answer; the next look tells
-                now = listed()
-                for line in changes(known, now, lambda: session.fits(cluster, streaming).said):
+                also()
+                before, known = known, nodes.listed()
+                for line in changes(before, known, lambda: nodes.fits(cluster, streaming).said):
                     say(f"nodes: {line}")
-                known = now
 
     thread = threading.Thread(target=look, daemon=True, name="census")
     thread.start()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
+import threading
 import time
 import uuid
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from raymix.ledger import Ledger
 from raymix.storage import put, resolve
 from raymix.study import Study
 
+LOST_SLOTS = 20  # that a trial survives
 PACKAGES = ("raymix", "ray", "torch", "torchvision", "torchaudio", "optuna", "numpy", "pyarrow")
 
 
@@ -136,7 +138,7 @@ def begin(plan: Plan) -> Study:
         record = {
             "name": run.study.name, "objective": run.study.metric, "mode": run.study.mode, "planned": plan.planned,
             "space_hash": plan.space.hash if plan.space else "", "seed": run.study.seed, "config": to_plain(run),
-            "versions": versions(), "searched": plan.space.names if plan.space else [],
+            "versions": versions(), "searched": plan.space.names if plan.space else [], "by": run.study.extend,
         }  # fmt: skip
         ledger.append("study", record)
     elif plan.planned > plan.study.planned:
@@ -144,37 +146,51 @@ def begin(plan: Plan) -> Study:
     return ledger.read()
 
 
-def search(plan: Plan, began: float, live: bool | None = None) -> dict[str, Any]:
-    """Run every trial that the study owes; Ray runs already. Returns the overheads of this sitting."""
-    import ray
+def search(plan: Plan, began: float, live: bool | None, lost: threading.Event) -> dict[str, Any]:
+    """Run every trial that the study owes; Ray runs already. Returns the overheads of this sitting.
 
-    from raymix import census
+    Once `lost` is set another driver may have the study: nothing is written to it any more.
+    """
     from raymix.record import Recorder
-    from raymix.slot import reserve
     from raymix.watch import Watch
 
-    run = plan.run
-    study = begin(plan)
+    run, study = plan.run, begin(plan)
     if not study.owed:
         return {}
     watch = Watch(study, run.fit.epochs, live)
-    shared, slots, warmed = gather(plan, study, watch)
     recorder = Recorder(plan.ledger, plan.uri, study, run.fit.keep, watch, began)
-    stopped = ""
+    stopped, found = "", {}
     try:
-        with census.watching(run.cluster, not shared.source.parts, watch.say):
-            node = ray.get(warmed)
-            if (c := run.cluster).fewest < c.most:
-                reserve(c.evaluator_cpus, c.evaluator_gpus, node)
-            tuner(plan, study, shared, recorder, slots).fit()
+        _fill_slots(plan, study, watch, recorder)
     except BaseException as error:
         stopped = type(error).__name__
         raise
     finally:
         watch.close()
-        found = recorder.close(stopped)
-        settle(plan)
+        if not lost.is_set():
+            found = recorder.close(stopped)
+            settle(plan)
     return found
+
+
+def _fill_slots(plan: Plan, study: Study, watch: Any, recorder: Any) -> None:
+    import ray
+
+    from raymix import census, nodes
+    from raymix.slot import reserve
+
+    run, c = plan.run, plan.run.cluster
+    shared, slots, warmed = gather(plan, study, watch)
+
+    def renew() -> None:
+        if c.fewest < c.most:
+            reserve(run.study.name, shared.evaluator, c.evaluator_cpus, c.evaluator_gpus)
+
+    with census.watching(c, not shared.source.parts, watch.say, renew):
+        ray.get(warmed)
+        nodes.shared(nodes.paths(run))  # once more: by now nodes have come
+        renew()
+        tuner(plan, study, shared, recorder, slots).fit()
 
 
 def settle(plan: Plan) -> None:
@@ -194,7 +210,7 @@ def settle(plan: Plan) -> None:
 
 def gather(plan: Plan, study: Study, watch: Any) -> tuple[Any, int, Any]:
     """What all trials share (evaluator, decoded clips, mailbox), the number of slots, and the evaluator's first answer."""
-
+    from raymix import nodes
     from raymix.evaluator import Evaluator
     from raymix.mailbox import Mailbox
     from raymix.stream import open_source
@@ -204,17 +220,13 @@ def gather(plan: Plan, study: Study, watch: Any) -> tuple[Any, int, Any]:
     run, plain = plan.run, {k: v for k, v in to_plain(plan.run).items() if k in Run.__dataclass_fields__}
     c = run.cluster
     source = open_source(run)
-    room = session.fits(c, streaming=not source.parts)
+    room = nodes.fits(c, streaming=not source.parts)
     watch.say(f"data: {source.how}")
     watch.say(f"slots: {room.said}")
-    options = {
-        "num_cpus": c.evaluator_cpus,
-        "num_gpus": c.evaluator_gpus,
-        "max_concurrency": 2,
-    }  # one call scores, one pings
+    options = {"num_cpus": c.evaluator_cpus, "num_gpus": c.evaluator_gpus, "scheduling_strategy": nodes.beside(room)}
     evaluator = Evaluator.options(**options).remote(threads=max(1, int(c.evaluator_cpus)))  # type: ignore[attr-defined]
     warmed = evaluator.warm.remote(plain)
-    mailbox = Mailbox.options(scheduling_strategy=session.here()).remote()  # type: ignore[attr-defined]
+    mailbox = Mailbox.options(scheduling_strategy=nodes.here()).remote()  # type: ignore[attr-defined]
     positions(study, plan.uri, mailbox)
     return Shared(plain, plan.uri, mailbox, evaluator, source), room.slots, warmed
 
@@ -239,6 +251,7 @@ def tuner(plan: Plan, study: Study, shared: Any, recorder: Any, slots: int) -> A
     """Ray Tune over slots: as many trials in flight as there are slots, each in an actor that waits for its slot."""
     from ray import tune
 
+    from raymix import nodes
     from raymix.trial import Trial
 
     run = plan.run
@@ -252,7 +265,7 @@ def tuner(plan: Plan, study: Study, shared: Any, recorder: Any, slots: int) -> A
         searcher = OptunaSuggest(plan.space, study, settings, epochs, journal(plan.uri))
         many = {"search_alg": searcher, "scheduler": scheduler(settings, study, epochs, plan.space)}
     return tune.Tuner(
-        tune.with_resources(tune.with_parameters(Trial, shared=shared), session.waiting(run.cluster)),
+        tune.with_resources(tune.with_parameters(Trial, shared=shared), nodes.waiting(run.cluster)),
         param_space=None if plan.space else {"trial": 0, "params": {}},
         tune_config=tune.TuneConfig(
             num_samples=len(study.owed), max_concurrent_trials=slots, reuse_actors=True,
@@ -260,6 +273,6 @@ def tuner(plan: Plan, study: Study, shared: Any, recorder: Any, slots: int) -> A
         ),
         run_config=tune.RunConfig(
             name=f"tune-{int(time.time())}", storage_path=path, storage_filesystem=filesystem, verbose=0,
-            callbacks=[recorder], failure_config=tune.FailureConfig(max_failures=5),
+            callbacks=[recorder], failure_config=tune.FailureConfig(max_failures=LOST_SLOTS),
         ),
     )  # fmt: skip

@@ -7,7 +7,6 @@ and by the same with the audio shuffled. Where the data has regions, side-by-sid
 from __future__ import annotations
 
 import os
-import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -91,28 +90,26 @@ def load(uri: str) -> tuple[Method, Run]:
     return method, run
 
 
-@ray.remote(max_restarts=-1, max_task_retries=-1)
+@ray.remote(max_restarts=-1, max_task_retries=-1, concurrency_groups={"sign": 1})  # type: ignore[call-overload]
 class Evaluator:
     """Scores checkpoints one after the other; it holds no state that a restart could lose, and repeats are harmless.
 
-    While one call scores, another can still ask whether it is there (`ping`).
+    However many wait for their scores, `ping` is answered at once, in a thread of its own.
     """
 
     def __init__(self, threads: int = 1) -> None:
         torch.set_num_threads(threads)
         self._device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
         self._benches: dict[tuple[Any, ...], Bench] = {}
-        self._busy = threading.Lock()
 
-    def ping(self) -> int:
-        return os.getpid()
+    @ray.method(concurrency_group="sign")
+    def ping(self) -> str:
+        """The id of the node that this is on."""
+        node: str = ray.get_runtime_context().get_node_id()
+        return node
 
     def score(self, uri: str) -> dict[str, Any]:
         """{"metrics", "seconds", "pid"} of the checkpoint at `uri` on the validation scenes."""
-        with self._busy:
-            return self._score(uri)
-
-    def _score(self, uri: str) -> dict[str, Any]:
         began = time.time()
         method, run = load(uri)
         key = Bench.key(run)
@@ -121,10 +118,7 @@ class Evaluator:
         metrics = judge(method.to(self._device), self._benches[key], run, self._device)
         return {"metrics": metrics, "seconds": time.time() - began, "pid": os.getpid()}
 
-    def warm(self, plain: dict[str, Any]) -> str:
-        """Compose the scenes before the first checkpoint comes; the id of the node that this is on."""
+    def warm(self, plain: dict[str, Any]) -> None:
+        """Compose the scenes before the first checkpoint comes."""
         run: Run = from_plain(plain)
-        with self._busy:
-            self._benches[Bench.key(run)] = Bench.open(run, "val", run.evaluation.scenes)
-        node: str = ray.get_runtime_context().get_node_id()
-        return node
+        self._benches[Bench.key(run)] = Bench.open(run, "val", run.evaluation.scenes)

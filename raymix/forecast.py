@@ -1,4 +1,4 @@
-"""What a study would do, on what, and for how long: said before anything is started (`study.plan=true`)."""
+"""What a study would do, on what, and for how many epochs: said before anything is started (`study.plan=true`)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from raymix import clip, session, upload
+from raymix import preflight, session, upload
 from raymix.config import Run
+from raymix.datasets import folder
 from raymix.engine import Plan
+from raymix.prepare import present
 from raymix.room import room
 from raymix.study import ENDS, Study
 
@@ -37,16 +39,16 @@ def lines(plan: Plan) -> Iterator[str]:
 
 
 def _clips(run: Run) -> str:
-    directory = run.dataset.prepared
-    try:
-        found = clip.describe(directory)
-    except ValueError as error:
-        if "no prepared dataset" not in str(error):
-            raise
-        return f"none yet in {directory}; the study begins by preparing {run.dataset.root or 'dataset.root'}"
+    found = present(run.dataset)
+    if found is None:
+        where = f"the study begins by preparing {run.dataset.root}"
+        if run.dataset.name != "demo":
+            where += f" ({len(folder.listing(run.dataset.root))} videos)"
+        return f"none yet in {run.dataset.prepared}; {where}"
+    preflight.clips(run)
     counts = [f"{part['clips']} {split} from {part['videos']} videos" for split, part in found["splits"].items()]
     batches = found["splits"]["train"]["clips"] // run.fit.batch
-    return f"{', '.join(counts)} in {directory}; {batches} batches of {run.fit.batch} an epoch"
+    return f"{', '.join(counts)} in {run.dataset.prepared}; {batches} batches of {run.fit.batch} an epoch"
 
 
 def _space(space: Any) -> Iterator[str]:
@@ -79,7 +81,9 @@ def _search(run: Run, study: Study, n: int) -> str:
     text = f"{search.sampler} proposes, {search.scheduler} stops; {n} trials of at most {epochs} epochs: "
     text += f"about {about:.0f} epochs ({most} if none were stopped)" if about < most else f"{most} epochs"
     seconds = [e.seconds for row in study.trials.values() for e in row.epochs.values() if e.seconds]
-    return text + (f"; one took {median(seconds):.1f} s so far" if seconds else "")
+    if seconds:
+        text += f"; one took {median(seconds):.1f} s so far, {about * median(seconds) / 3600:.1f} h over all slots"
+    return text
 
 
 def epochs_of_one(scheduler: str, epochs: int, grace: int, reduction: int) -> float:
@@ -104,7 +108,10 @@ def _slots(run: Run) -> str:
     if has is None:
         session.start(run.cluster)
         try:
-            found = session.fits(run.cluster, streaming)
+            from raymix import nodes
+
+            found = nodes.fits(run.cluster, streaming)
+            nodes.shared(nodes.paths(run))
         finally:
             session.stop()
     else:

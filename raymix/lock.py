@@ -66,7 +66,7 @@ class Claim:
             pid=pid,
             machine=_machine(),
             started=_started(pid),
-            job=_job(),
+            job=job(),
             since=time.time(),
             command=" ".join(sys.argv)[:1000],
         )
@@ -116,7 +116,7 @@ def _started(pid: int) -> str:
     return f"ended ({state})" if state in "ZX" else rest[18]
 
 
-def _job() -> str:
+def job() -> str:
     """The submission id under `ray job submit`, '' elsewhere."""
     with contextlib.suppress(ValueError, AttributeError):
         config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
@@ -270,7 +270,7 @@ class _Lock:
 
     def _watches(self) -> None:
         while not self._ended.wait(min(1.0, self.silent / 10)):
-            if (since := time.monotonic() - self._last) > self.silent:
+            if (since := time.monotonic() - self._last) > self.silent * 2 / 3:  # before another may think so
                 self._lose(f"its claim could not be renewed for {since:.0f} s")
                 return
 

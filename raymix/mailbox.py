@@ -47,13 +47,16 @@ class Mailbox:
         self._results: dict[tuple[str, int], dict[str, Any]] = {}
         self._failures: dict[str, str] = {}
         self._positions: dict[int, Position] = {}
-        self._starts: dict[str, list[int]] = {}  # by folder: starts in all, and starts since its last result
+        self._starts: dict[str, list[int]] = {}  # by folder: starts in all, starts since its last result, workers
+        self._over: set[str] = set()  # forgotten, and still a slot's order until it gets the next
         self._yielded = 0.0
         self._news = asyncio.Condition()
 
     async def assign(self, slot: str, order: Order) -> None:
         async with self._news:
-            seq = self._orders[slot].seq + 1 if slot in self._orders else 1
+            before = self._orders.get(slot, Order(None))
+            seq = before.seq + 1
+            self._over -= {before.folder, order.folder}
             self._orders[slot] = replace(order, given=time.time(), seq=seq)
             self._failures.pop(order.folder, None)
             self._news.notify_all()
@@ -63,25 +66,29 @@ class Mailbox:
 
         def there() -> bool:
             order = self._orders.get(slot)
-            return order is not None and order.seq > after and order.folder not in self._failures
+            return order is not None and order.seq > after and order.folder not in {*self._failures, *self._over}
 
         async with self._news:
             await self._news.wait_for(there)
             return self._orders[slot]
 
-    async def begin(self, folder: str) -> list[int]:
-        """A worker group starts on this trial, for the first time or again: [starts in all, starts since a result]."""
-        counts = self._starts.setdefault(folder, [0, 0])
-        counts[:] = [each + 1 for each in counts]
-        return list(counts)
+    async def begin(self, folder: str, workers: int = 1) -> list[int]:
+        """A worker group starts on this trial, for the first time or again: [starts in all, starts since a result].
+
+        A group of another size than the last is an elastic run's, which was made so and not lost.
+        """
+        total, lately, before = self._starts.get(folder, [0, 0, workers])
+        self._starts[folder] = [total + 1, lately + (workers == before), workers]
+        return self._starts[folder][:2]
 
     async def seq(self, slot: str) -> int:
         return self._orders[slot].seq if slot in self._orders else 0
 
     async def report(self, folder: str, epoch: int, result: dict[str, Any]) -> None:
         async with self._news:
+            if (folder, epoch) not in self._results and folder in self._starts:
+                self._starts[folder][1] = 0
             self._results.setdefault((folder, epoch), result)
-            self._starts.setdefault(folder, [1, 1])[1] = 0
             self._news.notify_all()
 
     async def fail(self, folder: str, reason: str) -> None:
@@ -108,6 +115,7 @@ class Mailbox:
         self._results = {key: value for key, value in self._results.items() if key[0] != folder}
         self._failures.pop(folder, None)
         self._starts.pop(folder, None)
+        self._over |= {folder for order in self._orders.values() if order.folder == folder}
 
     async def may_yield(self, every: float) -> bool:
         """Whether the slot that asks shall make room for the evaluator: one slot in `every` seconds may."""

@@ -73,6 +73,11 @@ def prepare(settings: Dataset, echo: Echo = print, start_ray: Callable[[], objec
     return report
 
 
+def present(settings: Dataset) -> dict[str, Any] | None:
+    """What is known of the clips if they are prepared, None if they are not; ValueError if other ones are there."""
+    return _present(settings, _facts(settings), lambda line: None)
+
+
 def _facts(settings: Dataset) -> dict[str, Any]:
     """Who made the dataset and how: the settings that decide what is in the rows, and their hash."""
     chosen = asdict(settings)
@@ -212,6 +217,11 @@ def _tell(report: PrepareReport, echo: Echo) -> None:
 def door(config: Prepare) -> int:
     check(config)
     with refusing():
+        if session.machine(config.cluster) is None:  # a cluster of others' making
+            session.start(config.cluster)
+            from raymix import nodes
+
+            nodes.shared(nodes.paths(config))
         report = prepare(config.dataset, start_ray=lambda: session.start(replace(config.cluster, dashboard=False)))
     if not report.fresh:
         print(f"prepare: {report.prepared} is prepared already: {sum(report.clips.values())} clips")

@@ -24,6 +24,7 @@ class Room:
 
     slots: int
     said: str
+    evaluator: int | None = None  # the node, by its place in the list, where the evaluator leaves the most room
 
 
 def room(cluster: Cluster, nodes: Sequence[Node], streaming: bool, grows: Sequence[Node] = ()) -> Room:
@@ -34,7 +35,8 @@ def room(cluster: Cluster, nodes: Sequence[Node], streaming: bool, grows: Sequen
     """
     every = [*nodes, *grows]
     fit, sums = _by_totals(cluster, every, streaming)
-    placed = min(fit, _node_by_node(cluster, every))
+    by_node, evaluator = _node_by_node(cluster, every)
+    placed = min(fit, by_node)
     slots = min(placed, cluster.slots) if cluster.slots else placed
     said = f"{slots} slot{'s' if slots != 1 else ''} = {'; '.join(sums)}"
     if placed < fit:
@@ -45,7 +47,7 @@ def room(cluster: Cluster, nodes: Sequence[Node], streaming: bool, grows: Sequen
         said += f"; on {described(nodes)}" + (f", may autoscale by {described(grows)}" if grows else "")
     if slots == 0:
         raise BadInput(f"the cluster is too small: {said}; {_needs(cluster, streaming)}; {_advice(cluster, every)}")
-    return Room(slots, said)
+    return Room(slots, said, evaluator)
 
 
 def _by_totals(cluster: Cluster, nodes: Sequence[Node], streaming: bool) -> tuple[int, list[str]]:
@@ -64,15 +66,16 @@ def _by_totals(cluster: Cluster, nodes: Sequence[Node], streaming: bool) -> tupl
     return max(0, min(fits, default=0)), sums
 
 
-def _node_by_node(cluster: Cluster, nodes: Sequence[Node]) -> int:
-    """Slots whose workers find nodes, with the evaluator where it leaves the most."""
+def _node_by_node(cluster: Cluster, nodes: Sequence[Node]) -> tuple[int, int | None]:
+    """Slots whose workers find nodes, with the evaluator where it leaves the most, and where that is."""
     alone = [_workers(cluster, node, evaluator=False) for node in nodes]
-    best = 0
+    best, place = 0, None
     for number, node in enumerate(nodes):
         beside = _workers(cluster, node, evaluator=True)
         if beside >= 0:
-            best = max(best, _slots(cluster, [*alone[:number], beside, *alone[number + 1 :]]))
-    return best
+            found = _slots(cluster, [*alone[:number], beside, *alone[number + 1 :]])
+            best, place = max((best, place), (found, number), key=lambda pair: pair[0])
+    return best, place
 
 
 def _workers(cluster: Cluster, node: Node, evaluator: bool) -> int:

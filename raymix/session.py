@@ -6,20 +6,18 @@ Everything raymix sets in Ray's environment is set here, before Ray is imported,
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import signal
 import sys
 import tempfile
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from raymix.config import BadInput, nearest
-from raymix.room import Node, Room, room
+from raymix.config import BadInput
+from raymix.room import Node
 
 SETTINGS = {
     "RAY_DATA_USE_DATASOURCE_V2": "0",  # its footer-reading actors cost 18-30 s per execution (ray 2.60)
@@ -40,9 +38,6 @@ CHATTY = (  # what these say of their inner workings is no news to a person who 
     "ray._private.authentication.authentication_token_setup",
 )
 GRACE = 17.0  # seconds from a signal to the end of the process
-STANDARD = ("CPU", "GPU", "memory", "object_store_memory")
-ENDLESS = 1000  # nodes that an autoscaler without a limit is taken to bring
-HEAD = "node:__internal_head__"  # the resource that Ray gives to the head alone
 
 
 class Interrupted(BaseException):
@@ -83,7 +78,7 @@ def _join_or_start(cluster: Any) -> None:
     if address := os.environ.get("RAY_ADDRESS"):
         try:
             ray.init(logging_level=logging.WARNING, log_to_driver=False)
-        except ConnectionError as error:
+        except (ConnectionError, ValueError) as error:  # ValueError: an http:// address, which is the dashboard's
             token = "RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH must be those of the cluster"
             raise BadInput(
                 f"RAY_ADDRESS={address}: no Ray cluster answers there, or not to this token ({token})"
@@ -98,14 +93,6 @@ def _join_or_start(cluster: Any) -> None:
         log_to_driver=False,
         _temp_dir=os.environ.get("RAYMIX_RAY_TMP") or os.path.join(tempfile.gettempdir(), "ray"),
     )
-
-
-def submission() -> str | None:
-    """The id under which this process was submitted as a Ray job, if it was."""
-    found = (
-        json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("metadata", {}).get("job_submission_id")
-    )
-    return str(found) if found else None
 
 
 def stop() -> None:
@@ -156,72 +143,3 @@ def machine(cluster: Any) -> list[Node] | None:
 
         gpus = torch.cuda.device_count()
     return [{"CPU": cluster.cpus or os.cpu_count() or 1, "GPU": gpus}]
-
-
-def here() -> Any:
-    """Where what must live as long as this process is put: on its own node, so that no other node's loss takes it."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-
-
-def nodes() -> list[Node]:
-    """What each living node of the cluster has, the objects' memory of its store in bytes among it; Ray runs."""
-    import ray
-
-    return [{k: float(v) for k, v in each["Resources"].items()} for each in ray.nodes() if each["Alive"]]
-
-
-def may_come() -> list[Node]:
-    """The nodes that an autoscaler may add to those that are there; none where nothing scales."""
-    import ray
-    from ray._private.state import state
-
-    config = state.get_cluster_config()  # what the autoscaler of ray 2.60 tells of itself, as Ray Train reads it too
-    there = Counter(each["Labels"].get("ray.io/node-group", "") for each in ray.nodes() if each["Alive"])
-    more: list[Node] = []
-    for group in config.node_group_configs if config else ():
-        count = ENDLESS if group.max_count < 0 else max(0, group.max_count - there[group.name])
-        more += [dict(group.resources)] * min(count, ENDLESS)
-    return more
-
-
-def shared(uri: str) -> None:
-    """BadInput where `uri` is a local path that some node of the cluster does not see; a file is written to find out."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    others = [
-        each for each in ray.nodes() if each["Alive"] and each["NodeID"] != ray.get_runtime_context().get_node_id()
-    ]
-    if "://" in uri or not others:
-        return
-    os.makedirs(uri, exist_ok=True)
-    handle, probe = tempfile.mkstemp(prefix=".seen-by-all-", dir=uri)
-    os.close(handle)
-    look = ray.remote(num_cpus=0, max_retries=3)(os.path.exists)
-    try:
-        asked = [look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(e["NodeID"], False)) for e in others]
-        sees = ray.get([each.remote(probe) for each in asked])
-    finally:
-        os.unlink(probe)
-    if blind := [each["NodeManagerAddress"] for each, seen in zip(others, sees, strict=True) if not seen]:
-        many = f" and {len(blind) - 1} more" if len(blind) > 1 else ""
-        raise BadInput(
-            f"home={uri}: node {blind[0]}{many} does not see it; name storage that all nodes share (NFS, s3://, gs://)"
-        )
-
-
-def fits(cluster: Any, streaming: bool) -> Room:
-    """The room of the cluster that has been joined or started; BadInput where it has none."""
-    there, more = nodes(), may_come()
-    if (asked := next(iter(waiting(cluster)))) not in (names := {name for node in (*there, *more) for name in node}):
-        own = [name for name in names if name not in STANDARD and ":" not in name]
-        raise BadInput(f"cluster.trials_on={asked}: no node has this resource{nearest(asked, ['head', *own])}")
-    return room(cluster, there, streaming, more)
-
-
-def waiting(cluster: Any) -> dict[str, float]:
-    """What a trial's own process asks for: it only waits for its slot, so a trace of a resource that says where."""
-    return {HEAD if cluster.trials_on == "head" else cluster.trials_on: 0.001}

@@ -24,18 +24,22 @@ TRAIN_SETTINGS = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",  # a GPU node that must come first takes its time
 }
 ELASTIC_START_S = "60"  # its workers have a place when it starts; if not (a node just went), it counts them anew
-FOREVER = 1e9  # seconds
+RESERVED_S = 60.0  # a reservation that is not renewed is given back
 RESTARTS = 200  # of a slot's worker group; a trial that kills its workers is given up much earlier (worker.TRIES)
 
 
-def reserve(cpus: float, gpus: float, node: str) -> None:
-    """Tell Ray's coordinator what the evaluator takes of its node: an elastic run asks it how many workers there is room for,
-    and it knows nothing of actors; the run would wait for a worker's place that is taken. (Internal to ray 2.60.)"""
+def reserve(study: str, evaluator: Any, cpus: float, gpus: float) -> None:
+    """Tell Ray's coordinator for the next minute what the evaluator takes of the node that it is on.
+
+    An elastic run asks the coordinator how many workers there is room for, and it knows nothing of actors: the run would
+    wait for a worker's place that is taken. (Internal to ray 2.60.)
+    """
     from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as coordinator
 
+    node = ray.get(evaluator.ping.remote(), timeout=RESERVED_S / 6)
     ray.get(
         coordinator.get_or_create_autoscaling_coordinator().request_resources.remote(
-            "raymix-evaluator", [{"CPU": cpus, "GPU": gpus}], FOREVER, label_selectors=[{"ray.io/node-id": node}],
+            f"raymix-evaluator-{study}", [{"CPU": cpus, "GPU": gpus}], RESERVED_S, label_selectors=[{"ray.io/node-id": node}],
             priority=coordinator.ResourceRequestPriority.HIGH,
         )
     )  # fmt: skip

@@ -156,6 +156,8 @@ def apply(study: Study, record: dict[str, Any]) -> None:
             study.name, study.objective, study.mode = record["name"], record["objective"], record["mode"]
             study.planned, study.space_hash, study.seed = record["planned"], record["space_hash"], record["seed"]
             study.config, study.versions = record.get("config", {}), record.get("versions", {})
+            if record.get("by"):  # it began with study.extend
+                study.extensions.append(record)
     elif kind == "extended":
         study.planned = max(study.planned, record["planned"])
         study.extensions.append(record)

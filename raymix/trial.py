@@ -48,14 +48,19 @@ class Trial(tune.Trainable):
     def setup(self, config: dict[str, Any], shared: Shared | None = None) -> None:
         assert shared is not None
         self.shared = shared
-        name = f"slot-{uuid.uuid4().hex[:8]}"
-        storage = shared.uri.rstrip("/") + "/slots"
-        self.slot = Slot(name, from_plain(shared.plain), shared.mailbox, shared.source, storage)
+        self.slot = self._open()
         self._take(config)
+
+    def _open(self) -> Slot:
+        s = self.shared
+        name, storage = f"slot-{uuid.uuid4().hex[:8]}", s.uri.rstrip("/") + "/slots"
+        return Slot(name, from_plain(s.plain), s.mailbox, s.source, storage)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The same warm slot takes the next trial; the trial that it leaves is forgotten."""
         ray.get(self.shared.mailbox.forget.remote(self.folder))
+        if not self.slot.alive:  # it made room for the evaluator
+            self.slot = self._open()
         self._take(new_config)
         return True
 

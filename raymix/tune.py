@@ -63,17 +63,20 @@ def _fixed(config: Tune, space: Any) -> Tune:
 
 def run(plan: engine.Plan, began: float, live: bool | None = None) -> int:
     """Prepare, search, tell, evaluate; shared by `raymix.train`. Interrupted, it names the command that resumes."""
+    lost = threading.Event()
     try:
         with session.interruptible():
-            join(plan.run)
-            prepare(plan.run)
-            overheads = {}
-            if engine.lacks(plan):
+            if not engine.lacks(plan):
+                prepare(plan.run)
+                return finish(plan, {})
+            cut = functools.partial(cut_off, lost)
+            with lock.held(plan.uri, plan.run.study.name, cut, functools.partial(print, flush=True)):
+                join(plan.run)
+                prepare(plan.run)
                 with refusing():
                     preflight.clips(plan.run)
-                with lock.held(plan.uri, plan.run.study.name, cut_off, functools.partial(print, flush=True)):
-                    plan = engine.again(plan)
-                    overheads = search(plan, began, live) if engine.lacks(plan) else {}
+                plan = engine.again(plan)  # another driver may just have ended it
+                overheads = search(plan, began, live, lost) if engine.lacks(plan) else {}
             return finish(plan, overheads)
     except session.Interrupted as stop:
         print(f"raymix: {stop}: everything scored so far is kept; go on with: {command()}", file=sys.stderr, flush=True)
@@ -84,22 +87,23 @@ def join(run: Run) -> None:
     """On a cluster of others' making: whether there is room, and storage that all nodes see, is known before any work."""
     if session.machine(run.cluster) is None:
         session.start(run.cluster)
-        session.fits(run.cluster, streaming=False)
-        session.shared(run.home)
-        if "://" not in run.home and session.may_come():
-            print(f"home={run.home}: a path; nodes that the cluster has yet to bring must see it too", flush=True)
+        from raymix import nodes
+
+        nodes.fits(run.cluster, streaming=False)
+        nodes.shared(nodes.paths(run))
 
 
-def search(plan: engine.Plan, began: float, live: bool | None) -> dict[str, Any]:
+def search(plan: engine.Plan, began: float, live: bool | None, lost: threading.Event) -> dict[str, Any]:
     session.start(plan.run.cluster)
     try:
-        return engine.search(plan, began, live)
+        return engine.search(plan, began, live, lost)
     finally:
         session.stop()
 
 
-def cut_off(why: str) -> None:
-    """Another driver may have the study by now: this one ends as if it were told to."""
+def cut_off(lost: threading.Event, why: str) -> None:
+    """Another driver may have the study by now: this one ends as if it were told to, and writes nothing more."""
+    lost.set()
     print(f"raymix: {why}; this driver ends; go on with: {command()}", file=sys.stderr, flush=True)
     waits = signal.getsignal(signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -125,7 +129,7 @@ def command() -> str:
     module = "raymix." + sys.argv[0].rsplit("/", 1)[-1].removesuffix(".py")
     line = shlex.join(["python", "-m", module, *sys.argv[1:]])
     settings = "--runtime-env cluster/runtime_env.yaml"
-    return f"ray job submit {settings} --working-dir . -- {line}" if session.submission() else line
+    return f"ray job submit {settings} --working-dir . -- {line}" if lock.job() else line
 
 
 def finish(plan: engine.Plan, overheads: dict[str, Any]) -> int:

@@ -52,7 +52,7 @@ def said(upload: Upload) -> str:
     size = f"{upload.nbytes / 1e6:.1f} MB in {count} file{'s' if count != 1 else ''}"
     if upload.nbytes > TOO_LARGE:
         raise BadInput(
-            f"the working directory has {size}, ray job submit --working-dir takes 104.8 MB (100 MiB); list in .rayignore "
+            f"the working directory has {size}, ray job submit --working-dir takes 104.9 MB (100 MiB); list in .rayignore "
             f"what a job does not need; the largest: {upload.largest}"
         )
     warned = f", much for a job; .rayignore can leave out, for instance, {upload.largest}"

@@ -139,7 +139,7 @@ class _Shift:
                 pending.result()
 
     def _begin(self) -> list[int]:
-        counts: list[int] = ray.get(self.mailbox.begin.remote(self.order.folder))
+        counts: list[int] = ray.get(self.mailbox.begin.remote(self.order.folder, self.world))
         return counts
 
     def _build(self, run: Run) -> tuple[Any, Any, Any]:

@@ -19,7 +19,9 @@ from raymix.room import room
 
 DOCKERFILE = (CLUSTER / "Dockerfile").read_text()
 FILES = sorted(path for path in CLUSTER.rglob("*") if path.is_file() and "token" not in path.parts)
-HOW = re.compile(r"^# +(ray up|docker build|docker push|kubectl apply|kubectl delete|ray down|ray job submit) ", re.M)
+HOW = re.compile(
+    r"^# +(?:\w+=\w+ )?(ray up|docker build|docker push|kubectl apply|kubectl delete|ray down|ray job submit) ", re.M
+)
 
 
 def prepared(config: dict[str, Any]) -> dict[str, Any]:

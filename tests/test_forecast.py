@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import SMALL
 
 from raymix import session, train, tune, upload
 from raymix.forecast import epochs_of_one
@@ -47,7 +48,8 @@ def test_a_plan_is_printed_and_nothing_starts(
 ) -> None:
     shutil.copytree(demo / "clips", tmp_path / "clips")
     monkeypatch.chdir(HERE)
-    words = (f"home={tmp_path}", "study.plan=true", "cluster.cpus=3", "fit.epochs=20", "study.trials=8", "fit.batch=6")
+    root = f"dataset.root={demo}/videos/demo"
+    words = (*SMALL, f"home={tmp_path}", root, "study.plan=true", "cluster.cpus=3", "fit.epochs=20", "study.trials=8")
     assert door(monkeypatch, "tune", *words) == 0
     out = capsys.readouterr().out
     for line in (
@@ -64,6 +66,23 @@ def test_a_plan_is_printed_and_nothing_starts(
     ):
         assert line in out, out
     assert not (tmp_path / "studies").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("fit.batch=240",), "fit.batch=240: more than the"),
+        (("dataset.frame_size=99",), "was prepared otherwise"),
+        (("cluster.workers=9", "fit.batch=18"), "the cluster is too small"),
+    ],
+)
+def test_a_plan_that_could_not_run_is_refused_as_the_study_would_be(
+    demo: Path, words: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(demo)
+    assert door(monkeypatch, "tune", *SMALL, f"home={demo}", "study.plan=true", "study.name=never", *words) == 2
+    assert says in capsys.readouterr().err
+    assert not (demo / "studies/never").exists()
 
 
 def test_clips_that_are_not_there_yet_are_told(

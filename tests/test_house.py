@@ -18,12 +18,11 @@ FLOORS: dict[str, int] = {
     "search_space": 3, "sampler": 3, "mixture": 3, "datasets": 3, "scene": 4,
     "methods": 5, "scoring": 5,
     "comparison": 6, "figures": 6, "watch": 6, "fit": 6,
-    "stream": 7, "evaluator": 7, "session": 7, "mailbox": 7, "verdict": 8, "preflight": 8,
+    "stream": 7, "evaluator": 7, "session": 7, "mailbox": 7, "nodes": 7, "verdict": 8, "preflight": 8,
     "worker": 8, "rebuild": 7, "suggest": 8, "scoreboard": 9, "slot": 9, "record": 9, "census": 9,
     "trial": 10, "upload": 10,
     "engine": 11,
-    "forecast": 12,
-    "prepare": 12, "leaderboard": 12, "evaluate": 12, "tune": 13, "train": 14,
+    "prepare": 12, "forecast": 13, "leaderboard": 12, "evaluate": 12, "tune": 14, "train": 15,
 }  # fmt: skip
 RAY = {
     "stream",
@@ -38,6 +37,7 @@ RAY = {
     "engine",
     "upload",
     "census",
+    "nodes",
     "prepare",
     "tune",
     "train",

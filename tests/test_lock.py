@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import multiprocessing
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,13 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "studies/mine") if request.param == "local" else str(request.getfixturevalue("s3"))
 
 
-def holding(uri: str, **more: Any) -> Any:
-    return held(uri, "mine", **{"lost": pytest.fail, "echo": lambda line: None, "beat": BEAT, "silent": SILENT, **more})
+@contextlib.contextmanager
+def holding(uri: str, **more: Any) -> Iterator[None]:
+    """Hold the study with short times; unless the test listens itself, being cut off fails it."""
+    lost: list[str] = []
+    with held(uri, "mine", **{"lost": lost.append, "echo": lambda line: None, "beat": BEAT, "silent": SILENT, **more}):
+        yield
+    assert not lost
 
 
 def claims(uri: str) -> list[str]:
@@ -62,7 +69,7 @@ def contend(uri: str, number: int, apart: bool, rounds: int, start: Any, out: An
         start.wait(60)
         time.sleep(random.choice([0.0, 0.0, 0.02, 0.1]))
         try:
-            with holding(uri, lost=os._exit):
+            with holding(uri):
                 began = time.monotonic()
                 time.sleep(HOLD)
                 out.put((turn, number, began, time.monotonic()))
@@ -120,7 +127,7 @@ def test_a_dead_process_of_this_machine_is_followed_at_once(uri: str) -> None:
     assert subprocess.run([sys.executable, "-c", DIES, uri], timeout=60).returncode == -9
     assert len(claims(uri)) == 1
     began = time.monotonic()
-    with held(uri, "mine", pytest.fail):  # with the times of real life
+    with holding(uri, beat=lock.BEAT, silent=lock.SILENT):  # with the times of real life
         assert time.monotonic() - began < 3 and len(claims(uri)) == 1
 
 
@@ -210,7 +217,7 @@ def test_a_beat_that_fails_is_tried_again_and_counts_when_it_is_too_late(
         assert told == []
         broken.set()
         waiting(lambda: told)
-        assert "could not be renewed for 2 s" in told[0]
+        assert re.search("could not be renewed for [12] s", told[0])  # two thirds of 2 s: before another may follow
 
 
 def test_the_job_that_a_cluster_knows_it_by(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,10 @@ def test_starts_are_counted_in_all_and_since_the_last_result() -> None:
         assert [await box.begin("f") for _ in range(3)] == [[1, 1], [2, 2], [3, 3]]
         await box.report("f", 1, {"loss": 1.0})
         assert await box.begin("f") == [4, 1]
+        await box.report("f", 1, {"loss": 1.0})  # told again by the group that came back: no progress
+        assert await box.begin("f") == [5, 2]
+        assert await box.begin("f", 2) == [6, 2]  # made larger, not lost
+        assert await box.begin("f", 2) == [7, 3]
         await box.forget("f")
         assert await box.begin("f") == [1, 1]
 
@@ -85,6 +89,7 @@ def test_a_failed_trial_is_not_ordered_again() -> None:
         box = fresh()
         await box.assign("a", Order(3, folder="f"))
         await box.fail("f", "out of memory")
+        await box.forget("f")  # the slot is about to get its next order
         waiting = asyncio.create_task(box.order("a", 0))
         await asyncio.sleep(0.05)
         assert not waiting.done()

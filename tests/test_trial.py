@@ -10,6 +10,7 @@ import pytest
 import ray
 
 from raymix import trial
+from raymix.evaluator import Evaluator
 from raymix.mailbox import Mailbox
 
 
@@ -60,19 +61,18 @@ def test_a_slot_makes_room_for_an_evaluator_without_a_place(ray_session: None, m
 
 
 def test_a_busy_evaluator_is_only_waited_for(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "PATIENCE", 0.3)
+    """However many wait for scores, the real evaluator gives its sign at once: no slot is taken for one that must go."""
+    monkeypatch.setattr(trial, "PATIENCE", 0.5)
 
-    @ray.remote(num_cpus=0)
-    class Slow:
+    class Slow(Evaluator.__ray_metadata__.modified_class):  # type: ignore[attr-defined, misc]
         def score(self, uri: str) -> dict[str, Any]:
-            time.sleep(2)
+            time.sleep(1.5)
             return {"uri": uri}
 
-        def ping(self) -> int:
-            return 0
-
-    evaluator = Slow.options(max_concurrency=2).remote()  # type: ignore[attr-defined]
-    assert ray.get(evaluator.ping.remote()) == 0
+    evaluator = ray.remote(concurrency_groups={"sign": 1})(Slow).options(num_cpus=0).remote()  # type: ignore[call-overload]
+    assert ray.get(evaluator.ping.remote()) == ray.get_runtime_context().get_node_id()
+    before = [evaluator.score.remote(f"other {n}") for n in range(3)]
     slot = Slot(None)
     assert waiting(evaluator, slot)._score("u") == {"uri": "u"}
-    assert slot.alive
+    assert slot.alive and len(ray.get(before)) == 3
+    ray.kill(evaluator)

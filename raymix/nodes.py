@@ -1,0 +1,126 @@
+"""The cluster that was joined or started, seen as nodes: what they have, what may come, where things are put, who sees what."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raymix.config import BadInput, Prepare, Run, nearest
+from raymix.room import Node, Room, room
+
+STANDARD = ("CPU", "GPU", "memory", "object_store_memory")
+HEAD = "node:__internal_head__"  # the resource that Ray gives to the head alone
+ENDLESS = 1000  # nodes that an autoscaler without a limit is taken to bring
+
+Listed = Mapping[str, tuple[str, Node]]  # by id: address, and what the node has
+
+
+def listed() -> Listed:
+    """The living nodes."""
+    alive = [each for each in ray.nodes() if each["Alive"]]
+    return {e["NodeID"]: (e["NodeManagerAddress"], {k: float(v) for k, v in e["Resources"].items()}) for e in alive}
+
+
+def may_come() -> list[Node]:
+    """The nodes that an autoscaler may add to those that are there, by each node type's own limit; none where nothing
+    scales."""
+    from ray._private.state import state
+
+    config = state.get_cluster_config()  # what the autoscaler of ray 2.60 tells of itself, as Ray Train reads it too
+    there = Counter(each["Labels"].get("ray.io/node-group", "") for each in ray.nodes() if each["Alive"])
+    more: list[Node] = []
+    for group in config.node_group_configs if config else ():
+        count = ENDLESS if group.max_count < 0 else max(0, group.max_count - there[group.name])
+        more += [dict(group.resources)] * min(count, ENDLESS)
+    return more
+
+
+def fits(cluster: Any, streaming: bool) -> Room:
+    """The room of the cluster; BadInput where it has none."""
+    there, more = [has for _, has in listed().values()], may_come()
+    if (asked := next(iter(waiting(cluster)))) not in (names := {name for node in (*there, *more) for name in node}):
+        own = [name for name in names if name not in STANDARD and ":" not in name]
+        raise BadInput(f"cluster.trials_on={asked}: no node has this resource{nearest(asked, ['head', *own])}")
+    return room(cluster, there, streaming, more)
+
+
+def waiting(cluster: Any) -> dict[str, float]:
+    """What a trial's own process asks for: it only waits for its slot, so a trace of a resource that says where."""
+    return {HEAD if cluster.trials_on == "head" else cluster.trials_on: 0.001}
+
+
+def here() -> Any:
+    """Where what must live as long as this process is put: on its own node, so that no other node's loss takes it."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def beside(found: Room) -> Any:
+    """Where the evaluator goes: the node where it leaves the most room, if it is there; another one after that is lost."""
+    ids = list(listed())
+    if found.evaluator is None or found.evaluator >= len(ids):
+        return "DEFAULT"
+    return NodeAffinitySchedulingStrategy(ids[found.evaluator], soft=True)
+
+
+def paths(run: Run | Prepare) -> dict[str, str]:
+    """The settings that name places on a disk, not in an object store; the demo's videos are made where they are missing."""
+    found = {"home": run.home, "dataset.prepared": run.dataset.prepared}
+    if isinstance(run, Run):
+        found["encoder.weights"] = run.encoder.weights or ""
+    if run.dataset.name != "demo":
+        found["dataset.root"] = run.dataset.root
+    local = {name: uri.removeprefix("file://") for name, uri in found.items()}
+    return {name: uri for name, uri in local.items() if uri and "://" not in uri}
+
+
+def shared(places: Mapping[str, str]) -> None:
+    """BadInput where a node of the cluster does not see a place on a disk that this one does.
+
+    Where only the head is there and nodes are yet to come, one is waited for and asked. A file is written to find out, and
+    taken away again.
+    """
+    known, own = listed(), ray.get_runtime_context().get_node_id()
+    others = {node: address for node, (address, _) in known.items() if node != own}
+    first = not any(has.get("CPU", 0) > 0 for _, has in known.values()) and bool(may_come())
+    if not places or not (others or first):
+        return
+    look = ray.remote(num_cpus=0, max_retries=3)(_looks)
+    for name, place in places.items():
+        probe, made = _probe(place)
+        try:
+            asked = [
+                look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, False)).remote(probe) for n in others
+            ]
+            asked += [look.options(num_cpus=1).remote(probe)] if first else []
+            answers = ray.get(asked)
+        finally:
+            if made:
+                os.unlink(probe)
+        if blind := [address for address, sees in answers if not sees]:
+            many = f" and {len(blind) - 1} more" if len(blind) > 1 else ""
+            raise BadInput(
+                f"{name}={place}: node {blind[0]}{many} does not see it; name storage that all nodes share (NFS, s3://, gs://)"
+            )
+
+
+def _looks(path: str) -> tuple[str, bool]:
+    return ray.util.get_node_ip_address(), os.path.exists(path)
+
+
+def _probe(place: str) -> tuple[str, bool]:
+    """A path to look for: a new file in a folder that can be written, else the place itself."""
+    try:
+        if not os.path.isfile(place):
+            os.makedirs(place, exist_ok=True)
+            handle, probe = tempfile.mkstemp(prefix=".seen-by-all-", dir=place)
+            os.close(handle)
+            return probe, True
+    except OSError:
+        pass
+    return place, False
