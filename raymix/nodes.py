@@ -65,7 +65,7 @@ def beside(found: Room) -> Any:
     ids = list(listed())
     if found.evaluator is None or found.evaluator >= len(ids):
         return "DEFAULT"
-    return NodeAffinitySchedulingStrategy(ids[found.evaluator], soft=True)
+    return NodeAffinitySchedulingStrategy(ids[found.evaluator], soft=True, _spill_on_unavailable=True)
 
 
 def paths(run: Run | Prepare) -> dict[str, str]:
@@ -114,13 +114,15 @@ def _looks(path: str) -> tuple[str, bool]:
 
 
 def _probe(place: str) -> tuple[str, bool]:
-    """A path to look for: a new file in a folder that can be written, else the place itself."""
+    """A path to look for: a new file in the place, or in the nearest folder above it that is there; else the place itself."""
+    folder = place
+    while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
+        folder = os.path.dirname(folder)
+    if os.path.isfile(place):
+        return place, False
     try:
-        if not os.path.isfile(place):
-            os.makedirs(place, exist_ok=True)
-            handle, probe = tempfile.mkstemp(prefix=".seen-by-all-", dir=place)
-            os.close(handle)
-            return probe, True
-    except OSError:
-        pass
-    return place, False
+        handle, probe = tempfile.mkstemp(prefix=".seen-by-all-", dir=folder)
+    except OSError:  # one may read there, and not write
+        return place, False
+    os.close(handle)
+    return probe, True

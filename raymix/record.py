@@ -105,9 +105,8 @@ class Clocks:
 
     def epoch(self, result: dict[str, Any]) -> None:
         training = result["training"]
-        if (
-            self.first is None and training["ended"] > self.began
-        ):  # an epoch of an earlier sitting may be scored in this one
+        # what an earlier sitting trained may be scored in this one
+        if self.first is None and training["ended"] > self.began:
             self.first = training["ended"] - self.began
         self.scoring += result["score_seconds"]
         seen = self._slots.setdefault(result["slot"], [])
