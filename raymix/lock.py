@@ -4,7 +4,7 @@ A driver writes its own claim, `<study>/driver/<id>.json`, and only THEN looks f
 moment at least one sees the other, so two never both hold. The holder writes its claim again every BEAT seconds. A claim
 is dead when its process on this machine is gone, or when it was silent for SILENT seconds by the storage's own clock
 (against the time of one's own claim, written just before, so that clocks of hosts need not agree; on NFS the writing
-also makes the client look at the folder anew). A holder that cannot write its claim for SILENT seconds must expect that
+also makes the client look at the folder anew). A holder that cannot write its claim for two thirds of that must expect that
 another one has taken over, and is told so.
 """
 
