@@ -168,6 +168,11 @@ class Cluster:
         """Workers that a slot uses where there is room."""
         return max(self.workers) if isinstance(self.workers, list) else int(self.workers)
 
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers follows what the cluster has."""
+        return self.fewest < self.most
+
 
 @dataclass
 class Run:

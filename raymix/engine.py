@@ -183,7 +183,7 @@ def _fill_slots(plan: Plan, study: Study, watch: Any, recorder: Any) -> None:
     shared, slots, warmed = gather(plan, study, watch)
 
     def renew() -> None:
-        if c.fewest < c.most:
+        if c.elastic:
             reserve(run.study.name, shared.evaluator, c.evaluator_cpus, c.evaluator_gpus)
 
     with census.watching(c, not shared.source.parts, watch.say, renew):

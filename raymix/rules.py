@@ -75,7 +75,7 @@ def _between(run: Run) -> Iterator[str]:
             f"cluster.workers={run.cluster.workers}; one of the two must be false"
         )
     search = getattr(run, "search", None)
-    if search and run.cluster.fewest < run.cluster.most:
+    if search and run.cluster.elastic:
         yield f"cluster.workers={run.cluster.workers}: a search needs one number; [fewest, most] is for raymix.train"
     if search and search.scheduler != "fifo" and search.grace > run.fit.epochs:
         yield f"search.grace={search.grace}: more than fit.epochs={run.fit.epochs}"

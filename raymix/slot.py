@@ -52,7 +52,7 @@ class Slot:
         self.name, self._mailbox = name, mailbox
         self.error: BaseException | None = None
         os.environ.update(TRAIN_SETTINGS)
-        if run.cluster.fewest < run.cluster.most:
+        if run.cluster.elastic:
             os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = ELASTIC_START_S
         self._thread = threading.Thread(target=self._fit, args=(run, source, storage), daemon=True)
         self._thread.start()
@@ -65,7 +65,7 @@ class Slot:
         from raymix.worker import work
 
         c = run.cluster
-        use_gpu, elastic = c.gpus_per_worker > 0, cast(Any, (c.fewest, c.most))
+        use_gpu, workers = c.gpus_per_worker > 0, cast(Any, (c.fewest, c.most) if c.elastic else c.most)
         filesystem, path = resolve(storage)
         resources = {"CPU": c.cpus_per_worker} | ({"GPU": c.gpus_per_worker} if use_gpu else {})
         try:
@@ -73,7 +73,7 @@ class Slot:
                 work,
                 train_loop_config={"mailbox": self._mailbox, "slot": self.name, "source": source},
                 scaling_config=ray.train.ScalingConfig(
-                    num_workers=elastic if c.fewest < c.most else c.most, use_gpu=use_gpu,
+                    num_workers=workers, use_gpu=use_gpu,
                     resources_per_worker=resources, placement_strategy=c.placement,
                 ),
                 datasets={} if source.parts else {"train": lambda: read(run)},
