@@ -106,7 +106,8 @@ def cut_off(lost: threading.Event, why: str) -> None:
     lost.set()
     print(f"raymix: {why}; this driver ends; go on with: {command()}", file=sys.stderr, flush=True)
     waits = signal.getsignal(signal.SIGTERM)
-    os.kill(os.getpid(), signal.SIGTERM)
+    # To the main thread: sent to the process it may be this very thread that gets it, while the main one sleeps on.
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     def insist() -> None:
         if signal.getsignal(signal.SIGTERM) is waits:  # not heard, deep in a request that the storage does not answer
