@@ -85,8 +85,9 @@ class ImageEncoder(nn.Module):
     """Frames in [0, 1] of any size (N, 3, Y, X) -> unit embeddings of every cell (N, C, Y/16, X/16), float32.
 
     Section 4.1: ResNet-18 at stride 16, a two-layer 1x1 head, l2 over channels; cells are centred (the released code's
-    look 7.5 pixels up and left). `weights` names a local file with the
-    ImageNet state dict of torchvision's ResNet-18 (.pth or .safetensors); it needs width 64, else ValueError.
+    look 7.5 pixels up and left). `weights` names a local file with the ImageNet state dict of torchvision's ResNet-18
+    (.pth or .safetensors); it needs width 64, else ValueError. `embedding_size=0` leaves the head out: the cells are the
+    trunk's own channels.
     """
 
     mean: Tensor
@@ -102,25 +103,32 @@ class ImageEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.trunk = Trunk(3, width, blocks=blocks, stages=stages)
-        self.head = nn.Sequential(
-            nn.Conv2d(self.trunk.channels, embedding_size, 1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(embedding_size, embedding_size, 1),
-        )
+        self.channels = embedding_size or self.trunk.channels
+        self.head: nn.Module = nn.Identity()
+        if embedding_size:
+            self.head = nn.Sequential(
+                nn.Conv2d(self.trunk.channels, embedding_size, 1),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(embedding_size, embedding_size, 1),
+            )
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
         if weights is not None:
             load_imagenet(self.trunk, weights)
 
-    def forward(self, frames_N3YX: Tensor) -> Tensor:
+    def features(self, frames_N3YX: Tensor) -> Tensor:
+        """The trunk's cells, neither projected nor of unit length (N, channels of the trunk, Y/16, X/16)."""
         if self.trunk.conv1.weight.is_contiguous(memory_format=torch.channels_last):
             # Frames come with channels first; turned here, everything up to the first convolution is channels last too.
             frames_N3YX = frames_N3YX.contiguous(memory_format=torch.channels_last)
         # The trunk's cell i looks at pixel 16 i, its left edge: at 96 pixels a map would lie half an object off. With half a
         # cell of margin, and the first row and column left out, it looks at 16 i + 8, where upsampling puts it.
         margin_N3YX = F.pad((frames_N3YX - self.mean) / self.std, (STRIDE // 2,) * 4)
-        map_NCHW = self.head(self.trunk(margin_N3YX)[..., 1:, 1:])
-        return F.normalize(map_NCHW.float(), dim=1)
+        cells_NCHW: Tensor = self.trunk(margin_N3YX)[..., 1:, 1:]
+        return cells_NCHW
+
+    def forward(self, frames_N3YX: Tensor) -> Tensor:
+        return F.normalize(self.head(self.features(frames_N3YX)).float(), dim=1)
 
 
 class AudioEncoder(nn.Module):
@@ -132,7 +140,7 @@ class AudioEncoder(nn.Module):
 
     `node_norm="batch"` takes each node's mean over the batch away before l2 (BatchNorm without scale), so that no node can
     be the same for every mixture: the solution that does not listen, where loss (4) rests near .33 for long, is then no
-    solution. "none" is the paper.
+    solution. "none" is the paper. `embedding_size=0` leaves the heads out: one node, the pooled channels of the trunk.
     """
 
     def __init__(
@@ -152,14 +160,19 @@ class AudioEncoder(nn.Module):
             nn.Sequential(
                 nn.Linear(channels, embedding_size), nn.ReLU(inplace=True), nn.Linear(embedding_size, embedding_size)
             )
-            for _ in range(k)
+            for _ in range(k if embedding_size else 0)
         )
         batch = one_of("node_norm", node_norm, NODE_NORMS) == "batch"
-        self.norm = nn.BatchNorm1d(k * embedding_size, affine=False) if batch else nn.Identity()
+        self.norm = nn.BatchNorm1d((k * embedding_size) or channels, affine=False) if batch else nn.Identity()
+
+    def features(self, log_mel_NTF: Tensor) -> Tensor:
+        """The trunk's cells (N, channels of the trunk, T/16, F/16)."""
+        cells_NCHW: Tensor = self.trunk(log_mel_NTF[:, None])
+        return cells_NCHW
 
     def forward(self, log_mel_NTF: Tensor) -> Tensor:
-        pooled_NC = self.trunk(log_mel_NTF[:, None]).amax(dim=(2, 3))
-        nodes_NKC = torch.stack([head(pooled_NC) for head in self.heads], dim=1)
+        pooled_NC = self.features(log_mel_NTF).amax(dim=(2, 3))
+        nodes_NKC = torch.stack([head(pooled_NC) for head in self.heads] or [pooled_NC], dim=1)
         nodes_NKC = self.norm(nodes_NKC.flatten(1)).view_as(nodes_NKC)
         return F.normalize(nodes_NKC.float(), dim=-1)
 

@@ -33,6 +33,7 @@ class Mixture:
     mixture_BTF: Tensor  # complex64
     shifted_BTF: Tensor  # complex64: view 2, windows shifted independently
     sources_BKTF: Tensor | None = None  # complex64, what was added up for view 1
+    more_BKF3YX: Tensor | None = None  # float32 in [0, 1]: F further frames of each clip, each cropped on its own
 
     def to(self, device: torch.device | str) -> Mixture:
         """The same batch on another device; to a GPU, what is pinned travels without making Python wait."""
@@ -45,7 +46,8 @@ class Mixture:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Mixture:
         sources = None if self.sources_BKTF is None else change(self.sources_BKTF)
-        return Mixture(change(self.frames_BK3YX), change(self.mixture_BTF), change(self.shifted_BTF), sources)
+        more = None if self.more_BKF3YX is None else change(self.more_BKF3YX)
+        return Mixture(change(self.frames_BK3YX), change(self.mixture_BTF), change(self.shifted_BTF), sources, more)
 
 
 def group(videos: Sequence[str], k: int, rng: np.random.Generator, order: np.ndarray | None = None) -> np.ndarray:

@@ -1,0 +1,54 @@
+"""What systems of one source share: pairs of a frame and its own sound, two encoders, one map for all that is heard.
+
+Each clip of a batch is a pair, however the clips are grouped: `mixture.k` changes nothing for these systems.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from raymix.encoders import FULL_WIDTH, AudioEncoder, ImageEncoder
+from raymix.methods.method import Maps, Method, Needs
+from raymix.mixture import Mixture
+from raymix.scene import Scenes
+from raymix.spectrogram import log_mel
+from raymix.walk import cell_scores
+
+
+class Pairs(Method):
+    """Unit embeddings of the cells of a frame and of its sound; the map is their cosine (another in a subclass)."""
+
+    needs: ClassVar[Needs] = Needs(sources=True)
+
+    def __init__(
+        self,
+        k: int,
+        *,
+        width: int = FULL_WIDTH,
+        blocks: int = 2,
+        stages: int = 4,
+        embedding_size: int = 128,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.k = k
+        self.image = ImageEncoder(width, embedding_size, weights, blocks, stages)
+        self.audio = AudioEncoder(1, width, embedding_size, blocks=blocks, stages=stages)
+
+    def pairs(self, mixture: Mixture) -> tuple[Tensor, Tensor]:
+        """The frames (N, 3, Y, X) and the sounds (N, T, F) of a batch, clip by clip: N = B x K."""
+        if mixture.sources_BKTF is None:
+            raise ValueError(
+                f"{type(self).__name__} learns from single sounds, and this batch brings only their mixture"
+            )
+        return mixture.frames_BK3YX.flatten(0, 1), mixture.sources_BKTF.flatten(0, 1)
+
+    def encode(self, frames_N3YX: Tensor, sounds_NTF: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit embeddings of cells (N, C, H, W) and of sounds (N, C)."""
+        return self.image(frames_N3YX), self.audio(log_mel(sounds_NTF))[:, 0]
+
+    def map_scenes(self, scenes: Scenes) -> Maps:
+        cells_NCHW, sounds_NC = self.encode(scenes.frames_N3YX.float() / 255, scenes.mixture_NTF)
+        return Maps(cell_scores(cells_NCHW[:, None], sounds_NC[:, None])[:, 0])
