@@ -30,7 +30,8 @@ def make_mixture(groups: int, k: int, size: int = 32, frames: int = 65) -> Mixtu
     for g in range(groups):
         for n in range(k):
             sounds[:, g, n, :, 5 + int(60 * colour[g, n, 0, 0, 0])] += 4
-    return Mixture(pictures, sounds[0].sum(1), sounds[1].sum(1))
+    more = (colour[:, :, None] + 0.1 * torch.rand(groups, k, 2, 3, size, size, generator=rng)).clamp(0, 1)
+    return Mixture(pictures, sounds[0].sum(1), sounds[1].sum(1), sounds[0], more)
 
 
 def make_scenes(count: int, size: tuple[int, int]) -> Scenes:
@@ -86,7 +87,8 @@ def test_finite_under_bfloat16(name: str):
 def test_silence_is_no_accident(name: str):
     method, mixture = small(name), make_mixture(4, 2)
     quiet = torch.zeros_like(mixture.mixture_BTF)
-    loss, _ = method(Mixture(mixture.frames_BK3YX, quiet, quiet))
+    more, sources = mixture.more_BKF3YX, torch.zeros_like(mixture.sources_BKTF)
+    loss, _ = method(Mixture(mixture.frames_BK3YX, quiet, quiet, sources, more))
     loss.backward()
     assert loss.isfinite() and all(p.grad.isfinite().all() for p in method.parameters())
 
