@@ -198,6 +198,13 @@ class Tune(Run):
 
 
 @dataclass
+class Compare(Tune):
+    systems: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    space: dict[str, Any] = field(default_factory=dict)  # searched by all systems alike
+
+
+@dataclass
 class Prepare:
     home: str = ""
     dataset: Dataset = field(default_factory=Dataset)

@@ -22,11 +22,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from raymix.config import BadInput, Evaluate, Prepare, Run, Tune, flatten, nearest, to_plain
+from raymix.config import BadInput, Compare, Evaluate, Prepare, Run, Tune, flatten, nearest, to_plain
 from raymix.storage import unreachable
 
 DONE, UNEXPECTED, BAD_INPUT, NOTHING_USABLE = 0, 1, 2, 3
-SCHEMAS = {"tune": Tune, "train": Run, "prepare": Prepare, "evaluate": Evaluate}
+SCHEMAS = {"tune": Tune, "train": Run, "prepare": Prepare, "evaluate": Evaluate, "compare": Compare}
 
 
 class Nothing(Exception):
@@ -70,15 +70,44 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def enter(task: Callable[[Any], int | None], name: str) -> None:
-    """Run a door: compose `configs/<name>.yaml`, hand the typed config to `task`, exit with its code."""
+def enter(task: Callable[[Any], int | None], name: str, look: Callable[[], None] = lambda: None) -> None:
+    """Run a door: compose `configs/<name>.yaml`, hand the typed config to `task`, exit with its code.
+
+    `look` may refuse words (BadInput) before they are composed.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one line
-    sys.exit(_outcome(task, name))
+    sys.exit(_outcome(task, name, look))
 
 
-def _outcome(task: Callable[[Any], int | None], name: str) -> int:
+def words() -> tuple[list[str], str | None]:
+    """The settings of the command line as they were given, and the folder of its --config-dir."""
+    given = get_args_parser().parse_intermixed_args(_sorted_words(sys.argv[1:]))
+    return list(given.overrides), given.config_dir
+
+
+def composed(name: str, settings: list[str], config_dir: str | None, home: str) -> Any:
+    """The typed config that door `name` would have with these words; BadInput in one line as at that door itself."""
+    _register()
+    path = [f"hydra.searchpath=['file://{os.path.abspath(config_dir)}']"] if config_dir else []
+    try:
+        with hydra.initialize_config_dir(str(folder("configs")), version_base="1.3"):
+            config = hydra.compose(name, [*settings, *path])
+        config.home = home
+        OmegaConf.resolve(config)
+        with refusing():
+            return OmegaConf.to_object(config)
+    except BadInput:
+        raise
+    except (HydraException, OmegaConfBaseException) as error:
+        raise BadInput(_explain(error, name)) from error
+    except (YAMLError, ValueError, OSError) as error:
+        raise BadInput(_one_line(error)) from error
+
+
+def _outcome(task: Callable[[Any], int | None], name: str, look: Callable[[], None]) -> int:
     try:
         _register()
+        look()
         config = _compose(name)
         if config is None:
             return DONE

@@ -45,15 +45,21 @@ def load_space(config: Tune) -> Any:
 def task(config: Tune) -> int:
     """Everything between the config and the exit code."""
     began = time.time()
+    plan = planned(config)
+    if config.study.plan:
+        with refusing():
+            return forecast.show(plan)
+    return run(plan, began)
+
+
+def planned(config: Tune) -> engine.Plan:
+    """The study of this config, about to run; BadInput for what can be known before anything starts."""
     check(config)
     with refusing():
         space = load_space(config)
         fixed: Tune = _fixed(config, space)
         preflight.settings(fixed)
-        plan = engine.plan(fixed, space, space.hash)
-        if config.study.plan:
-            return forecast.show(plan)
-    return run(plan, began)
+        return engine.plan(fixed, space, space.hash)
 
 
 def _fixed(config: Tune, space: Any) -> Tune:

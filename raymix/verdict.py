@@ -100,7 +100,7 @@ def reach(contenders: list[Contender], bench: Bench, device: str, echo: Callable
         torch.manual_seed(best.run.evaluation.seed)
         untrained = from_run(best.run, pretrained=False).to(device)
     for layout in SAID:
-        truth = _what_counts(layout, bench.truth[layout])
+        truth = what_counts(layout, bench.truth[layout])
         if layout != "quad" and not truth.has_truth_N.any():
             notes.append(f"{SAID[layout]}: the {split} split has no regions for these scenes, box metrics are left out")
             continue
@@ -115,7 +115,7 @@ def reach(contenders: list[Contender], bench: Bench, device: str, echo: Callable
     return Verdict(contenders, bench, rows, kept, notes)
 
 
-def _what_counts(layout: str, truth: Truth) -> Truth:
+def what_counts(layout: str, truth: Truth) -> Truth:
     """2x2 scenes are there to tell who listens, which needs no region; box metrics are those of the other layouts."""
     if layout != "quad":
         return truth

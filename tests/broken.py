@@ -196,4 +196,34 @@ OWN_SPACES: list[Case] = [
         "goood": "search_spaces=goood: no such choice (did you mean good?)",
     }.items()
 ]
-CASES = [*KEYS, *VALUES, *DATA, *STUDIES, *OWN_SPACES]
+COMPARED: list[Case] = [
+    ("compare", (), "systems=[]: nothing to compare; name some of "),
+    ("compare", ("systems=[cycle]", "seeds=[]"), "seeds=[]: nothing to compare"),
+    ("compare", ("systems=cycle",), "systems: "),
+    *(
+        ("compare", ("systems=[cycle]", *words), says)
+        for words, says in {
+            ("systems=[cycle,cycel]",): "systems: cycel: no such system (did you mean cycle?)",
+            ("systems=[cycle,cycle]",): "systems: cycle stands there twice",
+            ("seeds=[1,1]",): "seeds: 1 stands there twice",
+            ("seeds=[0,-1]",): "seeds: -1: must be at least 0",
+            ("seeds=[one]",): "seeds",
+            ("method=cycle",): "method: cannot be given to a comparison",
+            ("method.temperature=0.1",): "method.temperature: cannot be given to a comparison",
+            ("search_spaces=demo",): "search_spaces: cannot be given to a comparison",
+            ("study.extend=2",): "study.extend: cannot be given to a comparison: a larger study.trials",
+            ("study.name=a/b",): "study.name='a/b': must be a plain name",
+            ("study.name=",): "study.name='': must be a plain name",
+            ("space={optimizer.learning_rat:{float:[0.1,0.2]}}",): "(did you mean optimizer.learning_rate?)",
+            ("space={optimizer.learning_rate:{float:[0.2,0.1]}}",): "low 0.2 is above high 0.1",
+            ("fit.epohcs=3",): "fit.epohcs: no such setting (did you mean fit.epochs?)",
+            ("fit.batch=9",): "fit.batch=9: not divisible by mixture.k=2",
+            ("--multirun",): "a search space",
+            ("home=/proc/x",): "cannot be written",
+            ("dataset=folder", "dataset.root=/nowhere"): "dataset.root='/nowhere': no such folder",
+            (*SMALL, f"dataset.prepared={HOME}/clips/torn"): "train-0.parquet: cannot be read as Parquet",
+            (*SMALL, f"dataset.prepared={HOME}/clips/few"): "has 2 validation videos; scenes are made of 4",
+        }.items()
+    ),
+]
+CASES = [*KEYS, *VALUES, *DATA, *STUDIES, *OWN_SPACES, *COMPARED]

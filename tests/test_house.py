@@ -19,10 +19,10 @@ FLOORS: dict[str, int] = {
     "methods": 5, "scoring": 5,
     "comparison": 6, "figures": 6, "watch": 6, "fit": 6,
     "stream": 7, "evaluator": 7, "session": 7, "mailbox": 7, "nodes": 7, "verdict": 8, "preflight": 8,
-    "worker": 8, "rebuild": 7, "suggest": 8, "scoreboard": 9, "slot": 9, "record": 9, "census": 9,
+    "worker": 8, "rebuild": 7, "suggest": 8, "scoreboard": 9, "ranking": 9, "slot": 9, "record": 9, "census": 9,
     "trial": 10, "upload": 10,
     "engine": 11,
-    "prepare": 12, "forecast": 13, "leaderboard": 12, "evaluate": 12, "tune": 14, "train": 15,
+    "prepare": 12, "forecast": 13, "leaderboard": 12, "evaluate": 12, "tune": 14, "train": 15, "compare": 15,
 }  # fmt: skip
 RAY = {
     "stream",

@@ -220,7 +220,7 @@ def test_a_space_of_ones_own_is_searched(quiet: Path, monkeypatch: pytest.Monkey
     assert plans[0].run.optimizer.weight_decay == 1e-4
 
 
-@pytest.mark.parametrize("door", ["tune", "train", "prepare", "evaluate"])
+@pytest.mark.parametrize("door", ["tune", "train", "prepare", "evaluate", "compare"])
 def test_help_teaches(door: str, quiet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = everything(quiet, tmp_path)
     assert call(door, ("--help",), quiet) == 0

@@ -1,0 +1,293 @@
+"""The door `python -m raymix.compare`: several systems, one budget, one dataset, and one table of the test split.
+
+Each (system, seed) is an ordinary study of `raymix.tune`, one after another, so the same command resumes; what all systems
+share (data, sizes, trials, epochs, batch, ranges of learning rate and weight decay) is the same for all.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pyarrow import fs
+
+from raymix import door, engine, forecast, preflight, ranking, session, tune
+from raymix.config import BadInput, Compare, Evaluate, Tune, flatten, nearest, to_plain
+from raymix.door import DONE, Nothing, enter, refusing
+from raymix.engine import Plan, writable
+from raymix.evaluate import Source, choose
+from raymix.evaluator import Bench
+from raymix.ledger import Ledger
+from raymix.methods import METHODS
+from raymix.prepare import present
+from raymix.ranking import Entry, Rows
+from raymix.search_space import load
+from raymix.storage import put, resolve
+from raymix.verdict import Contender
+
+Pair = tuple[str, int]  # a system and a seed
+OWN = (
+    "systems",
+    "seeds",
+    "space",
+    "study.name",
+)  # words of this door that mean something else to raymix.tune, or nothing
+SETTLED = {
+    "method": "each system brings its own; put its knobs' ranges into its search space",
+    "search_spaces": "each system searches the space of its own name",
+    "study.seed": "a study is made for each of seeds=[...]",
+    "fit.seed": "a study is made for each of seeds=[...]",
+    "study.final": "the best checkpoint of each study is scored once, for the table",
+    "study.extend": "a larger study.trials goes on from what there is",
+}
+FREE = ("method.", "mixture.k")  # what a system may fix for itself; it searches method.* alone
+TABLE, NUMBERS = "comparison.md", "comparison.json"
+
+
+def look() -> None:
+    """BadInput for words that this door settles by itself."""
+    for word in door.words()[0]:
+        name = word.partition("=")[0]
+        for settled, why in SETTLED.items():
+            if name == settled or name.startswith(f"{settled}."):
+                raise BadInput(f"{name}: cannot be given to a comparison: {why}")
+
+
+def check(config: Compare) -> list[Pair]:
+    """Every (system, seed) in the order in which they run, a whole round of systems for each seed."""
+    if not config.systems or not config.seeds:
+        empty = "seeds" if config.systems else "systems"
+        known = f"; name some of {', '.join(sorted(METHODS))}" if empty == "systems" else ""
+        raise BadInput(f"{empty}=[]: nothing to compare{known}")
+    for name in config.systems:
+        if name not in METHODS:
+            raise BadInput(f"systems: {name}: no such system{nearest(name, list(METHODS))}")
+    for word, values in (("systems", config.systems), ("seeds", list(map(str, config.seeds)))):
+        if twice := [value for value in values if values.count(value) > 1]:
+            raise BadInput(f"{word}: {twice[0]} stands there twice")
+    if negative := [seed for seed in config.seeds if seed < 0]:
+        raise BadInput(f"seeds: {negative[0]}: must be at least 0")
+    name = config.study.name
+    if not name or "/" in name or name.startswith("."):
+        raise BadInput(f"study.name={name!r}: must be a plain name without slashes")
+    return [(system, seed) for seed in config.seeds for system in config.systems]
+
+
+def composed(config: Compare, system: str, seed: int) -> Tune:
+    """What `raymix.tune` would be told for this study."""
+    words, config_dir = door.words()
+    given = [word for word in words if word.partition("=")[0] not in OWN and not word.startswith("space.")]
+    given += [f"method={system}", f"search_spaces={system}", f"study.seed={seed}", "study.final=0"]
+    made: Tune = door.composed("tune", given, config_dir, config.home)
+    made.study.name = f"{config.study.name}-{system}-{seed}"
+    with refusing():
+        plain = to_plain(made)
+        load(made.search_spaces, plain)  # refused as it stands in its file
+        made.search_spaces = shared(made.search_spaces, config.space, flatten(plain))
+    return made
+
+
+def shared(own: Mapping[str, Any], space: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A system's space in which only its own knobs are its own, and `space` is what all systems search.
+
+    Points to try first lose what is not searched, and begin for all at the values that the settings have, where these
+    lie in the common range.
+    """
+    searched = {name: entry for name, entry in own["space"].items() if name.startswith("method.") and name not in space}
+    fixed = {name: value for name, value in (own.get("fixed") or {}).items() if name.startswith(FREE)}
+    start = {
+        name: settings[name] for name, entry in space.items() if name in settings and _holds(entry, settings[name])
+    }
+    first: list[dict[str, Any]] = []
+    for point in own.get("first") or [{}]:
+        begun = {name: value for name, value in point.items() if name in searched} | start
+        if begun and begun not in first:
+            first.append(begun)
+    fixed = {name: value for name, value in fixed.items() if name not in space}
+    return {"space": {**searched, **space}, "require": own.get("require"), "fixed": fixed, "first": first}
+
+
+def _holds(entry: Any, value: Any) -> bool:
+    """Whether a range of the common space has this value; what is no range at all is refused later."""
+    if not isinstance(entry, Mapping):
+        return False
+    for kind in ("float", "int"):
+        span = entry.get(kind)
+        if isinstance(span, list) and len(span) == 2 and not entry.get("step"):
+            numbers = all(isinstance(each, int | float) for each in (*span, value))
+            return numbers and span[0] <= value <= span[1]
+    return value in (entry.get("categorical") or [])
+
+
+def planned(config: Compare) -> dict[Pair, Plan]:
+    """Every study as it would run; BadInput where one of them could not, before the first is started."""
+    pairs = check(config)
+    made = {pair: composed(config, *pair) for pair in pairs}
+    plans = {pair: tune.planned(each) for pair, each in made.items()}
+    for plan in plans.values():
+        same(plan, plans[pairs[0]])
+    with refusing():
+        writable(folder(config))
+        for plan in plans.values():
+            if present(plan.run.dataset) is not None:
+                preflight.clips(plan.run)
+    return plans
+
+
+def same(plan: Plan, first: Plan) -> None:
+    """BadInput where a study would be scored on other scenes than the first, or has had another budget than is asked for."""
+    run: Any = plan.run
+    name = run.study.name
+    for setting, was in flatten(plan.study.config.get("search", {}), "search.").items():
+        if (now := flatten(to_plain(run.search), "search.").get(setting)) != was:
+            raise BadInput(f"{setting}={now}: the study {name} was started with {was}; choose another study.name")
+    if plan.planned > run.study.trials:
+        raise BadInput(f"study.trials={run.study.trials}: the study {name} has {plan.planned}; all must have as many")
+    if Bench.key(run) != Bench.key(first.run):
+        raise BadInput(f"{name} would be scored on other scenes than {first.run.study.name}: {Bench.key(run)}")
+
+
+def folder(config: Compare) -> str:
+    return f"{config.home.rstrip('/')}/comparisons/{config.study.name}"
+
+
+def task(config: Compare) -> int:
+    """Everything between the config and the exit code."""
+    plans = planned(config)
+    if config.study.plan:
+        return show(plans)
+    try:
+        with session.interruptible():
+            if code := search(plans):
+                return code
+            return finish(config, plans)
+    except session.Interrupted as stop:
+        line = f"raymix: {stop}: everything scored so far is kept; go on with: {tune.command()}"
+        print(line, file=sys.stderr, flush=True)
+        return stop.code
+
+
+def show(plans: Mapping[Pair, Plan]) -> int:
+    for (system, seed), plan in plans.items():
+        print(f"{system}, seed {seed}")
+        with refusing():
+            forecast.show(plan)
+        print()
+    return DONE
+
+
+def search(plans: Mapping[Pair, Plan]) -> int:
+    """Run what the studies owe, one study after another; the exit code of the one that was interrupted, else 0."""
+    for place, ((system, seed), plan) in enumerate(plans.items(), 1):
+        where = f"[{place}/{len(plans)}] {system}, seed {seed}"
+        if not engine.lacks(plan):
+            print(f"{where}: study {plan.run.study.name} has ended before", flush=True)
+            continue
+        print(f"{where}: study {plan.run.study.name}", flush=True)
+        try:
+            if code := tune.run(plan, time.time()):
+                return code
+        except Nothing as nothing:  # the others go on; the table says so
+            print(f"{where}: {nothing}", flush=True)
+    return DONE
+
+
+def finish(config: Compare, plans: Mapping[Pair, Plan]) -> int:
+    """Score on test what was not scored yet, print the table, and write it."""
+    first = next(iter(plans.values())).run
+    try:
+        bench = Bench.open(first, "test", first.evaluation.final_scenes)
+    except (ValueError, OSError) as error:
+        told = " ".join(str(error).split())
+        raise BadInput(f"{first.dataset.prepared}, split test: no evaluation scenes: {told}") from error
+    entries = [entry(config, pair, plan, bench) for pair, plan in plans.items()]
+    if not any(each.contender for each in entries):
+        raise Nothing(
+            f"{config.study.name}: no system has a usable trial; python -m raymix.leaderboard lists the studies"
+        )
+    found = ranking.document(
+        config.study.name, entries, ranking.nulls(bench, first), bench, first, settings(config, first)
+    )
+    text = ranking.markdown(found)
+    with refusing():
+        written = write(folder(config), found, text)
+    print(f"\n{text}\nwritten:")
+    for path in written:
+        print(f"  {path}")
+    return DONE
+
+
+def settings(config: Compare, run: Any) -> dict[str, Any]:
+    """What the table says of the budget that all studies had."""
+    budget = {
+        "trials": run.study.trials, "epochs": run.fit.epochs, "batch": run.fit.batch, "sampler": run.search.sampler,
+        "scheduler": run.search.scheduler,
+    }  # fmt: skip
+    shares = {"dataset": run.dataset.name, "metric": run.study.metric, "space": config.space, "budget": budget}
+    return {**shares, "encoder": to_plain(run.encoder), "mixture": to_plain(run.mixture)}
+
+
+def entry(config: Compare, pair: Pair, plan: Plan, bench: Bench) -> Entry:
+    """The best whole checkpoint of a study with its test scores, taken from its ledger where they stand already."""
+    study = plan.ledger.read()
+    source = Source(plan.uri, study, True)
+    try:
+        with refusing():
+            (best,) = choose(Evaluate(home=config.home, study=plan.uri), source, print)
+    except Nothing:
+        return Entry(*pair, plan.uri, study, None, {})
+    rows = known(study, best, plan.uri, bench)
+    if rows is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        print(f"scoring {pair[0]}, seed {pair[1]}: {best.name}, epoch {best.epoch}, on the test split", flush=True)
+        rows = ranking.measure(best, bench, device)
+        remember(config, plan.uri, best, bench, rows)
+    return Entry(*pair, plan.uri, study, best, rows)
+
+
+def _scenes(bench: Bench) -> list[dict[str, str]]:
+    return [{layout: truth.scenes_hash for layout, truth in bench.truth.items()}]
+
+
+def known(study: Any, best: Contender, uri: str, bench: Bench) -> Rows | None:
+    """What an earlier sitting found for this checkpoint on these scenes."""
+    for record in reversed(study.evaluations):
+        same = record.get("scenes") == _scenes(bench) and record.get("protocol") == best.run.evaluation.protocol
+        paths = [f"{uri}/{each['checkpoint']}" for each in record.get("checkpoints", [])]
+        if same and paths == [best.uri] and record.get("rows"):
+            rows: Rows = record["rows"]
+            return rows
+    return None
+
+
+def remember(config: Compare, uri: str, best: Contender, bench: Bench, rows: Rows) -> None:
+    """The test scores go into the study's ledger, as those of `raymix.evaluate` do."""
+    scored = {
+        "checkpoint": best.uri.removeprefix(f"{uri}/"), "rank": best.rank, "trial": best.trial, "epoch": best.epoch,
+        "scores": ranking.scores(rows, bench.split),
+    }  # fmt: skip
+    what = {"split": bench.split, "output": folder(config), "protocol": best.run.evaluation.protocol}
+    Ledger(uri).append("evaluated", {**what, "scenes": _scenes(bench), "checkpoints": [scored], "rows": rows})
+
+
+def write(place: str, found: Mapping[str, Any], text: str) -> list[str]:
+    """The table and, last, the numbers, so that where these are, all is."""
+    filesystem, path = resolve(place)
+    if filesystem.get_file_info(f"{path}/{NUMBERS}").type == fs.FileType.File:
+        filesystem.delete_file(f"{path}/{NUMBERS}")
+    numbers = json.dumps(found, indent=1, allow_nan=False, ensure_ascii=False)
+    for name, content in ((TABLE, text), (NUMBERS, numbers)):
+        put(filesystem, f"{path}/{name}", content.encode())
+    return [f"{place}/{name}" for name in (TABLE, NUMBERS)]
+
+
+def main() -> None:
+    enter(task, "compare", look)
+
+
+if __name__ == "__main__":
+    main()

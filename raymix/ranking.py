@@ -1,0 +1,232 @@
+"""Several tuned systems in one table: their best checkpoints on the scenes of the test split, what each cost, and nulls.
+
+After Tables 1 and 2 of the paper, all rows from one budget, one set of scenes and one protocol. Beside each system stand
+its own twin on shuffled audio and its own untrained network; below all, the null systems that have no model.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from raymix import __version__, comparison
+from raymix.config import Run
+from raymix.evaluator import Bench, localise
+from raymix.methods import METHODS, Method, from_run
+from raymix.protocol import protocol as named
+from raymix.scoring import Maps, score, summarise
+from raymix.study import ENDS, Study
+from raymix.truth import Truth
+from raymix.verdict import SAID, Contender, chance, what_counts
+
+Rows = dict[str, dict[str, Any]]  # kind of row (TRAINED and so on) -> layout -> the record of its summary
+TRAINED, SHUFFLED, UNTRAINED, UNTRAINED_SHUFFLED = "trained", "shuffled", "untrained", "untrained_shuffled"
+COLUMNS = (  # layout, metric, whether on shuffled audio, heading
+    ("quad", "sounding_accuracy", False, "2x2: sounding accuracy"),
+    ("quad", "sounding_accuracy", True, "the same, shuffled audio"),
+    ("pair", "ciou@0.3", False, "side by side: CIoU@0.3"),
+    ("single", "ap", False, "single: AP"),
+    ("single", "iou@0.5", False, "single: IoU@0.5"),
+)
+COSTS = ("trials", "epochs", "worker-hours")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One study of the comparison; without a usable trial `contender` is None and `rows` are empty."""
+
+    system: str
+    seed: int
+    uri: str
+    study: Study
+    contender: Contender | None
+    rows: Rows
+
+
+def measure(contender: Contender, bench: Bench, device: str) -> Rows:
+    """A checkpoint and its untrained network on every layout that has truth, and both on shuffled 2x2 audio."""
+    run = contender.run
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.evaluation.seed)
+        untrained = from_run(run, pretrained=False)
+    found: Rows = {}
+    for kind, method in ((TRAINED, contender.method), (UNTRAINED, untrained)):
+        found[kind] = {layout: _scored(method, bench, layout, run, device) for layout in layouts(bench)}
+        deaf = SHUFFLED if kind == TRAINED else UNTRAINED_SHUFFLED
+        found[deaf] = {"quad": _scored(method, bench, "quad", run, device, shuffled=True)}
+    return found
+
+
+def layouts(bench: Bench) -> list[str]:
+    """The layouts that can be scored: 2x2 always, the others where the split has regions."""
+    return [name for name in SAID if name == "quad" or bench.truth[name].has_truth_N.any()]
+
+
+def _scored(method: Method, bench: Bench, layout: str, run: Run, device: str, shuffled: bool = False) -> dict[str, Any]:
+    scenes = bench.scenes[layout]
+    heard = scenes.with_audio(torch.from_numpy(bench.shuffled)) if shuffled else scenes
+    return _record(localise(method.to(device), heard, device), bench.truth[layout], layout, run)
+
+
+def _record(maps: Maps, truth: Truth, layout: str, run: Run) -> dict[str, Any]:
+    table = score(maps, what_counts(layout, truth), named(run.evaluation.protocol))
+    return summarise(table, run.evaluation.seed).record()
+
+
+def nulls(bench: Bench, run: Run) -> Rows:
+    """The systems without a model, by name, on the same scenes."""
+    found: Rows = {}
+    for layout in layouts(bench):
+        for name, maps in comparison.nulls(bench.truth[layout]).items():
+            found.setdefault(name, {})[layout] = _record(maps, bench.truth[layout], layout, run)
+    return found
+
+
+def scores(rows: Rows, split: str) -> dict[str, float]:
+    """The checkpoint's own numbers under the names that `raymix.evaluate` gives them."""
+    found = {"sounding_accuracy_shuffled": rows[SHUFFLED]["quad"]["metrics"]["sounding_accuracy"]["value"]}
+    for layout, record in rows[TRAINED].items():
+        before = "single/" if layout == "single" else ""
+        found |= {before + name: each["value"] for name, each in record["metrics"].items()}
+    return {f"{split}/{name}": value for name, value in sorted(found.items())}
+
+
+def spent(study: Study) -> dict[str, Any]:
+    """What a study cost: trials by how they ended, epochs, and hours of workers at work on epochs that were scored."""
+    epochs = [epoch for row in study.trials.values() for epoch in row.epochs.values()]
+    states = [row.state for row in study.trials.values()]
+    seconds = sum((epoch.seconds or 0.0) * int(epoch.training.get("workers") or 1) for epoch in epochs)
+    ended = {state: states.count(state) for state in ENDS}
+    return {**ended, "owed": len(study.owed), "epochs": len(epochs), "worker_hours": seconds / 3600}
+
+
+def document(
+    name: str, entries: Sequence[Entry], null: Rows, bench: Bench, run: Run, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The content of comparison.json; `run` is any of the studies' own, for what all share."""
+    best = next(each.contender for each in entries if each.contender)
+    facts = {
+        layout: {"scenes": len(truth), "scenes_hash": truth.scenes_hash, "canvas": list(truth.canvas)}
+        for layout, truth in bench.truth.items()
+    }
+    return {
+        "format": 1,
+        "raymix": __version__,
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "comparison": name,
+        "split": bench.split,
+        "protocol": run.evaluation.protocol,
+        "prepared": run.dataset.prepared,
+        "layouts": facts,
+        "chance": chance(best, bench.truth["quad"]),
+        "settings": dict(settings),
+        "systems": _systems(entries),
+        "studies": [_study(each) for each in entries],
+        "nulls": null,
+    }
+
+
+def _study(entry: Entry) -> dict[str, Any]:
+    best = entry.contender
+    known = {"system": entry.system, "seed": entry.seed, "study": entry.study.name, "study_uri": entry.uri}
+    of = {key: getattr(best, key, None) for key in ("trial", "epoch", "params", "recorded")}
+    return {**known, "checkpoint": best.uri if best else None, **of, "rows": entry.rows, "spent": spent(entry.study)}
+
+
+def _systems(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """One line for each system over its seeds, best sounding accuracy first, those without a score last."""
+    lines = []
+    for system in dict.fromkeys(each.system for each in entries):
+        own = [each for each in entries if each.system == system]
+        scored = [each.rows for each in own if each.rows]
+        costs = [spent(each.study) for each in own]
+        lines.append(
+            {
+                "system": system,
+                "labels": METHODS[system].needs.labels,
+                "seeds": [each.seed for each in own],
+                "scored_seeds": [each.seed for each in own if each.rows],
+                "scores": _cells(scored, TRAINED, SHUFFLED),
+                "untrained": _cells(scored, UNTRAINED, UNTRAINED_SHUFFLED),
+                "spent": {key: sum(each[key] for each in costs) for key in costs[0]},
+            }
+        )
+    first = COLUMNS[0][3]
+    return sorted(lines, key=lambda line: -(line["scores"].get(first) or {"value": -math.inf})["value"])
+
+
+def _cells(rows: Sequence[Rows], kind: str, shuffled: str) -> dict[str, Any]:
+    """{heading: value, low, high} of one line: of one seed with its bootstrap, of several their mean and extremes."""
+    found: dict[str, Any] = {}
+    for layout, metric, deaf, head in COLUMNS:
+        records = [each.get(shuffled if deaf else kind, {}).get(layout, {"metrics": {}}) for each in rows]
+        each_seed = [record["metrics"][metric] for record in records if metric in record["metrics"]]
+        values = [one["value"] for one in each_seed]
+        if len(values) == 1:
+            found[head] = {key: each_seed[0][key] for key in ("value", "low", "high")}
+        elif values:
+            found[head] = {"value": float(np.mean(values)), "low": min(values), "high": max(values)}
+    return found
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The content of comparison.md: one table, also readable as it stands."""
+    heads = [head for *_, head in COLUMNS]
+    cells = [["system", "labels", *heads, *COSTS]]
+    for line in found["systems"]:
+        cost = line["spent"]
+        ended = "/".join(str(cost[state]) for state in ENDS)
+        costs = [ended, str(cost["epochs"]), f"{cost['worker_hours']:.2f}"]
+        cells.append([line["system"], "yes" if line["labels"] else "no", *_texts(line["scores"], heads), *costs])
+    blank = [""] * len(COSTS)
+    for line in found["systems"]:
+        if line["untrained"]:
+            cells.append([f"null: {line['system']}, untrained", "", *_texts(line["untrained"], heads), *blank])
+    for name, record in found["nulls"].items():
+        cells.append([f"null: {name}", "", *_texts(_cells([{name: record}], name, ""), heads), *blank])
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in cells]
+    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    return "\n".join([f"# {found['comparison']}: systems tuned with one budget", "", *_facts(found), "", *lines, ""])
+
+
+def _texts(cells: Mapping[str, Any], heads: Sequence[str]) -> list[str]:
+    return [_text(cells[head]) if head in cells else "-" for head in heads]
+
+
+def _text(cell: Mapping[str, Any]) -> str:
+    span = "" if cell["low"] is None else f" [{cell['low']:.3f}, {cell['high']:.3f}]"
+    return f"{cell['value']:.3f}{span}"
+
+
+def _facts(found: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of the numbers, a line each."""
+    quad, settings = found["layouts"]["quad"], found["settings"]
+    seeds = sorted({line["seed"] for line in found["studies"]})
+    bootstrap = "95 % by bootstrap over videos"
+    if len(seeds) == 1:
+        how = f"seed {seeds[0]}; intervals are {bootstrap}"
+    else:
+        named_seeds = ", ".join(map(str, seeds))
+        how = f"means of seeds {named_seeds}, in brackets the lowest and the highest seed (nulls: {bootstrap})"
+    budget = ", ".join(f"{key} {value}" for key, value in settings["budget"].items())
+    lines = [
+        f"- {found['split']} split, protocol {found['protocol']}, {quad['scenes']} 2x2 scenes {quad['scenes_hash']}; "
+        f"blind maps reach a sounding accuracy of {found['chance']:.3f}",
+        f"- best checkpoint of each study by {settings['metric']}; {how}",
+        f"- budget of each study: {budget}; trials are completed/pruned/failed, summed over seeds like all costs",
+        f"- searched by all alike: {', '.join(settings['space']) or 'nothing'}; labels: whether training reads class names",
+    ]
+    for line in found["studies"]:
+        who = f"{line['system']}, seed {line['seed']}"
+        if not line["rows"]:
+            lines.append(f"- {who}: no trial gave a usable checkpoint (python -m raymix.leaderboard {line['study']})")
+        elif line["spent"]["owed"]:
+            lines.append(f"- {who}: {line['spent']['owed']} trials are still owed")
+    return lines

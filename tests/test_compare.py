@@ -1,0 +1,258 @@
+"""Several systems, one budget, one table: what each study is told, what is refused, and what is scored and written once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import SMALL
+
+from raymix import checkpoint, compare, engine, ranking, session, tune
+from raymix.config import from_plain, override, to_plain
+from raymix.door import Nothing
+from raymix.ledger import Ledger
+from raymix.methods import METHODS, from_run
+
+NAME = "side"
+BUDGET = ("study.trials=2", "fit.epochs=2", "search.grace=1", f"study.name={NAME}")
+WORDS = ("systems=[cycle]", "seeds=[0,3]", *BUDGET, *(word for word in SMALL if not word.startswith("method.")))
+
+
+def call(*words: str, home: Path) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["compare.py", *words, f"home={home}"])
+        with pytest.raises(SystemExit) as stop:
+            compare.main()
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
+
+
+def study_of(plan: engine.Plan, score: float = 0.5) -> int:
+    """Instead of a search: a study whose trials hold untrained networks, the second one the better."""
+    assert plan.space is not None
+    engine.begin(plan)
+    for number, params in enumerate([plan.space.first[0], plan.space.first[0]]):
+        run = from_plain(override(to_plain(plan.run), params))
+        torch.manual_seed(number + 10 * plan.run.study.seed)
+        path = checkpoint.folder(number, 2)
+        checkpoint.save(f"{plan.uri}/{path}", from_run(run).state_dict(), {"step": 1}, to_plain(run))
+        plan.ledger.append("trial_started", {"trial": number, "params": params})
+        for epoch in (1, 2) if number else (2,):
+            scored = {"metrics": {"val/sounding_accuracy": score + number}, "checkpoint": path, "seconds": 900.0}
+            plan.ledger.append("epoch_scored", {"trial": number, "epoch": epoch, **scored, "training": {"workers": 2}})
+        plan.ledger.append("trial_ended", {"trial": number, "state": "completed" if number else "pruned"})
+    return 0
+
+
+@pytest.fixture
+def home(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home of one's own with the demo's clips, and a Ray that must not be started."""
+    for part in ("clips", "videos"):
+        os.symlink(demo / part, tmp_path / part)
+
+    def started(*_: Any) -> None:
+        raise AssertionError("Ray would have been started")
+
+    monkeypatch.setattr(session, "start", started)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if "ray" in sys.modules:
+        monkeypatch.setattr(sys.modules["ray"], "is_initialized", lambda: False)
+    yield tmp_path
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[engine.Plan]:
+    """The studies that would have been searched, in order; each is made small instead."""
+    plans: list[engine.Plan] = []
+    monkeypatch.setattr(tune, "run", lambda plan, began: plans.append(plan) or study_of(plan))
+    return plans
+
+
+def test_only_its_own_knobs_are_a_systems_own() -> None:
+    own = {
+        "space": {
+            "method.a": {"float": [0.0, 1.0]},
+            "optimizer.learning_rate": {"float": [1e-6, 1e-5]},
+            "fit.batch": {"categorical": [4, 8]},
+        },
+        "require": ["fit.batch % mixture.k == 0"],
+        "fixed": {"mixture.k": 1, "fit.epochs": 99, "optimizer.weight_decay": 0.1},
+        "first": [
+            {"method.a": 0.5, "optimizer.learning_rate": 1e-6, "fit.batch": 4},
+            {"method.a": 0.5, "optimizer.learning_rate": 1e-5},
+            {"method.a": 0.7},
+        ],
+    }
+    space = {
+        "optimizer.learning_rate": {"float": [1e-4, 1e-3]},
+        "optimizer.weight_decay": {"categorical": [0.0, 5e-4]},
+    }
+    settings = {"optimizer.learning_rate": 1e-4, "optimizer.weight_decay": 0.3, "fit.batch": 8}
+    found = compare.shared(own, space, settings)
+    assert found["space"] == {"method.a": own["space"]["method.a"], **space}
+    assert found["fixed"] == {"mixture.k": 1} and found["require"] == own["require"]
+    begin = {"optimizer.learning_rate": 1e-4}  # weight decay is not in the range: drawn for all
+    assert found["first"] == [{"method.a": 0.5, **begin}, {"method.a": 0.7, **begin}]
+    bare = compare.shared({"space": {"method.b": {"int": [1, 2]}}}, space, settings)
+    assert bare["first"] == [begin]  # a system without published settings begins no worse
+
+
+def test_every_system_can_be_compared(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its files, and all of them get the same budget, scenes and common ranges."""
+    plans: list[engine.Plan] = []
+    monkeypatch.setattr(compare, "show", lambda found: plans.extend(found.values()) or 0)
+    words = [word for word in WORDS if not word.startswith(("systems=", "seeds="))]
+    assert call(*words, f"systems=[{','.join(METHODS)}]", "study.plan=true", home=home) == 0
+    assert [plan.run.method["name"] for plan in plans] == list(METHODS)
+    common = ("optimizer.learning_rate", "optimizer.weight_decay")
+    for plan in plans:
+        assert all(name.startswith("method.") or name in common for name in plan.space.names)
+        for name in common:
+            assert repr(plan.space.distributions[name]) == repr(plans[0].space.distributions[name])
+        for part in ("fit", "encoder", "dataset", "search", "evaluation", "optimizer"):
+            assert to_plain(plan.run)[part] == to_plain(plans[0].run)[part]
+    assert not (home / "studies").exists() and not (home / "comparisons").exists()
+
+
+def test_one_table_of_the_test_split(
+    home: Path, ran: list[engine.Plan], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*WORDS, home=home) == 0
+    out = capsys.readouterr().out
+    assert [plan.run.study.name for plan in ran] == ["side-cycle-0", "side-cycle-3"]
+    assert [(plan.run.study.seed, plan.run.fit.seed, plan.run.study.final) for plan in ran] == [(0, 0, 0), (3, 3, 0)]
+    folder = home / "comparisons" / NAME
+    found, table = json.loads((folder / "comparison.json").read_text()), (folder / "comparison.md").read_text()
+    assert table in out and f"  {folder}/comparison.md\n  {folder}/comparison.json\n" in out
+    (line,) = found["systems"]
+    assert (line["system"], line["labels"], line["scored_seeds"]) == ("cycle", False, [0, 3])
+    assert line["spent"] == {
+        "completed": 2, "pruned": 2, "failed": 0, "owed": 0, "epochs": 6, "worker_hours": pytest.approx(3.0),
+    }  # fmt: skip
+    heads = [head for *_, head in ranking.COLUMNS]
+    assert list(line["scores"]) == list(line["untrained"]) == heads
+    both = [each["rows"] for each in found["studies"]]
+    for head, (layout, metric, deaf, _) in zip(heads, ranking.COLUMNS, strict=True):
+        kind = "shuffled" if deaf else "trained"
+        values = [rows[kind][layout]["metrics"][metric]["value"] for rows in both]
+        assert line["scores"][head] == {
+            "value": pytest.approx(sum(values) / 2),
+            "low": min(values),
+            "high": max(values),
+        }
+    assert len({rows[kind]["quad"]["scenes_hash"] for rows in both for kind in rows}) == 1
+    assert {each["trial"] for each in found["studies"]} == {1}  # the best one
+    rows = [text for text in table.splitlines() if text.startswith("| ")]
+    assert len({len(text) for text in rows}) == 1 and rows[1].startswith("| cycle ")
+    assert "| 2/2/0 " in rows[1] and rows[2].startswith("| null: cycle, untrained ")
+    names = [text.split("|")[1].strip() for text in rows[3:]]
+    assert {"null: full frame", "null: centre box 0.5", "null: radial prior", "null: random panels"} <= set(names)
+    assert len(names) == len(set(names))
+
+    monkeypatch.setattr(tune, "run", pytest.fail)  # the same command again: nothing is searched or scored twice
+    monkeypatch.setattr(ranking, "measure", pytest.fail)
+    assert call(*WORDS, home=home) == 0
+    again = json.loads((folder / "comparison.json").read_text())
+    assert {**again, "written": ""} == {**found, "written": ""}
+
+
+def test_scores_are_those_of_evaluate(home: Path, ran: list[engine.Plan]) -> None:
+    from raymix.config import Evaluate
+    from raymix.evaluate import evaluate
+
+    assert call(*WORDS, "seeds=[0]", home=home) == 0
+    found = json.loads((home / f"comparisons/{NAME}/comparison.json").read_text())
+    uri = ran[0].uri
+    (noted,) = Ledger(uri).read().evaluations[0]["checkpoints"]
+    lines: list[str] = []
+    report = evaluate(Evaluate(home=str(home), study=uri, pictures=0), lines.append)
+    assert any("opened for these checkpoints before" in text for text in lines)
+    (expected,) = report.scores["checkpoints"]
+    assert noted["scores"] == pytest.approx(expected["scores"], abs=1e-9)
+    rows = found["studies"][0]["rows"]
+    for system, kind in {"trial 1": "trained", "untrained network": "untrained"}.items():
+        (other,) = [each for each in report.scores["systems"] if each["system"] == system]
+        for layout, record in other["layouts"].items():
+            assert rows[kind][layout]["metrics"] == record["metrics"], (system, layout)
+    for each in report.scores["systems"]:
+        if each["system"] in found["nulls"]:
+            assert found["nulls"][each["system"]] == each["layouts"]
+    scores = found["systems"][0]["scores"]["2x2: sounding accuracy"]
+    assert scores["low"] < scores["value"] < scores["high"]  # one seed: by bootstrap
+
+
+def test_an_interruption_leaves_at_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plans: list[engine.Plan] = []
+    monkeypatch.setattr(tune, "run", lambda plan, began: plans.append(plan) or 143)
+    assert call(*WORDS, home=home) == 143
+    assert len(plans) == 1 and not (home / "comparisons").exists()
+
+    def interrupted(*_: Any) -> None:
+        raise session.Interrupted(2)
+
+    monkeypatch.setattr(tune, "run", lambda plan, began: study_of(plan))
+    monkeypatch.setattr(ranking, "measure", interrupted)
+    assert call(*WORDS, home=home) == 130
+    assert "go on with: python -m raymix.compare 'systems=[cycle]' 'seeds=[0,3]'" in capsys.readouterr().err
+    assert not (home / "comparisons").exists()
+
+
+def test_what_gave_nothing_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(plan: engine.Plan, began: float) -> int:
+        if plan.run.study.seed == 0:
+            return study_of(plan)
+        for number in range(engine.begin(plan).planned):
+            plan.ledger.append("trial_ended", {"trial": number, "state": "failed", "reason": "not finite"})
+        raise Nothing("no trial gave a score")
+
+    monkeypatch.setattr(tune, "run", half)
+    assert call(*WORDS, home=home) == 0
+    table = (home / f"comparisons/{NAME}/comparison.md").read_text()
+    assert "- cycle, seed 3: no trial gave a usable checkpoint" in table and "| 1/1/2 " in table
+    assert call(*WORDS, "seeds=[3]", home=home) == 3
+
+
+def test_studies_of_other_settings_are_refused(
+    home: Path, ran: list[engine.Plan], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for plan in _planned(home):
+        study_of(plan)
+    for word, says in {
+        "fit.epochs=3": "fit.epochs: the study side-cycle-3 was started with 2",
+        "search=fifo": "search.scheduler=fifo: the study side-cycle-3 was started with asha",
+        "study.trials=1": "study.trials=1: the study side-cycle-3 has 2; all must have as many",
+        "space={optimizer.weight_decay:{categorical:[0.0]}}": "study of this name searches another space",
+    }.items():
+        assert call(*WORDS, word, "seeds=[1,3]", home=home) == 2  # seed 1 is new, and not begun either
+        out, err = capsys.readouterr()
+        assert says in err and err.count("\n") == 1 and out == ""
+    assert not ran and not (home / "studies/side-cycle-1").exists()
+
+
+def _planned(home: Path) -> list[engine.Plan]:
+    found: list[engine.Plan] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "show", lambda plans: found.extend(plans.values()) or 0)
+        assert call(*WORDS, "study.plan=true", home=home) == 0
+    return found
+
+
+def test_for_real(demo: Path, tmp_path: Path) -> None:
+    """Two studies after one another on Ray, then the table."""
+    command = [sys.executable, "-m", "raymix.compare", *WORDS, f"home={demo}", "study.name=real", "cluster.cpus=3"]
+    environment = {**os.environ, "RAYMIX_RAY_TMP": "/tmp/rxc"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    found = json.loads((demo / "comparisons/real/comparison.json").read_text())
+    (line,) = found["systems"]
+    assert line["scored_seeds"] == [0, 3] and line["spent"]["failed"] == line["spent"]["owed"] == 0
+    assert line["spent"]["completed"] + line["spent"]["pruned"] == 4 and line["spent"]["worker_hours"] > 0
