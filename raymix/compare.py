@@ -17,6 +17,7 @@ from pyarrow import fs
 
 from raymix import door, engine, forecast, preflight, ranking, session, tune
 from raymix.config import BadInput, Compare, Evaluate, Tune, flatten, nearest, to_plain
+from raymix.datasets.folder import listing
 from raymix.door import DONE, Nothing, enter, refusing
 from raymix.engine import Plan, writable
 from raymix.evaluate import Source, choose
@@ -42,6 +43,7 @@ SETTLED = {
     "study.seed": "a study is made for each of seeds=[...]",
     "fit.seed": "a study is made for each of seeds=[...]",
     "study.final": "the best checkpoint of each study is scored once, for the table",
+    "dataset.overwrite": "each study would prepare anew; python -m raymix.prepare does it once",
     "study.extend": "a larger study.trials goes on from what there is",
 }
 FREE = ("method.", "mixture.k")  # what a system may fix for itself; it searches method.* alone
@@ -132,9 +134,11 @@ def planned(config: Compare) -> dict[Pair, Plan]:
         same(plan, plans[pairs[0]])
     with refusing():
         writable(folder(config))
-        for plan in plans.values():
-            if present(plan.run.dataset) is not None:
+        if present(data := plans[pairs[0]].run.dataset) is not None:
+            for plan in plans.values():
                 preflight.clips(plan.run)
+        elif data.name != "demo":
+            listing(data.root)
     return plans
 
 

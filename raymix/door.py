@@ -26,6 +26,7 @@ from raymix.config import BadInput, Compare, Evaluate, Prepare, Run, Tune, flatt
 from raymix.storage import unreachable
 
 DONE, UNEXPECTED, BAD_INPUT, NOTHING_USABLE = 0, 1, 2, 3
+OWN_FILES = ("search_spaces", "space")  # groups of which a person may have files
 SCHEMAS = {"tune": Tune, "train": Run, "prepare": Prepare, "evaluate": Evaluate, "compare": Compare}
 
 
@@ -180,10 +181,12 @@ def _explain(error: BaseException, name: str) -> str:
     if "Available options in" in text:  # a group option that does not exist
         group, option = lines[0].split("'")[-2].rsplit("/", 1)
         options = [line for line in lines[1:] if not line.startswith(("Available", "Config search", "provider="))]
-        own = f"; your own: --config-dir DIR with DIR/{group}/{option}.yaml" if group == "search_spaces" else ""
+        own = f"; your own: --config-dir DIR with DIR/{group}/{option}.yaml" if group in OWN_FILES else ""
         return f"{group}={option}: no such choice{nearest(option, options)}{own}"
     if text.startswith("Could not override '"):
         wanted = text.split("'")[1]
+        if wanted in OWN_FILES:  # Hydra changes what is there
+            return f"{wanted}: no such entry to change; more need a file: --config-dir DIR with DIR/{wanted}/mine.yaml"
         return f"{wanted}: no such setting{nearest(wanted, _names(name))}"
     if text.startswith("Ambiguous value"):
         return f"{lines[0]}: give one value, or a list as name=[a,b]"

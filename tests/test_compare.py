@@ -121,6 +121,18 @@ def test_every_system_can_be_compared(home: Path, monkeypatch: pytest.MonkeyPatc
     assert not (home / "studies").exists() and not (home / "comparisons").exists()
 
 
+def test_a_common_space_of_ones_own(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "own/space").mkdir(parents=True)
+    (home / "own/space/mine.yaml").write_text("mixture.crop: {float: [0.3, 1.0]}")
+    plans: list[engine.Plan] = []
+    monkeypatch.setattr(compare, "show", lambda found: plans.extend(found.values()) or 0)
+    words = ("study.plan=true", f"--config-dir={home}/own", "space=mine")
+    assert call(*WORDS, *words, home=home) == 0
+    for plan in plans:
+        assert [name for name in plan.space.names if not name.startswith("method.")] == ["mixture.crop"]
+        assert plan.space.first[0]["mixture.crop"] == plan.run.mixture.crop
+
+
 def test_one_table_of_the_test_split(
     home: Path, ran: list[engine.Plan], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,10 +261,11 @@ def _planned(home: Path) -> list[engine.Plan]:
 def test_for_real(demo: Path, tmp_path: Path) -> None:
     """Two studies after one another on Ray, then the table."""
     command = [sys.executable, "-m", "raymix.compare", *WORDS, f"home={demo}", "study.name=real", "cluster.cpus=3"]
+    command += ["study.trials=1", "fit.epochs=1"]
     environment = {**os.environ, "RAYMIX_RAY_TMP": "/tmp/rxc"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found = json.loads((demo / "comparisons/real/comparison.json").read_text())
     (line,) = found["systems"]
     assert line["scored_seeds"] == [0, 3] and line["spent"]["failed"] == line["spent"]["owed"] == 0
-    assert line["spent"]["completed"] + line["spent"]["pruned"] == 4 and line["spent"]["worker_hours"] > 0
+    assert line["spent"]["completed"] + line["spent"]["pruned"] == 2 and line["spent"]["worker_hours"] > 0

@@ -86,6 +86,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (there / "own/search_spaces").mkdir(parents=True)
     for name, text in SPACES.items():
         (there / f"own/search_spaces/{name}.yaml").write_text(text)
+    (there / "own/space").mkdir()
+    (there / "own/space/misspelt.yaml").write_text("mixture.corp: {float: [0.3, 1.0]}")
     (there / "file").write_text("not a folder")
     prepared(there / "clips/whole")
     prepared(there / "clips/few", val=2)
