@@ -105,7 +105,7 @@ def composed(name: str, settings: list[str], config_dir: str | None, home: str) 
         raise BadInput(_one_line(error)) from error
 
 
-def _outcome(task: Callable[[Any], int | None], name: str, look: Callable[[], None]) -> int:
+def _outcome(task: Callable[[Any], int | None], name: str, look: Callable[[], None] = lambda: None) -> int:
     try:
         _register()
         look()

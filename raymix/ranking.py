@@ -214,7 +214,8 @@ def _facts(found: Mapping[str, Any]) -> list[str]:
         how = f"seed {seeds[0]}; intervals are {bootstrap}"
     else:
         named_seeds = ", ".join(map(str, seeds))
-        how = f"means of seeds {named_seeds}, in brackets the lowest and the highest seed (nulls: {bootstrap})"
+        how = f"means of seeds {named_seeds}, in brackets the lowest and the highest seed"
+        how += f" (nulls, and rows of one seed: {bootstrap})"
     budget = ", ".join(f"{key} {value}" for key, value in settings["budget"].items())
     lines = [
         f"- {found['split']} split, protocol {found['protocol']}, {quad['scenes']} 2x2 scenes {quad['scenes_hash']}; "
