@@ -7,10 +7,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from raymix.config import Run, nearest
+from raymix.methods.corre import Corre
 from raymix.methods.cycle import Cycle
+from raymix.methods.isi import Isi
 from raymix.methods.method import Examples, Maps, Method, Needs
+from raymix.methods.permute import Permute
 
-METHODS: dict[str, type[Method]] = {"cycle": Cycle}
+METHODS: dict[str, type[Method]] = {
+    "cycle": Cycle,
+    "isi": Isi,
+    "corre": Corre,
+    "permute": Permute,
+}
 
 __all__ = ["METHODS", "Examples", "Maps", "Method", "Needs", "build", "from_run", "needs"]
 
