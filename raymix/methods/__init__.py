@@ -7,10 +7,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from raymix.config import Run, nearest
+from raymix.methods.attention import Attention
 from raymix.methods.cycle import Cycle
+from raymix.methods.dmc import Dmc
 from raymix.methods.method import Maps, Method, Needs
+from raymix.methods.ots import Ots
+from raymix.methods.ots_mix import OtsMix
 
-METHODS: dict[str, type[Method]] = {"cycle": Cycle}
+METHODS: dict[str, type[Method]] = {
+    "cycle": Cycle,
+    "ots": Ots,
+    "ots_mix": OtsMix,
+    "attention": Attention,
+    "dmc": Dmc,
+}
 
 __all__ = ["METHODS", "Maps", "Method", "Needs", "build", "from_run"]
 
