@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from raymix.config import Run, nearest
+from raymix.methods.attention import Attention
 from raymix.methods.corre import Corre
 from raymix.methods.cycle import Cycle
+from raymix.methods.dmc import Dmc
 from raymix.methods.isi import Isi
 from raymix.methods.method import Examples, Maps, Method, Needs
+from raymix.methods.ots import Ots
+from raymix.methods.ots_mix import OtsMix
 from raymix.methods.permute import Permute
 
 METHODS: dict[str, type[Method]] = {
@@ -18,6 +22,10 @@ METHODS: dict[str, type[Method]] = {
     "isi": Isi,
     "corre": Corre,
     "permute": Permute,
+    "ots": Ots,
+    "ots_mix": OtsMix,
+    "attention": Attention,
+    "dmc": Dmc,
 }
 
 __all__ = ["METHODS", "Examples", "Maps", "Method", "Needs", "build", "from_run", "needs"]
