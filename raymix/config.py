@@ -66,7 +66,7 @@ class Mixture:
 
     k: int = ranged(2, low=1, high=8)
     seconds: float = ranged(0.96, above=0.0)  # heard at once; .96 s is the paper's 193 frames
-    shift: str = chosen("clip", "clip", "jitter")  # where the second view of the sound comes from
+    shift: str = chosen("clip", "clip", "jitter", "video", "group")  # where the second view of the sound comes from
     rule: str = chosen("sum", "sum", "mean")  # the paper sums, its code averages
     level: str = chosen("rms", "rms", "none")
     crop: float = ranged(0.8, low=0.1, high=1.0)  # smallest share of a frame that a crop keeps

@@ -23,6 +23,11 @@ def ranks() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def place(count: int) -> int:
+    """Where this rank's first row stands in the batch of all ranks, of which each holds `count`."""
+    return dist.get_rank() * count if ranks() > 1 else 0
+
+
 @torch.compiler.disable  # torch 2.11 would compile the collective, but lose its gradient
 def gather(rows: Tensor) -> Tensor:
     """The rows of all ranks in rank order, (N, ...) -> (ranks x N, ...), with a gradient to every rank's rows.
@@ -39,6 +44,17 @@ def gather(rows: Tensor) -> Tensor:
     if rows.device.type == "cpu":
         _refuse_unequal(rows)
     return torch.cat(all_gather(rows))
+
+
+def following(rows: Tensor) -> Tensor:
+    """For each row of this rank the next one in the batch of all ranks, round in a circle: another pair's, as a negative.
+
+    A mean over own rows that uses it keeps the law of `gather`. A batch of one row has no other: ValueError.
+    """
+    first, every = place(len(rows)), gather(rows)
+    if len(every) < 2:
+        raise ValueError("a batch of one over all workers has no negatives: fit.batch must be larger")
+    return every.roll(-1, 0)[first : first + len(rows)]
 
 
 def _refuse_unequal(rows: Tensor) -> None:

@@ -198,13 +198,17 @@ def _explain(error: BaseException, name: str) -> str:
     return f"{key}: {reason}" if key else reason
 
 
+def _knobs(file: Path) -> Any:
+    """The knobs in a method's YAML; one that also sets its study's metric is written for the whole config."""
+    loaded: Any = OmegaConf.load(file)
+    return loaded.get("method", loaded)
+
+
 def _names(name: str) -> list[str]:
     """Every setting of a door, and every group."""
     defaults = OmegaConf.load(folder("configs") / f"{name}.yaml").defaults
     groups = [str(key) for entry in defaults if not isinstance(entry, str) for key in entry]
     nested = to_plain(SCHEMAS[name]())
     if "method" in groups:
-        nested["method"] = {
-            str(key): "" for file in folder("configs").glob("method/*.yaml") for key in OmegaConf.load(file)
-        }
+        nested["method"] = {str(key): "" for file in folder("configs").glob("method/*.yaml") for key in _knobs(file)}
     return [*flatten(nested), *(group for group in groups if not group.startswith("override "))]

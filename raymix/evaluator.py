@@ -24,7 +24,8 @@ from raymix.scoring import Table, score
 from raymix.truth import Truth
 
 BATCH = 16  # scenes in one forward pass
-LAYOUTS = {"quad": "grid2x2", "pair": "hconcat", "single": "single"}
+LAYOUTS = {"quad": "grid2x2", "solo": "solo2x2", "pair": "hconcat", "single": "single"}
+SOLO = "solo/"  # before the names of metrics on 2x2 scenes with one sounding panel
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,23 @@ class Bench:
 
 
 def localise(method: Method, scenes: Scenes, device: torch.device | str = "cpu") -> np.ndarray:
-    """Raw maps (N, M, H, W) of a method on scenes, in batches, without gradients."""
+    """Raw maps (N, M, H, W) of a method on scenes, in batches, without gradients.
+
+    Of a method with a map for each class, those of the loudest classes, as many as the scenes have sources.
+    """
     method.eval()
+    sources = scenes.panels_NS.shape[1]
     with torch.inference_mode():
-        parts = [method.localise(batch.to(device)).maps_NMHW.float().cpu().numpy() for batch in scenes.batches(BATCH)]
-    return np.concatenate(parts)
+        found = (method.localise(batch.to(device)).heard(sources) for batch in scenes.batches(BATCH))
+        return np.concatenate([maps_NMHW.float().cpu().numpy() for maps_NMHW in found])
+
+
+def same_peak(maps_NMHW: np.ndarray) -> float:
+    """Share of scenes in which all maps have their peak in one cell: 1 where nodes have collapsed; NaN for one map."""
+    if maps_NMHW.shape[1] < 2:
+        return float("nan")
+    peak_NM = maps_NMHW.reshape(*maps_NMHW.shape[:2], -1).argmax(axis=-1)
+    return float((peak_NM == peak_NM[:, :1]).all(axis=1).mean())
 
 
 def mean(table: Table) -> dict[str, float]:
@@ -68,17 +81,36 @@ def mean(table: Table) -> dict[str, float]:
 
 
 def judge(method: Method, bench: Bench, run: Run, device: torch.device | str = "cpu") -> dict[str, float]:
-    """What the search sees of a checkpoint: sounding accuracy and its shuffled twin, and pair metrics where truth is."""
-    protocol = named(run.evaluation.protocol)
-    quad, truth = bench.scenes["quad"], bench.truth["quad"]
-    heard = mean(score(localise(method, quad, device), truth, protocol))["sounding_accuracy"]
+    """What the search sees of a checkpoint: sounding accuracy and its shuffled twin, and pair metrics where truth is.
+
+    The same where one panel sounds is for methods with one map, which cannot name two panels, and for who asks for it.
+    """
+    quad = bench.scenes["quad"]
+    maps = localise(method, quad, device)
+    found = {"sounding_accuracy": _sounding(maps, bench.truth["quad"], run)}
     deaf = localise(method, quad.with_audio(torch.from_numpy(bench.shuffled)), device)
-    shuffled = mean(score(deaf, truth, protocol))["sounding_accuracy"]
-    found = {"sounding_accuracy": heard, "sounding_accuracy_shuffled": shuffled}
+    found["sounding_accuracy_shuffled"] = _sounding(deaf, bench.truth["quad"], run)
+    if maps.shape[1] > 1:
+        found["same_peak"] = same_peak(maps)
+    if maps.shape[1] == 1 or run.study.metric.startswith(f"val/{SOLO}"):
+        found |= _solo(method, bench, run, device)
     if bench.truth["pair"].has_truth_N.any():
         maps = localise(method, bench.scenes["pair"], device)
-        found |= mean(score(maps, bench.truth["pair"], protocol))
+        found |= mean(score(maps, bench.truth["pair"], named(run.evaluation.protocol)))
     return {f"{bench.split}/{name}": value for name, value in found.items()}
+
+
+def _solo(method: Method, bench: Bench, run: Run, device: torch.device | str) -> dict[str, float]:
+    scenes, truth = bench.scenes["solo"], bench.truth["solo"]
+    twins = scenes.with_audio(torch.from_numpy(derangement(scenes, run.evaluation.seed)))
+    return {
+        f"{SOLO}sounding_accuracy": _sounding(localise(method, scenes, device), truth, run),
+        f"{SOLO}sounding_accuracy_shuffled": _sounding(localise(method, twins, device), truth, run),
+    }
+
+
+def _sounding(maps_NMHW: np.ndarray, truth: Truth, run: Run) -> float:
+    return mean(score(maps_NMHW, truth, named(run.evaluation.protocol)))["sounding_accuracy"]
 
 
 def load(uri: str) -> tuple[Method, Run]:

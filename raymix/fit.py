@@ -63,13 +63,15 @@ def fit(
     device: torch.device | str = "cpu",
     agree: Callable[[list[float]], list[float]] = lambda flags: flags,
     stop: Callable[[], bool] = lambda: False,
+    after: Callable[[int], object] = lambda number: None,
     clock: Clock | None = None,
 ) -> Iterator[Epoch]:
     """Train from epoch `first` to `settings.epochs`, yielding each finished Epoch; ends early, without a yield, on `stop`.
 
     `method(mixture)` returns (loss, diagnostics); `batches(epoch)` gives this rank's mixtures, `settings.accumulate` of them
     to an update (a rest too few for one moves no weight). `agree` takes numbers of this rank and returns their largest
-    over all ranks, so that every rank leaves at the same step. Raises TrialFailed, on every rank alike, when the loss
+    over all ranks, so that every rank leaves at the same step; `after` is called between an epoch's last step and its
+    yield. Raises TrialFailed, on every rank alike, when the loss
     is no longer finite.
     """
     device, clock = torch.device(device), clock or Clock()
@@ -117,6 +119,7 @@ def fit(
         means = {name: float(total) / (piece + 1) for name, total in sums.items()}
         if agree([float(not all(map(math.isfinite, means.values())))])[0]:
             raise TrialFailed(f"the loss is not finite (epoch {number})")
+        after(number)
         epoch.train, epoch.ended = means, time.time()
         yield epoch
 

@@ -19,9 +19,10 @@ from torch import Tensor
 from raymix.clip import Clips
 from raymix.spectrogram import HOP, SAMPLE_RATE, one_of, superpose, window_frames
 
-__all__ = ["Mixture", "group", "mix"]
+__all__ = ["SHIFTS", "Mixture", "group", "mix", "partner"]
 
 JITTER = 0.1  # seconds, at most, between the two views of shift="jitter"
+SHIFTS = ("clip", "jitter", "video", "group")
 RATIO = 1.25  # widest crop aspect, and 1/RATIO the narrowest
 
 
@@ -114,34 +115,73 @@ def mix(
     crop: float = 0.8,
     flip: bool = True,
     keep_sources: bool = False,
+    frames: int = 1,
+    partners: np.ndarray | None = None,
 ) -> Mixture:
     """Groups (B, K) of clip indices -> a training batch; thread-safe, and random only through (seed, epoch, clip id).
 
     Section 3: the sounds are summed (`rule`, `level`: see `superpose`). The second view is another window of the same
-    clips (`shift="clip"`, as released for MUSIC), or the same windows moved by at most .1 s (`shift="jitter"`). Frames
-    are cropped to at least the share `crop` of their area, resized to `image_size` pixels, and with `flip` half of
-    them are mirrored.
-    Raises ValueError for an unknown policy, or clips shorter than `seconds`.
+    clips (`shift="clip"`, as released for MUSIC), the same windows moved by at most .1 s (`shift="jitter"`), or a window
+    of other clips: `partners` (B, K), which `partner` draws from the same video or the same group (`shift="video"`,
+    "group": of one speaker, as released for VoxCeleb). Frames are cropped to at least the share `crop` of their area,
+    resized to `image_size` pixels, and with `flip` half of them are mirrored; with `frames` above 1 there are as many
+    different ones of each clip, evenly apart.
+    Raises ValueError for an unknown policy, clips shorter than `seconds`, or of fewer frames.
     """
-    one_of("mixture.shift", shift, ("clip", "jitter"))
-    frames = window_frames(seconds, clips.stft.shape[1])
+    one_of("mixture.shift", shift, SHIFTS)
+    window = window_frames(seconds, clips.stft.shape[1])
     index_N = np.asarray(groups).reshape(-1)
     chance_N8 = _chances(clips.clip_id[index_N], seed, epoch)
-    starts_BK, shifted_BK = _starts(chance_N8, clips.stft.shape[1] - frames, shift, groups.shape)
+    starts_BK, shifted_BK = _starts(chance_N8, clips.stft.shape[1] - window, shift, groups.shape)
     mixture, sources = superpose(
-        clips.stft, groups, starts_BK, frames, rule=rule, level=level, keep_sources=keep_sources
+        clips.stft, groups, starts_BK, window, rule=rule, level=level, keep_sources=keep_sources
     )
-    shifted, _ = superpose(clips.stft, groups, shifted_BK, frames, rule=rule, level=level)
-    pictures_NYX3 = clips.frames[index_N, _integers(chance_N8[:, 2], clips.frames.shape[1] - 1)]
-    size = image_size or pictures_NYX3.shape[1]
-    frames_N3YX = _crop(pictures_NYX3, chance_N8[:, 3:], size, crop, flip)
-    return Mixture(frames_N3YX.unflatten(0, groups.shape), mixture, shifted, sources)
+    others_BK = groups if partners is None else partners
+    shifted, _ = superpose(clips.stft, others_BK, shifted_BK, window, rule=rule, level=level)
+    shots = _shots(clips, index_N, chance_N8, image_size or clips.frames.shape[2], (crop, flip), (seed, epoch, frames))
+    more = torch.stack(shots[1:], 1).unflatten(0, groups.shape) if frames > 1 else None
+    return Mixture(shots[0].unflatten(0, groups.shape), mixture, shifted, sources, more)
+
+
+def _shots(
+    clips: Clips,
+    index_N: np.ndarray,
+    chance_N8: np.ndarray,
+    size: int,
+    how: tuple[float, bool],
+    what: tuple[int, int, int],
+) -> list[Tensor]:
+    """Different frames of each clip, (N, 3, Y, X) each: a random one, and the others evenly apart from it."""
+    (crop, flip), (seed, epoch, frames), stored = how, what, clips.frames.shape[1]
+    if frames > stored:
+        raise ValueError(f"dataset.frames={stored}: {frames} different frames of each clip are needed")
+    at_N, shots = _integers(chance_N8[:, 2], stored - 1), []
+    for shot in range(frames):
+        chances = _chances(clips.clip_id[index_N], seed, epoch, f"/frame {shot}") if shot else chance_N8
+        pictures_NYX3 = clips.frames[index_N, (at_N + shot * (stored // frames)) % stored]
+        shots.append(_crop(pictures_NYX3, chances[:, 3:], size, crop, flip))
+    return shots
+
+
+def partner(clip_ids: np.ndarray, keys: np.ndarray, index_N: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+    """For each clip of `index_N` another clip of the same key (video, group), or itself where there is none; (N,).
+
+    `clip_ids` and `keys` are those of all clips there are, in an order that all workers agree on.
+    """
+    key_of = np.unique(keys, return_inverse=True)[1]
+    order = np.argsort(key_of, kind="stable")
+    first, count = np.searchsorted(key_of[order], key_of[index_N]), np.bincount(key_of)[key_of[index_N]]
+    own = np.empty(len(order), np.int64)
+    own[order] = np.arange(len(order))
+    chance_N = _chances(clip_ids[index_N], seed, epoch, "/partner")[:, 0]
+    step_N = 1 + _integers(chance_N, np.maximum(count - 2, 0))  # past itself, round the clips of its key
+    return order[first + (own[index_N] - first + step_N) % count]
 
 
 def _starts(chance_N8: np.ndarray, last: int, shift: str, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """First frames of the two windows of each clip, at most `last`."""
     starts_N = _integers(chance_N8[:, 0], last)
-    if shift == "clip":
+    if shift != "jitter":
         shifted_N = _integers(chance_N8[:, 1], last)
     else:
         reach = int(JITTER * SAMPLE_RATE / HOP)
@@ -149,13 +189,13 @@ def _starts(chance_N8: np.ndarray, last: int, shift: str, shape: tuple[int, ...]
     return starts_N.reshape(shape), shifted_N.reshape(shape)
 
 
-def _chances(clip_ids: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """Eight uniform numbers in [0, 1) a clip."""
-    digests = b"".join(blake2b(f"{seed}/{epoch}/{name}".encode(), digest_size=64).digest() for name in clip_ids)
+def _chances(clip_ids: np.ndarray, seed: int, epoch: int, what: str = "") -> np.ndarray:
+    """Eight uniform numbers in [0, 1) a clip, others for another `what`."""
+    digests = b"".join(blake2b(f"{seed}/{epoch}/{name}{what}".encode(), digest_size=64).digest() for name in clip_ids)
     return (np.frombuffer(digests, "<u8").reshape(-1, 8) >> np.uint64(11)) * 2.0**-53
 
 
-def _integers(chance_N: np.ndarray, largest: int) -> np.ndarray:
+def _integers(chance_N: np.ndarray, largest: int | np.ndarray) -> np.ndarray:
     return (chance_N * (largest + 1)).astype(np.int64)
 
 

@@ -12,7 +12,7 @@ from raymix.protocol import PROTOCOLS
 from raymix.room import room
 
 PANELS = 4  # of the largest scene that validation composes, each from another video
-LABEL_FREE = 2  # the first so many metrics need no regions in the data
+LABEL_FREE = 4  # the first so many metrics need no regions in the data
 LOOKED_AT = 1024  # clips, to find out whether there are any regions
 
 
@@ -29,7 +29,7 @@ def metrics(protocol: str) -> list[str]:
     """The validation metrics that a study may search by, the LABEL_FREE ones first."""
     from raymix.scoring import metrics
 
-    heard = ["sounding_accuracy", "sounding_accuracy_shuffled"]
+    heard = [f"{where}sounding_accuracy{twin}" for where in ("", "solo/") for twin in ("", "_shuffled")]
     return [f"val/{name}" for name in [*heard, *metrics(PROTOCOLS[protocol])]]
 
 
@@ -52,9 +52,22 @@ def _method(run: Run) -> None:
         raise BadInput(f"method={run.method.get('name')}: cannot be built ({' '.join(str(error).split())})") from error
 
 
+def _frames(run: Run) -> None:
+    from raymix.methods import needs
+
+    directory, wanted = run.dataset.prepared, needs(run).frames
+    stored = clip.read(directory, "train", 16, truth=False, labels=False, limit=1).frames.shape[1]
+    if stored < wanted:
+        raise BadInput(
+            f"method={run.method['name']}: needs {wanted} frames of each clip, {directory} has {stored}; prepare it with "
+            f"dataset.frames={wanted}"
+        )
+
+
 def clips(run: Run) -> None:
     """BadInput where the prepared clips cannot be read, or are too few to train on or to make scenes of."""
     directory, batch, k = run.dataset.prepared, run.fit.batch, run.mixture.k
+    _frames(run)
     training, validation = clip.videos(directory, "train"), clip.videos(directory, "val")
     if len(training) < batch:
         raise BadInput(f"fit.batch={batch}: more than the {len(training)} training clips in {directory}")

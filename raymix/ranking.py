@@ -20,16 +20,19 @@ from raymix.config import Run
 from raymix.evaluator import Bench, localise
 from raymix.methods import METHODS, Method, from_run
 from raymix.protocol import protocol as named
+from raymix.scene import derangement
 from raymix.scoring import Maps, score, summarise
 from raymix.study import ENDS, Study
 from raymix.truth import Truth
-from raymix.verdict import SAID, Contender, chance, what_counts
+from raymix.verdict import LABEL_FREE, SAID, Contender, chance, what_counts
 
 Rows = dict[str, dict[str, Any]]  # kind of row (TRAINED and so on) -> layout -> the record of its summary
 TRAINED, SHUFFLED, UNTRAINED, UNTRAINED_SHUFFLED = "trained", "shuffled", "untrained", "untrained_shuffled"
 COLUMNS = (  # layout, metric, whether on shuffled audio, heading
     ("quad", "sounding_accuracy", False, "2x2: sounding accuracy"),
     ("quad", "sounding_accuracy", True, "the same, shuffled audio"),
+    ("solo", "sounding_accuracy", False, "solo: sounding accuracy"),
+    ("solo", "sounding_accuracy", True, "solo, shuffled audio"),
     ("pair", "ciou@0.3", False, "side by side: CIoU@0.3"),
     ("single", "ap", False, "single: AP"),
     ("single", "iou@0.5", False, "single: IoU@0.5"),
@@ -59,19 +62,21 @@ def measure(contender: Contender, bench: Bench, device: str) -> Rows:
     for kind, method in ((TRAINED, contender.method), (UNTRAINED, untrained)):
         found[kind] = {layout: _scored(method, bench, layout, run, device) for layout in layouts(bench)}
         deaf = SHUFFLED if kind == TRAINED else UNTRAINED_SHUFFLED
-        found[deaf] = {"quad": _scored(method, bench, "quad", run, device, shuffled=True)}
+        found[deaf] = {layout: _scored(method, bench, layout, run, device, shuffled=True) for layout in LABEL_FREE}
     return found
 
 
 def layouts(bench: Bench) -> list[str]:
     """The layouts that can be scored: 2x2 always, the others where the split has regions."""
-    return [name for name in SAID if name == "quad" or bench.truth[name].has_truth_N.any()]
+    return [name for name in SAID if name in LABEL_FREE or bench.truth[name].has_truth_N.any()]
 
 
 def _scored(method: Method, bench: Bench, layout: str, run: Run, device: str, shuffled: bool = False) -> dict[str, Any]:
     scenes = bench.scenes[layout]
-    heard = scenes.with_audio(torch.from_numpy(bench.shuffled)) if shuffled else scenes
-    return _record(localise(method.to(device), heard, device), bench.truth[layout], layout, run)
+    if shuffled:
+        strangers = bench.shuffled if layout == "quad" else derangement(scenes, run.evaluation.seed)
+        scenes = scenes.with_audio(torch.from_numpy(strangers))
+    return _record(localise(method.to(device), scenes, device), bench.truth[layout], layout, run)
 
 
 def _record(maps: Maps, truth: Truth, layout: str, run: Run) -> dict[str, Any]:
@@ -92,7 +97,7 @@ def scores(rows: Rows, split: str) -> dict[str, float]:
     """The checkpoint's own numbers under the names that `raymix.evaluate` gives them."""
     found = {"sounding_accuracy_shuffled": rows[SHUFFLED]["quad"]["metrics"]["sounding_accuracy"]["value"]}
     for layout, record in rows[TRAINED].items():
-        before = "single/" if layout == "single" else ""
+        before = f"{layout}/" if layout in ("single", "solo") else ""
         found |= {before + name: each["value"] for name, each in record["metrics"].items()}
     return {f"{split}/{name}": value for name, value in sorted(found.items())}
 

@@ -15,6 +15,12 @@ METHOD_RULES: dict[str, dict[str, Any]] = {
     "pool": {"choices": ("max", "lse")},
     "pool_sharpness": {"above": 0.0},
     "node_norm": {"choices": ("none", "batch")},
+    "loss": {"choices": ("bce", "infonce")},
+    "margin": {"above": 0.0},
+    "visual_clusters": {"low": 2, "high": 64, "whole": True},
+    "audio_clusters": {"low": 1, "high": 64, "whole": True},
+    "sharpness": {"above": 0.0},
+    "iterations": {"low": 1, "high": 100, "whole": True},
 }
 
 

@@ -1,4 +1,4 @@
-"""Clips -> evaluation scenes with known answers: single, side by side, 2x2 with two silent panels (sections 4.1, 4.3).
+"""Clips -> evaluation scenes with known answers: single, side by side, 2x2 with two or three silent panels (4.1, 4.3).
 
 Which panels sound is known by construction, so scenes of held-out videos rank models without a single box.
 """
@@ -17,7 +17,12 @@ from torch import Tensor
 from raymix.clip import Clips
 from raymix.spectrogram import one_of, superpose, window_frames
 
-LAYOUTS = {"single": (1, 1, 1), "hconcat": (1, 2, 2), "grid2x2": (2, 2, 2)}  # panel rows, columns, sounding panels
+LAYOUTS = {  # panel rows, columns, sounding panels
+    "single": (1, 1, 1),
+    "hconcat": (1, 2, 2),
+    "grid2x2": (2, 2, 2),
+    "solo2x2": (2, 2, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,9 @@ def compose(
     """At most `count` scenes of whole frames and centred windows, the same for the same seed and clip ids in any order.
 
     "single" is one clip (never one twice), "hconcat" two sounding clips side by side, "grid2x2" four clips of which two
-    sound. The panels of a scene are of different videos and, where at least so many labels are known, of different
-    labels; labels are used for nothing else. Raises ValueError for an unknown layout or too few videos.
+    sound, "solo2x2" four of which one does. The panels of a scene are of different videos and, where at least so many
+    labels are known, of different labels; labels are used for nothing else. Raises
+    ValueError for an unknown layout or too few videos.
     """
     rows, columns, sources = LAYOUTS[one_of("layout", layout, tuple(LAYOUTS))]
     panels, frames = rows * columns, window_frames(seconds, clips.stft.shape[1])

@@ -19,8 +19,8 @@ from raymix.verdict import SAID, Contender, Verdict, chance, twin
 TOLERANCE = 1e-6  # of a validation score computed again
 _SHORT = (  # what a terminal has room for: layout, metric, heading
     ("quad", "sounding_accuracy", "sounding"),
+    ("solo", "sounding_accuracy", "heard"),
     ("pair", "ciou@0.3", "CIoU@.3"),
-    ("pair", "ciou", "CIoU"),
     ("pair", "auc", "AUC"),
     ("pair", "cap", "CAP"),
     ("pair", "piap", "PIAP"),

@@ -106,7 +106,9 @@ def _score_chunk(
     n, s = truth.panels_NS.shape
     values: dict[str, np.ndarray] = {}
     if s < len(truth.rects_P4):
-        values["sounding_accuracy"] = sounding_accuracy(maps_NMHW, truth, present_NM).astype(np.float64)
+        heard_NMHW = maps_NMHW if s > 1 else _mean_map(unit_range(maps_NMHW), present_NM)  # one source: as section 4.4
+        there_NM = present_NM[:, : heard_NMHW.shape[1]]
+        values["sounding_accuracy"] = sounding_accuracy(heard_NMHW, truth, there_NM).astype(np.float64)
     boxed = np.flatnonzero(truth.has_truth_N)
     masks_NSYX = np.zeros((0, s, *truth.canvas), bool) if truth.masks_NSYX is None else truth.masks_NSYX[boxed]
     some = masks_NSYX.any(axis=(1, 2, 3))

@@ -27,10 +27,15 @@ import torch
 from raymix import clip
 from raymix.clip import Clips
 from raymix.config import BadInput, Run
-from raymix.mixture import Mixture, group, mix
+from raymix.methods import Examples, needs
+from raymix.mixture import Mixture, group, mix, partner
+from raymix.spectrogram import superpose, window_frames
 from raymix.storage import resolve
 
-COLUMNS = [f.name for f in fields(Clips) if f.name not in ("label", "masks", "has_truth")]
+COLUMNS = [f.name for f in fields(Clips) if f.name not in ("masks", "has_truth")]
+
+BEYOND = ("video", "group")  # shifts whose second view is a window of another clip
+EXAMPLES = 64  # clips at a time between epochs
 
 
 @dataclass(frozen=True)
@@ -44,15 +49,19 @@ class Source:
 
 
 def read(run: Run) -> ray.data.Dataset:
-    """The decoded training clips as a lazy Ray Dataset: one row a clip, fixed-shape tensors, no labels and no regions."""
-    directory, size = run.dataset.prepared, run.encoder.image_size
+    """The decoded training clips as a lazy Ray Dataset: one row a clip, fixed-shape tensors, no regions.
+
+    Labels are not even read from the files, unless the method declares that it needs them.
+    """
+    directory, size, labels = run.dataset.prepared, run.encoder.image_size, needs(run).labels
     filesystem, _ = resolve(directory)
     paths = clip.shards(directory, "train")
-    wanted = clip.columns(truth=False, labels=False)
+    wanted = clip.columns(truth=False, labels=labels)
+    brought = [name for name in COLUMNS if labels or name != "label"]
 
     def decoded(table: pa.Table) -> dict[str, np.ndarray]:
         clips = clip.decode(table, size, truth=False)
-        return {name: _column(getattr(clips, name)) for name in COLUMNS}
+        return {name: _column(getattr(clips, name)) for name in brought}
 
     rows = ray.data.read_parquet(paths, filesystem=filesystem, columns=wanted)
     return rows.map_batches(decoded, batch_format="pyarrow", batch_size=64)
@@ -92,7 +101,10 @@ def _smallest_store() -> int:
 def _clips(table: pa.Table | dict[str, np.ndarray]) -> Clips:
     """A decoded block as Clips, without copying its tensors."""
     columns: dict[str, Any] = {}
+    there = table.column_names if isinstance(table, pa.Table) else table
     for name in COLUMNS:
+        if name not in there:  # labels, which few methods ask for
+            continue
         column = table[name]
         if isinstance(column, pa.ChunkedArray):
             column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
@@ -102,8 +114,7 @@ def _clips(table: pa.Table | dict[str, np.ndarray]) -> Clips:
             columns[name] = column.to_numpy_ndarray()
         else:
             columns[name] = np.array(column.to_pylist(), dtype=str)
-    count = len(columns["clip_id"])
-    return Clips(**columns, label=np.full(count, "", dtype="U1"))
+    return Clips(**{"label": np.full(len(columns["clip_id"]), "", dtype="U1"), **columns})
 
 
 class Shelf:
@@ -115,7 +126,9 @@ class Shelf:
         order = np.argsort(ids, kind="stable")
         self._part = np.concatenate([np.full(len(part), i) for i, part in enumerate(parts)])[order]
         self._row = np.concatenate([np.arange(len(part)) for part in parts])[order]
+        self.ids = ids[order]
         self.videos = np.concatenate([part.video for part in parts])[order]
+        self.groups = np.concatenate([part.group for part in parts])[order]
 
     def __len__(self) -> int:
         return len(self._row)
@@ -128,7 +141,7 @@ class Shelf:
             )
             for name in COLUMNS
         }
-        return Clips(**columns, label=np.full(len(index), "", dtype="U1"))
+        return Clips(**columns)
 
 
 class Loader:
@@ -157,7 +170,12 @@ class Loader:
         mine = per_piece // self._world
         for start in range(0, len(groups_GK) // per_batch * per_batch, per_piece):
             own_BK = groups_GK[start + self._rank * mine : start + (self._rank + 1) * mine]
-            yield _mixed(run, number, self.shelf.take(own_BK.reshape(-1)), np.arange(own_BK.size).reshape(-1, k))
+            own_N, partners = own_BK.reshape(-1), None
+            if run.mixture.shift in BEYOND:
+                keys = self.shelf.videos if run.mixture.shift == "video" else self.shelf.groups
+                others_N = partner(self.shelf.ids, keys, own_N, seed=run.fit.seed, epoch=number)
+                own_N, partners = np.concatenate([own_N, others_N]), own_BK.size + np.arange(own_BK.size).reshape(-1, k)
+            yield _mixed(run, number, self.shelf.take(own_N), np.arange(own_BK.size).reshape(-1, k), partners)
 
     def _from_stream(self, run: Run, number: int) -> Iterator[Mixture]:
         """Clips as Ray Data brings them, in windows of eight batches that are shuffled before they are grouped."""
@@ -173,15 +191,43 @@ class Loader:
             per_batch = own // run.mixture.k
             mine = per_batch // run.fit.accumulate
             for start in range(0, len(groups_GK) // per_batch * per_batch, mine):
-                chosen = groups_GK[start : start + mine]
-                yield _mixed(run, number, clips.take(chosen.reshape(-1)), np.arange(chosen.size).reshape(chosen.shape))
+                chosen, partners = groups_GK[start : start + mine], None
+                if run.mixture.shift in BEYOND:  # among the clips of this window
+                    keys = clips.video if run.mixture.shift == "video" else clips.group
+                    found_N = partner(clips.clip_id, keys, chosen.reshape(-1), seed=run.fit.seed, epoch=number)
+                    partners = found_N.reshape(chosen.shape)
+                yield _mixed(run, number, clips, chosen, partners)
+
+    def examples(self, run: Run) -> Iterator[Examples]:
+        """This rank's share of the training clips as they are, with labels where the method needs them."""
+        if self.shelf is not None:
+            own_N = np.arange(self._rank, len(self.shelf), self._world)
+            for start in range(0, len(own_N), EXAMPLES):
+                index_N = own_N[start : start + EXAMPLES]
+                yield _example(run, self.shelf.take(index_N), index_N)
+            return
+        before = 0
+        for block in self._shard.iter_batches(batch_size=EXAMPLES, batch_format="numpy", drop_last=False):
+            clips = _clips(block)
+            yield _example(run, clips, before + self._rank + self._world * np.arange(len(clips)))
+            before += self._world * len(clips)
 
 
-def _mixed(run: Run, number: int, clips: Clips, groups_BK: np.ndarray) -> Mixture:
-    m = run.mixture
+def _example(run: Run, clips: Clips, place_N: np.ndarray) -> Examples:
+    window = window_frames(run.mixture.seconds, clips.stft.shape[1])
+    index_N1 = np.arange(len(clips))[:, None]
+    starts_N1 = np.full_like(index_N1, (clips.stft.shape[1] - window) // 2)
+    sounds_NTF, _ = superpose(clips.stft, index_N1, starts_N1, window, rule="sum", level=run.mixture.level)
+    frames_N3YX = torch.from_numpy(clips.frames[:, 0]).permute(0, 3, 1, 2).float() / 255
+    return Examples(frames_N3YX, sounds_NTF, torch.from_numpy(place_N), clips.label.tolist())
+
+
+def _mixed(run: Run, number: int, clips: Clips, groups_BK: np.ndarray, partners_BK: np.ndarray | None) -> Mixture:
+    m, wanted = run.mixture, needs(run)
     return mix(
         clips, groups_BK, seed=run.fit.seed, epoch=number, seconds=m.seconds, shift=m.shift, rule=m.rule, level=m.level,
-        image_size=run.encoder.image_size, crop=m.crop, flip=m.flip,
+        image_size=run.encoder.image_size, crop=m.crop, flip=m.flip, keep_sources=wanted.sources, frames=wanted.frames,
+        partners=partners_BK,
     )  # fmt: skip
 
 

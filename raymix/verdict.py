@@ -25,9 +25,11 @@ from raymix.scene import compose, derangement
 from raymix.scoring import score
 from raymix.truth import Truth
 
-SAID = {"quad": "2x2", "pair": "side by side", "single": "single"}
+SAID = {"quad": "2x2", "solo": "solo", "pair": "side by side", "single": "single"}
+LABEL_FREE = ("quad", "solo")  # scenes that tell who listens, which needs no region
 TRAINING_CLIPS = 128  # that the mean training map is made of
-_PANELS = {"quad": ("top left", "top right", "bottom left", "bottom right"), "pair": ("left", "right")}
+_CORNERS = ("top left", "top right", "bottom left", "bottom right")
+_PANELS = {"quad": _CORNERS, "solo": _CORNERS, "pair": ("left", "right")}
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,13 @@ class Verdict:
     notes: list[str]
 
     def flat(self, contender: Contender) -> dict[str, float]:
-        """Means of one contender under the names that the search uses; those of single frames start with `single/`."""
+        """Means of one contender under the names that the search uses; some start with `single/` or `solo/`."""
         shuffled = next((row for row in self.rows["quad"] if row.system == twin(contender)), None)
         found = {"sounding_accuracy_shuffled": shuffled.summary["sounding_accuracy"].value} if shuffled else {}
         for layout, rows in self.rows.items():
             for row in rows:
                 if row.system == contender.name:
-                    before = "single/" if layout == "single" else ""
+                    before = f"{layout}/" if layout in ("single", "solo") else ""
                     found |= {before + name: each.value for name, each in row.summary.items()}
         return {f"{self.bench.split}/{name}": value for name, value in sorted(found.items())}
 
@@ -101,7 +103,7 @@ def reach(contenders: list[Contender], bench: Bench, device: str, echo: Callable
         untrained = from_run(best.run, pretrained=False).to(device)
     for layout in SAID:
         truth = what_counts(layout, bench.truth[layout])
-        if layout != "quad" and not truth.has_truth_N.any():
+        if layout not in LABEL_FREE and not truth.has_truth_N.any():
             notes.append(f"{SAID[layout]}: the {split} split has no regions for these scenes, box metrics are left out")
             continue
         echo(f"  {SAID[layout]}: {len(truth)} scenes, {len(contenders)} checkpoint(s) and the null systems ...")
@@ -116,8 +118,8 @@ def reach(contenders: list[Contender], bench: Bench, device: str, echo: Callable
 
 
 def what_counts(layout: str, truth: Truth) -> Truth:
-    """2x2 scenes are there to tell who listens, which needs no region; box metrics are those of the other layouts."""
-    if layout != "quad":
+    """2x2 scenes are there to tell who listens; box metrics are those of the other layouts."""
+    if layout not in LABEL_FREE:
         return truth
     return replace(truth, masks_NSYX=None, has_truth_N=np.zeros(len(truth), bool))
 
@@ -139,7 +141,7 @@ def _maps(
     maps = {each.name: localise(each.method.to(device), scenes, device) for each in contenders}
     deaf = {
         twin(each): localise(each.method, scenes.with_audio(other), device)
-        for each in (contenders if layout == "quad" else [best])
+        for each in (contenders if layout in LABEL_FREE else [best])
         if other is not None
     }
     deaf[f"{best.name}, silent audio"] = localise(best.method, scenes.silent(), device)

@@ -24,7 +24,7 @@ from raymix import checkpoint, distributed
 from raymix.config import Run, from_plain
 from raymix.fit import Clock, Epoch, TrialFailed, adam, fit, resume, training_state
 from raymix.mailbox import Order
-from raymix.methods import from_run
+from raymix.methods import Method, from_run
 from raymix.stream import Loader
 
 TRIES = 5  # worker groups that may be lost within one epoch of a trial before the trial is given up
@@ -126,7 +126,7 @@ class _Shift:
         epochs = fit(
             wrapped, optimizer, lambda number: self.loader.epoch(run, number), run.fit, first=first,
             clip_gradient=run.optimizer.clip_gradient, device=device, agree=self._agree, stop=self._superseded,
-            clock=self.clock,
+            after=functools.partial(self._after, run, model, device), clock=self.clock,
         )  # fmt: skip
         with ThreadPoolExecutor(1) as keeper:  # writing a checkpoint overlaps the next epoch
             pending: Future[None] | None = None
@@ -137,6 +137,11 @@ class _Shift:
                     pending = keeper.submit(self._keep, *self._copy(model, optimizer, epoch))
             if pending:
                 pending.result()
+
+    def _after(self, run: Run, model: Method, device: torch.device, number: int) -> None:
+        """What the method does between epochs, on this rank's share of the clips as they are."""
+        examples = (each.to(device) for each in self.loader.examples(run))
+        model.after_epoch(number, run.fit.epochs, lambda: examples)
 
     def _begin(self) -> list[int]:
         counts: list[int] = ray.get(self.mailbox.begin.remote(self.order.folder, self.world))

@@ -82,8 +82,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     home = tmp_path_factory.mktemp("home")
     settings = Dataset(
-        name="demo", root=str(home / "videos/demo"), prepared=str(home / "clips/demo"), frame_size=64, clip_seconds=2.0,
-        stride_seconds=2.0, val=0.25, test=0.25, classes="parent", videos=40, video_seconds=4.0, duets=0.0,
+        name="demo", root=str(home / "videos/demo"), prepared=str(home / "clips/demo"), frame_size=64,
+        frames=3, clip_seconds=2.0, stride_seconds=2.0, val=0.25, test=0.25, classes="parent",
+        videos=40, video_seconds=4.0, duets=0.0,
     )  # fmt: skip
     prepare(settings, echo=lambda line: None)
     return home

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -39,6 +40,7 @@ def main(module: str, function: str, rank: int, world: int, meet: str, words: Se
     import torch.distributed as dist
 
     torch.set_num_threads(1)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # whatever the machine calls itself, and whether that resolves
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=world)
     answer = getattr(importlib.import_module(module), function)(rank, world, *words)

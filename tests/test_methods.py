@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,12 @@ SMALL = {"width": 4, "image_size": 32}
 
 def small(name: str, k: int = 2):
     torch.manual_seed(0)
-    return build(name, k, SMALL, {"embedding_size": 16})
+    return build(name, k, SMALL, sizes(name))
+
+
+def sizes(name: str) -> dict[str, int]:
+    """A small embedding, where the method has one at all."""
+    return {"embedding_size": 16} if "embedding_size" in signature(METHODS[name]).parameters else {}
 
 
 def make_mixture(groups: int, k: int, size: int = 32, frames: int = 65) -> Mixture:
@@ -99,7 +105,7 @@ def test_saved_weights_give_the_same_maps(name: str, tmp_path: Path):
     method(make_mixture(4, 2))  # moves the BatchNorm statistics, which must be saved too
     save_file(method.state_dict(), tmp_path / "weights.safetensors")
     torch.manual_seed(7)
-    other = build(name, 2, SMALL, {"embedding_size": 16})
+    other = build(name, 2, SMALL, sizes(name))
     assert not torch.equal(other.localise(scenes).maps_NMHW, method.localise(scenes).maps_NMHW)
     other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
     assert torch.equal(other.localise(scenes).maps_NMHW, method.localise(scenes).maps_NMHW)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from coloured import make_clips
 
 from raymix.clip import Clips
-from raymix.mixture import group, mix
+from raymix.mixture import group, mix, partner
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +168,53 @@ def test_mixing_48_small_clips_is_quick():
         mix(clips, groups, seed=0, epoch=epoch)
         best = min(best, time.perf_counter() - begun)
     assert best < 0.1  # 12 ms on an idle core; room for a busy one
+
+
+# further frames, partners
+
+
+def several(frames: int = 4) -> Clips:
+    """Clips of several frames each, which tell their number by their brightness."""
+    clips = make_clips()
+    shades = np.arange(frames, dtype=np.uint8)[None, :, None, None, None] * 50
+    return replace(clips, frames=np.broadcast_to(shades, (len(clips), frames, 16, 16, 3)).copy())
+
+
+@pytest.mark.parametrize("wanted", [2, 3, 4])
+def test_further_frames_are_different_ones_of_the_same_clip(wanted: int):
+    clips, groups = several(), np.arange(24).reshape(12, 2)
+    batch = mix(clips, groups, seed=0, epoch=1, frames=wanted)
+    assert batch.more_BKF3YX.shape == (12, 2, wanted - 1, 3, 16, 16)
+    shots = torch.cat([batch.frames_BK3YX[:, :, None], batch.more_BKF3YX], 2).mean((3, 4, 5)).mul(255 / 50).round()
+    assert all(len(set(shot.tolist())) == wanted for shot in shots.flatten(0, 1))
+    assert len(set(shots[..., 0].flatten().tolist())) == 4  # the first is any of them
+    alone = mix(clips, groups, seed=0, epoch=1)
+    assert torch.equal(alone.frames_BK3YX, batch.frames_BK3YX) and alone.more_BKF3YX is None
+
+
+def test_more_frames_than_there_are_are_refused():
+    with pytest.raises(ValueError, match=r"dataset.frames=4: 5 different frames of each clip are needed"):
+        mix(several(), np.array([[0, 1]]), seed=0, epoch=0, frames=5)
+
+
+def test_a_partner_is_another_clip_of_the_same_key():
+    rng = np.random.default_rng(0)
+    keys = np.array([f"v{n}" for n in rng.integers(0, 9, 60)] + ["alone"])
+    ids, index = np.array([f"c{n}" for n in range(61)]), np.arange(61)
+    found = partner(ids, keys, index, seed=1, epoch=2)
+    assert (keys[found] == keys).all() and found[-1] == 60
+    assert (found[:-1] != index[:-1]).all()
+    assert (partner(ids, keys, index[7:20], seed=1, epoch=2) == found[7:20]).all()  # whatever its neighbours are
+    assert (partner(ids, keys, index, seed=1, epoch=3) != found).any()
+    seen = {int(partner(ids, keys, index[:1], seed=1, epoch=e)[0]) for e in range(200)}
+    assert seen == set(np.flatnonzero(keys == keys[0]).tolist()) - {0}  # every other clip of its video
+
+
+def test_the_shifted_view_may_be_of_another_clip(clips: Clips):
+    groups, partners = np.array([[0, 1], [2, 3]]), np.array([[4, 5], [6, 7]])
+    apart = mix(clips, groups, seed=0, epoch=0, shift="video", partners=partners)
+    plain = mix(clips, groups, seed=0, epoch=0)
+    assert torch.equal(apart.mixture_BTF, plain.mixture_BTF)
+    assert not torch.equal(apart.shifted_BTF, plain.shifted_BTF)
+    same = mix(clips, groups, seed=0, epoch=0, shift="video", partners=groups)
+    assert torch.equal(same.shifted_BTF, plain.shifted_BTF)

@@ -7,12 +7,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from raymix.config import Run, nearest
+from raymix.methods.attention import Attention
+from raymix.methods.corre import Corre
 from raymix.methods.cycle import Cycle
-from raymix.methods.method import Maps, Method, Needs
+from raymix.methods.dmc import Dmc
+from raymix.methods.isi import Isi
+from raymix.methods.method import Examples, Maps, Method, Needs
+from raymix.methods.ots import Ots
+from raymix.methods.ots_mix import OtsMix
+from raymix.methods.permute import Permute
 
-METHODS: dict[str, type[Method]] = {"cycle": Cycle}
+METHODS: dict[str, type[Method]] = {
+    "cycle": Cycle,
+    "isi": Isi,
+    "corre": Corre,
+    "permute": Permute,
+    "ots": Ots,
+    "ots_mix": OtsMix,
+    "attention": Attention,
+    "dmc": Dmc,
+}
 
-__all__ = ["METHODS", "Maps", "Method", "Needs", "build", "from_run"]
+__all__ = ["METHODS", "Examples", "Maps", "Method", "Needs", "build", "from_run", "needs"]
 
 
 def build(name: str, k: int, encoder: Mapping[str, Any], knobs: Mapping[str, Any]) -> Method:
@@ -22,8 +38,7 @@ def build(name: str, k: int, encoder: Mapping[str, Any], knobs: Mapping[str, Any
 
     Raises ValueError for an unknown method, an unknown knob (with the nearest one), or a value the method refuses.
     """
-    if name not in METHODS:
-        raise ValueError(f"method={name}: unknown{nearest(name, list(METHODS))}")
+    _known(name)
     encoder = {key: value for key, value in encoder.items() if key != "image_size"}
     valid = [each for each in inspect.signature(METHODS[name]).parameters if each != "k"]
     given = {f"encoder.{key}": key for key in encoder} | {f"method.{key}": key for key in knobs}
@@ -34,6 +49,18 @@ def build(name: str, k: int, encoder: Mapping[str, Any], knobs: Mapping[str, Any
     if twice:
         raise ValueError(f"method.{min(twice)}: given twice, it is encoder.{min(twice)} already")
     return METHODS[name](k, **encoder, **knobs)
+
+
+def _known(name: str) -> None:
+    if name not in METHODS:
+        raise ValueError(f"method={name}: unknown{nearest(name, list(METHODS))}")
+
+
+def needs(run: Run) -> Needs:
+    """What the method of a run reads of each clip; ValueError for an unknown method."""
+    name = run.method.get("name", "")
+    _known(name)
+    return METHODS[name].needs
 
 
 def from_run(run: Run, pretrained: bool = True) -> Method:

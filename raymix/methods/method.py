@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -52,6 +52,15 @@ class Examples:
     sounds_NTF: Tensor  # complex64
     place_N: Tensor  # int64, where each clip stands in the whole training set: an order for all ranks together
     labels: list[str]  # '' where it is unknown, and everywhere unless `needs.labels`
+
+    def to(self, device: torch.device | str) -> Examples:
+        """The same clips on another device."""
+        return replace(
+            self,
+            frames_N3YX=self.frames_N3YX.to(device),
+            sounds_NTF=self.sounds_NTF.to(device),
+            place_N=self.place_N.to(device),
+        )
 
 
 class Method(nn.Module, ABC):

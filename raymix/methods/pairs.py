@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from raymix.encoders import FULL_WIDTH, AudioEncoder, ImageEncoder
@@ -52,3 +54,14 @@ class Pairs(Method):
     def map_scenes(self, scenes: Scenes) -> Maps:
         cells_NCHW, sounds_NC = self.encode(scenes.frames_N3YX.float() / 255, scenes.mixture_NTF)
         return Maps(cell_scores(cells_NCHW[:, None], sounds_NC[:, None])[:, 0])
+
+
+def contrastive_loss(own_N: Tensor, other_N: Tensor, margin: float) -> Tensor:
+    """Mean over N pairs that belong together and N that do not of .5 (y d^2 + (1 - y) max(0, margin - d)^2).
+
+    Given are *squared* distances. 1e-9 under the root, as in the code of the comparisons of Hu et al. 2020 (DSOL): pairs at
+    distance 0 get a finite gradient.
+    """
+    with torch.autocast(own_N.device.type, enabled=False):
+        short_N = F.relu(margin - (other_N.float() + 1e-9).sqrt())
+        return 0.25 * (own_N.float().mean() + short_N.square().mean())

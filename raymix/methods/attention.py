@@ -1,0 +1,88 @@
+"""Attention (Senocak et al. 2018), "Attention" in Table 1, in the variant that DSOL (Hu et al. 2020) compares with.
+
+The sound attends to the cells of a frame; what it attends to, z, must lie near the sound's own feature. (Senocak's own code
+has another loss, a softmax over the two distances, on VGG-16 and SoundNet; the table's numbers are of DSOL's variant.)
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raymix.distributed import following
+from raymix.encoders import FULL_WIDTH
+from raymix.methods.method import Maps, spread
+from raymix.methods.pairs import Pairs, contrastive_loss
+from raymix.mixture import Mixture
+from raymix.scene import Scenes
+from raymix.spectrogram import log_mel
+from raymix.walk import cell_scores
+
+
+def attend(cells_NCHW: Tensor, query_NC: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights of the cells, softmax of their cosines (N, H, W), and z, the weighted sum of cells (N, C).
+
+    Both arguments are of unit length and the softmax has no temperature: no cell weighs more than e^2 times another.
+    """
+    with torch.autocast(cells_NCHW.device.type, enabled=False):
+        scores_NHW = cell_scores(cells_NCHW[:, None], query_NC[:, None])[:, 0, 0]
+        weight_NX = scores_NHW.flatten(1).softmax(-1)
+        z_NC = (cells_NCHW.float().flatten(2) @ weight_NX[:, :, None])[..., 0]
+        return weight_NX.view_as(scores_NHW), z_NC
+
+
+def _two_layers(channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels), nn.ReLU())
+
+
+class Attention(Pairs):
+    """The query is made of the pooled sound feature, which is itself, not normalised, what z is compared with.
+
+    So all has the channels of the trunk (512), and there is no embedding size. The negative of frame i is the sound of pair
+    i + 1 of the batch of all workers (released: of every sound, a frame of another video).
+    Raises ValueError for a margin that is not above 0.
+    """
+
+    def __init__(
+        self,
+        k: int,
+        *,
+        width: int = FULL_WIDTH,
+        blocks: int = 2,
+        stages: int = 4,
+        margin: float = 10.0,
+        weights: str | None = None,
+    ) -> None:
+        if margin <= 0:
+            raise ValueError(f"margin={margin}: must be greater than 0")
+        super().__init__(k, width=width, blocks=blocks, stages=stages, embedding_size=0, weights=weights)
+        self.margin = margin
+        self.query, self.answer = _two_layers(self.image.channels), _two_layers(self.image.channels)
+
+    def hear(self, sounds_NTF: Tensor) -> Tensor:
+        """The global maximum of the trunk's cells (N, C), not of unit length."""
+        return self.audio.features(log_mel(sounds_NTF)).amax((2, 3)).float()
+
+    def ask(self, pooled_NC: Tensor) -> Tensor:
+        return F.normalize(self.query(pooled_NC).float(), dim=-1)
+
+    def forward(self, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
+        frames_N3YX, sounds_NTF = self.pairs(mixture)
+        cells_NCHW, own_NC = self.image(frames_N3YX), self.hear(sounds_NTF)
+        pooled_PC = torch.cat([own_NC, following(own_NC)])  # P = 2 N: each frame with its own sound and with another's
+        _, z_PC = attend(cells_NCHW.repeat(2, 1, 1, 1), self.ask(pooled_PC))
+        squared_N, others_N = (self.answer(z_PC).float() - pooled_PC).square().sum(-1).chunk(2)
+        loss = contrastive_loss(squared_N, others_N, self.margin)
+        return loss, {
+            "loss": loss.detach(),
+            "own_distance": squared_N.detach().sqrt().mean(),
+            "other_distance": others_N.detach().sqrt().mean(),  # no farther: it does not listen, or does not look
+            "image_spread": spread(cells_NCHW.movedim(1, -1)),
+            "sound_spread": spread(F.normalize(own_NC, dim=-1)),
+        }
+
+    def map_scenes(self, scenes: Scenes) -> Maps:
+        """The attention weights: nearly flat by construction, so a threshold needs min-max first."""
+        cells_NCHW = self.image(scenes.frames_N3YX.float() / 255)
+        return Maps(attend(cells_NCHW, self.ask(self.hear(scenes.mixture_NTF)))[0][:, None])

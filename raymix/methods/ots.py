@@ -1,0 +1,99 @@
+"""Objects that Sound (Arandjelovic and Zisserman 2018), "OTS" in Tables 1 to 3, on the network of DSOL's first stage.
+
+A frame and a sound belong together or not; the largest cell of their cosine map says which. Section 4.3 does not say what
+loss it is trained with: `loss="bce"` is DSOL's (Hu et al. 2020), `loss="infonce"` the paper's own Eq. 2 and 3.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raymix.distributed import following, gather, place
+from raymix.encoders import FULL_WIDTH
+from raymix.methods.method import Maps, spread
+from raymix.methods.pairs import Pairs
+from raymix.mixture import Mixture
+from raymix.scene import Scenes
+from raymix.spectrogram import one_of
+from raymix.walk import cell_scores, log_image_to_sound, similarity
+
+LOSSES = ("bce", "infonce")
+SCALE = 5.0  # where the weight of the 1x1 convolution starts
+
+
+def bce_loss(own_N: Tensor, other_N: Tensor) -> Tensor:
+    """Binary cross-entropy of N logits of pairs that belong together and N of pairs that do not, mean over all 2 N.
+
+    A logit is the largest cell of scale x cosine, without bias: a pair that does not belong together must reach a negative
+    cosine in *every* cell to be told apart.
+    """
+    with torch.autocast(own_N.device.type, enabled=False):
+        return 0.5 * (F.softplus(-own_N.float()).mean() + F.softplus(other_N.float()).mean())
+
+
+def infonce_loss(phi_NM: Tensor, own_N: Tensor, temperature: float) -> Tensor:
+    """Eq. 2 and 3: -mean log softmax over M sounds of phi / temperature; `own_N` is the column of each frame's sound."""
+    with torch.autocast(phi_NM.device.type, enabled=False):
+        return -log_image_to_sound(phi_NM[None], temperature)[0].gather(1, own_N[:, None]).mean()
+
+
+class Ots(Pairs):
+    """Knobs default to DSOL's; `temperature` is that of loss="infonce" and means nothing for "bce".
+
+    loss="bce": the negative of frame i is the sound of pair i + 1 of the batch of all workers, so each sound is used twice,
+    as released; there the negative is a frame of another video, here a neighbour, which may in a rare group be of
+    the same video. A neighbour needs no second pass of the encoders, so BatchNorm sees every frame once, not twice.
+    The scale of the cosine is learned. loss="infonce": all sounds of all workers are negatives, and there is no scale.
+    """
+
+    def __init__(
+        self,
+        k: int,
+        *,
+        width: int = FULL_WIDTH,
+        blocks: int = 2,
+        stages: int = 4,
+        embedding_size: int = 128,
+        loss: str = "bce",
+        temperature: float = 0.07,
+        weights: str | None = None,
+    ) -> None:
+        if embedding_size < 1:
+            raise ValueError(f"embedding_size={embedding_size}: must be at least 1")
+        if temperature <= 0:
+            raise ValueError(f"temperature={temperature}: must be greater than 0")
+        super().__init__(k, width=width, blocks=blocks, stages=stages, embedding_size=embedding_size, weights=weights)
+        self.loss = one_of("loss", loss, LOSSES)
+        self.temperature = temperature
+        self.scale = nn.Parameter(torch.tensor(SCALE)) if loss == "bce" else None
+
+    def forward(self, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
+        cells_NCHW, sounds_NC = self.encode(*self.pairs(mixture))
+        if self.scale is None:
+            loss, signs = self._among_all(cells_NCHW, sounds_NC)
+        else:
+            loss, signs = self._two_by_two(self.scale, cells_NCHW, sounds_NC)
+        spreads = {"image_spread": spread(cells_NCHW.movedim(1, -1)), "sound_spread": spread(sounds_NC)}
+        return loss, {"loss": loss.detach()} | signs | spreads
+
+    def _two_by_two(self, scale: Tensor, cells_NCHW: Tensor, sounds_NC: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        heard_N2C = torch.stack([sounds_NC, following(sounds_NC)], dim=1)
+        logits_N2 = (scale * cell_scores(cells_NCHW[:, None], heard_N2C)[:, 0]).amax((2, 3))
+        own_N, other_N = logits_N2.unbind(1)
+        right = 0.5 * ((own_N > 0).float().mean() + (other_N < 0).float().mean())
+        return bce_loss(own_N, other_N), {"accuracy": right.detach(), "scale": scale.detach()}
+
+    def _among_all(self, cells_NCHW: Tensor, sounds_NC: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        count, every_MC = len(sounds_NC), gather(sounds_NC)
+        phi_NM = similarity(cells_NCHW[None], every_MC[None])[0]
+        own_N = place(count) + torch.arange(count, device=phi_NM.device)
+        right = (phi_NM.argmax(1) == own_N).float().mean()
+        signs = {"accuracy": right, "temperature": phi_NM.new_tensor(self.temperature)}
+        return infonce_loss(phi_NM, own_N, self.temperature), signs
+
+    def map_scenes(self, scenes: Scenes) -> Maps:
+        """One map for all that is heard: sigmoid(scale x cosine) as released; the cosine itself where no scale is learned."""
+        maps = super().map_scenes(scenes)
+        return maps if self.scale is None else Maps((self.scale * maps.maps_NMHW).sigmoid())

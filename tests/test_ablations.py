@@ -1,0 +1,124 @@
+"""The losses of Table 3 against naive loops in float64, Permute against brute force, Corre on one rank and on two."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from ranks import on_ranks
+from test_methods import make_mixture, small
+from torch.nn.parallel import DistributedDataParallel
+
+from raymix.mixture import Mixture
+from raymix.walk import (
+    best_pairing,
+    image_cycle_loss,
+    log_image_to_sound,
+    mixed_correspondence_loss,
+    permutation_invariant_loss,
+    round_trip_loss,
+)
+
+TAU = 0.07
+
+
+def random_phi(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 0.4 - 0.2
+
+
+def softmax(row: list[float]) -> list[float]:
+    total = sum(math.exp(value / TAU) for value in row)
+    return [math.exp(value / TAU) / total for value in row]
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_isi_walks_home_by_eq_6_with_its_minus_sign(k: int):
+    phi, again = random_phi(5, k, k), random_phi(5, k, k, seed=1)
+    total = 0.0
+    for group in range(5):
+        to_sound = [softmax(phi[group, j].tolist()) for j in range(k)]  # A_IS: each image over the sounds
+        to_image = [softmax(again[group, :, i].tolist()) for i in range(k)]  # A_SI: each sound over the images
+        home = [sum(to_sound[j][i] * to_image[i][j] for i in range(k)) for j in range(k)]
+        total -= sum(math.log(value) for value in home) / k
+    loss = image_cycle_loss(phi, again, TAU)
+    assert loss.item() == pytest.approx(total / 5, abs=1e-12) and loss > 0
+    transposed = round_trip_loss(log_image_to_sound(phi, TAU), log_image_to_sound(again, TAU).transpose(1, 2))
+    assert abs(transposed.item() - loss.item()) > 0.01  # A_IS transposed is no A_SI: its rows do not sum to 1
+
+
+def test_isi_at_chance_and_at_its_best():
+    flat, sharp = torch.zeros(1, 2, 2), 50 * torch.eye(2)[None]
+    assert image_cycle_loss(flat, flat, TAU).item() == pytest.approx(math.log(2), abs=1e-6)
+    assert image_cycle_loss(sharp, sharp, TAU).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_corre_finds_the_nodes_of_its_own_mixture_among_all(k: int):
+    groups, phi = 4, random_phi(4 * k, 4 * k)
+    own = torch.arange(groups).repeat_interleave(k)
+    total = 0.0
+    for image in range(groups * k):
+        every = [math.exp(value / TAU) for value in phi[image].tolist()]
+        first = (image // k) * k
+        total -= math.log(sum(every[first : first + k]) / sum(every)) / (groups * k)
+    assert mixed_correspondence_loss(phi, own, k, TAU).item() == pytest.approx(total, abs=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
+def test_permute_is_brute_force(k: int):
+    phi = random_phi(6, k, k, seed=k)
+    best = [
+        max(sum(float(phi[group, j, way[j]]) for j in range(k)) for way in itertools.permutations(range(k)))
+        for group in range(6)
+    ]
+    assert best_pairing(phi).tolist() == pytest.approx(best, abs=1e-12)
+    assert permutation_invariant_loss(phi).item() == pytest.approx(-sum(best) / 6, abs=1e-12)
+
+
+def test_permute_of_two_by_hand_and_its_gradient():
+    phi = torch.tensor([[[0.1, 0.9], [0.4, 0.2]]], requires_grad=True)
+    loss = permutation_invariant_loss(phi)
+    loss.backward()
+    assert loss.item() == pytest.approx(-1.3)  # .9 + .4, not .1 + .2
+    assert phi.grad is not None and phi.grad[0].tolist() == [[0, -1], [-1, 0]]
+
+
+def test_collapse_is_the_goal_of_permute_and_is_seen():
+    assert permutation_invariant_loss(torch.ones(3, 2, 2)).item() == -2
+    method = small("permute")
+    optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)
+    mixture = make_mixture(8, 2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss, signs = method(mixture)
+        loss.backward()
+        optimizer.step()
+    assert loss < -1.9 and signs["sound_spread"] < 0.1  # every mixture has the same nodes
+    assert "temperature" not in signs and "temperature" in small("corre")(mixture)[1]
+
+
+def first_step(rank: int, world: int) -> dict[str, Any]:
+    method, mixture = small("corre").eval(), make_mixture(4, 2)
+    share = 4 // world
+    own = slice(rank * share, (rank + 1) * share)
+    wrapped = DistributedDataParallel(method) if world > 1 else method
+    loss, _ = wrapped(Mixture(mixture.frames_BK3YX[own], mixture.mixture_BTF[own], mixture.shifted_BTF[own]))
+    loss.backward()
+    grads = {name: p.grad.abs().sum().item() for name, p in method.named_parameters()}
+    return {"loss": loss.item(), "grads": grads}
+
+
+def test_corre_has_the_negatives_of_all_ranks(tmp_path):
+    (alone,), pair = on_ranks(first_step, (1, 2), tmp_path)
+    assert sum(each["loss"] for each in pair) / 2 == pytest.approx(alone["loss"], abs=1e-5)
+    for each in pair:
+        assert each["grads"] == pytest.approx(alone["grads"], rel=1e-3, abs=1e-5)
+
+
+def test_isi_says_what_it_lacks():
+    mixture = make_mixture(2, 2)
+    with pytest.raises(ValueError, match="two frames of a clip"):
+        small("isi")(Mixture(mixture.frames_BK3YX, mixture.mixture_BTF, mixture.shifted_BTF))
