@@ -27,8 +27,8 @@ CROSSING: dict[str, tuple[str, dict[str, Any]]] = {
     "ots, infonce": ("ots", {"loss": "infonce"}),
     "ots_mix": ("ots_mix", {}),
     "ots_mix, infonce": ("ots_mix", {"loss": "infonce"}),
-    "attention": ("attention", {}),
-    "dmc": ("dmc", {"sharpness": 3.0}),
+    "attention": ("attention", {"margin": 60.0}),  # wide enough for negatives to count in untrained networks
+    "dmc": ("dmc", {"margin": 60.0, "sharpness": 3.0}),
 }
 
 
@@ -106,6 +106,25 @@ def test_ots_mix_sees_frames_side_by_side_and_needs_no_single_sounds() -> None:
         make("ots_mix", 3)(take(plain, slice(1)))
 
 
+@pytest.mark.parametrize("name", ["ots", "ots_mix", "attention", "dmc"])  # Objects that Sound by bce
+def test_a_negative_gets_its_gradient_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Detached negatives would train another loss on any number of ranks."""
+    room = "dmc" if name == "dmc" else "attention" if name == "attention" else "ots"
+    seen: list[torch.Tensor] = []
+
+    def spy(rows: torch.Tensor) -> torch.Tensor:
+        seen.append(following(rows))
+        seen[-1].retain_grad()
+        return seen[-1]
+
+    monkeypatch.setattr(f"raymix.methods.{room}.following", spy)
+    make(name, **CROSSING[name][1])(make_mixture(4, 2))[0].backward()
+    assert len(seen) == 1 and seen[0].grad.abs().sum() > 0
+    rows = torch.randn(3, 2, requires_grad=True)
+    (following(rows) * torch.tensor([[1.0], [2.0], [3.0]])).sum().backward()
+    assert rows.grad[:, 0].tolist() == [3, 1, 2]
+
+
 # Attention
 
 
@@ -127,15 +146,20 @@ def test_contrastive_loss_by_hand() -> None:
 
 
 @pytest.mark.parametrize("k", [2, 3])
-def test_attention_in_a_plain_loop(k: int) -> None:
-    """The sound that asks is the sound that answers, un-normalised; the negative is the next sound's."""
-    method, mixture = make("attention", k), make_mixture(2, k)
-    loss, signs = method(mixture)
-    frames_N3YX, sounds_NTF = method.pairs(mixture)
-    cells = method.image(frames_N3YX).detach().double().flatten(2).numpy()
-    pooled_NC = method.hear(sounds_NTF).detach()
-    n, total = 2 * k, 0.0
-    assert pooled_NC.norm(dim=1).min() > 1.1
+def test_attention_in_a_plain_loop(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sound that asks is the sound that answers, un-normalised; the negative is the next sound's.
+
+    Cells and sounds are drawn, since those of an untrained network are too alike for it to matter which one asks.
+    """
+    method, n, total = make("attention", k, margin=60.0), 2 * k, 0.0
+    cells_NCHW, pooled_NC = F.normalize(torch.randn(n, 32, 2, 2), dim=1), 3 * torch.rand(n, 32)
+    with torch.no_grad():
+        for each in method.answer[::2]:
+            each.weight.mul_(20)
+    monkeypatch.setattr(method.image, "forward", lambda frames_N3YX: cells_NCHW)
+    monkeypatch.setattr(method, "hear", lambda sounds_NTF: pooled_NC)
+    loss, signs = method(make_mixture(2, k))
+    cells = cells_NCHW.double().flatten(2).numpy()
     for i in range(n):
         for j, together in ((i, True), ((i + 1) % n, False)):
             query = F.normalize(method.query(pooled_NC[j]), dim=0).detach().double().numpy()
@@ -143,9 +167,9 @@ def test_attention_in_a_plain_loop(k: int) -> None:
             z = sum(odd / sum(odds) * cells[i, :, x] for x, odd in enumerate(odds))
             answer = method.answer(torch.from_numpy(z).float()).detach()
             distance = math.dist(answer.tolist(), pooled_NC[j].tolist())
-            total += 0.5 * (distance**2 if together else max(0, 10 - distance) ** 2)
+            total += 0.5 * (distance**2 if together else max(0, 60 - distance) ** 2)
     assert loss.item() == pytest.approx(total / (2 * n), rel=1e-4)
-    assert signs["own_distance"] > 0 and signs["other_distance"] > 0
+    assert 1 < signs["own_distance"] < 60 and 1 < signs["other_distance"] < 60
 
 
 def test_attention_maps_are_weights() -> None:
@@ -203,7 +227,7 @@ def test_a_centre_without_points_stays_finite() -> None:
 
 @pytest.mark.parametrize("k", [2, 3])
 def test_dmc_in_a_plain_loop(k: int) -> None:
-    method, mixture = make("dmc", k, sharpness=3.0), make_mixture(2, k)
+    method, mixture = make("dmc", k, margin=60.0, sharpness=3.0), make_mixture(2, k)
     loss, _ = method(mixture)
     seen_NVC, heard_NAC, _ = (each.detach().double().numpy() for each in method.group(*method.pairs(mixture)))
     n, total = 2 * k, 0.0
@@ -212,7 +236,7 @@ def test_dmc_in_a_plain_loop(k: int) -> None:
         for j, together in ((i, True), ((i + 1) % n, False)):
             near = [min(math.dist(o, group) for o in seen_NVC[i]) for group in heard_NAC[j]]
             distance = math.hypot(*near)
-            total += 0.5 * (distance**2 if together else max(0, 5 - distance) ** 2)
+            total += 0.5 * (distance**2 if together else max(0, 60 - distance) ** 2)
     assert loss.item() == pytest.approx(total / (2 * n), rel=1e-3)
 
 
@@ -253,7 +277,7 @@ def everything(rank: int, world: int) -> dict[str, Any]:
     part = slice(rank * share, (rank + 1) * share)
     answer: dict[str, Any] = {"following": following(torch.arange(4.0)[part]).tolist()}
     for label, (name, knobs) in CROSSING.items():
-        method = synchronise(make(name, **knobs), "cpu")
+        method = synchronise(make(name, blocks=1, stages=3, **knobs), "cpu")
         wrapped = DistributedDataParallel(method) if world > 1 else method
         loss, _ = wrapped(take(make_mixture(4, 2), part))
         loss.backward()

@@ -41,6 +41,8 @@ class Attention(Pairs):
 
     So all has the channels of the trunk (512), and there is no embedding size. The negative of frame i is the sound of pair
     i + 1 of the batch of all workers (released: of every sound, a frame of another video).
+    Features start far outside the published margin (at distances near 90 at full width), so a negative pushes nothing until
+    they have shrunk to it: the loss falls long before the model listens.
     Raises ValueError for a margin that is not above 0.
     """
 

@@ -55,7 +55,8 @@ class Dmc(Pairs):
     A pair's distance is the norm, over the groups of the sound, of the distance to the nearest group of the frame. The
     negative of frame i is the sound of pair i + 1 of the batch of all workers (released: a frame of another video). One
     linear layer a cell as released; the released audio trunk of DSOL's comparison has another stem, here it is that of all
-    systems. Published from scratch: `weights` may still be given.
+    systems. Published from scratch: `weights` may still be given. As with Attention the groups start outside the margin (near
+    24 at full width), and the loss falls first because all shrinks.
     Raises ValueError for a number out of range.
     """
 

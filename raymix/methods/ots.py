@@ -1,4 +1,4 @@
-"""Objects that Sound (Arandjelovic and Zisserman 2018), "OTS" in Tables 1 to 3, on the network of DSOL's first stage.
+"""Objects that Sound (Arandjelovic and Zisserman 2018), "OTS" in Tables 1 and 2, on the network of DSOL's first stage.
 
 A frame and a sound belong together or not; the largest cell of their cosine map says which. Section 4.3 does not say what
 loss it is trained with: `loss="bce"` is DSOL's (Hu et al. 2020), `loss="infonce"` the paper's own Eq. 2 and 3.

@@ -1,4 +1,4 @@
-"""OTS-mix in Tables 1 to 3: Objects that Sound on synthetic duets, "trained on synthetic mixtures and concatenated video
+"""OTS-mix in Tables 1 and 2: Objects that Sound on synthetic duets, "trained on synthetic mixtures and concatenated video
 frames, following [24]" (section 4.3).
 """
 
