@@ -1,0 +1,156 @@
+"""Every system on real clips, through the loader and the loop; and one more system: its file, its line, its YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from test_fit import loader, small
+from torch import Tensor
+
+from raymix import clip, methods
+from raymix.config import BadInput, Run
+from raymix.evaluator import Bench, judge, same_peak
+from raymix.fit import adam, fit, resume, training_state
+from raymix.methods import METHODS, Examples, Needs, from_run
+from raymix.methods.nodes import Nodes
+from raymix.mixture import Mixture
+from raymix.preflight import clips as look_at_clips
+from raymix.stream import Loader, Shelf, Source, read
+
+
+def of(name: str, demo: Path, **settings: Any) -> Run:
+    run = small(demo, **settings)
+    run.method = {"name": name}
+    return run
+
+
+def train(run: Run, method: Any, optimizer: Any, first: int = 1) -> list[float]:
+    own = loader(run)
+    return [e.train["loss"] for e in fit(method, optimizer, lambda n: own.epoch(run, n), run.fit, first=first)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_resumed_run_equals_an_unbroken_one(name: str, demo: Path) -> None:
+    run = of(name, demo, epochs=2)
+    torch.manual_seed(0)
+    method = from_run(run)
+    optimizer = adam(method, run.optimizer)
+    whole = train(run, method, optimizer)
+    torch.manual_seed(0)
+    method = from_run(run)
+    optimizer = adam(method, run.optimizer)
+    train(replace(run, fit=replace(run.fit, epochs=1)), method, optimizer)
+    weights, state = {k: v.clone() for k, v in method.state_dict().items()}, training_state(optimizer, 1)
+    torch.manual_seed(99)
+    other = from_run(run)
+    other.load_state_dict(weights)
+    restored = adam(other, run.optimizer)
+    assert train(run, other, restored, first=resume(restored, state)) == pytest.approx(whole[1:], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_system_is_judged(name: str, demo: Path) -> None:
+    run = of(name, demo)
+    found = judge(from_run(run), Bench.open(run, "val", 8), run)
+    assert all(0 <= value <= 1 for value in found.values())
+    one = from_run(run).localise(Bench.open(run, "val", 8).scenes["quad"]).maps_NMHW.shape[1] == 1
+    assert ("val/solo/sounding_accuracy" in found) == one
+    assert ("val/same_peak" in found) == (not one)
+
+
+def test_nodes_that_have_collapsed_are_seen() -> None:
+    apart = np.zeros((4, 2, 3, 3))
+    apart[:, 0, 0, 0] = apart[:, 1, 2, 2] = 1
+    half = apart.copy()
+    half[:2, 1] = half[:2, 0]
+    assert (same_peak(apart), same_peak(half), same_peak(apart[:, [0, 0]])) == (0, 0.5, 1)
+
+
+class Dummy(Nodes):
+    """One more system, which also asks for labels, and looks at the clips between epochs."""
+
+    needs: ClassVar[Needs] = Needs(labels=True)
+    seen: ClassVar[list[tuple[int, int, int]]] = []
+
+    def forward(self, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
+        map_BKCHW, (nodes_BKC,) = self.see(mixture.frames_BK3YX), self.hear(mixture.mixture_BTF)
+        loss = 1 - self.phi(map_BKCHW, nodes_BKC).mean()
+        return loss, self.signs(loss, map_BKCHW, nodes_BKC)
+
+    def after_epoch(self, epoch: int, epochs: int, examples: Callable[[], Iterator[Examples]]) -> None:
+        self.seen.append((epoch, epochs, sum(len(part.labels) for part in examples())))
+
+
+@pytest.fixture
+def dummy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(methods.METHODS, "dummy", Dummy)  # its one line
+
+
+def test_one_more_system_is_a_file_and_a_line(dummy: None, demo: Path) -> None:
+    run = of("dummy", demo)
+    method, own = from_run(run), loader(run)
+    Dummy.seen.clear()
+    optimizer = adam(method, run.optimizer)
+    after = lambda number: method.after_epoch(number, run.fit.epochs, lambda: own.examples(run))  # noqa: E731
+    assert len(list(fit(method, optimizer, lambda n: own.epoch(run, n), run.fit, after=after))) == 2
+    count = len(clip.videos(run.dataset.prepared, "train"))
+    assert Dummy.seen == [(1, 2, count), (2, 2, count)]
+
+
+def test_its_yaml_makes_it_a_choice_of_every_door(dummy: None, tmp_path: Path) -> None:
+    from raymix.config import Tune
+    from raymix.door import composed
+
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method/dummy.yaml").write_text("name: dummy\ntemperature: 0.3\n")
+    made: Tune = composed("tune", ["method=dummy"], str(tmp_path), str(tmp_path / "home"))
+    assert from_run(replace(made, encoder=replace(made.encoder, width=4))).temperature == 0.3
+    assert made.study.name == "demo-dummy"
+
+
+def test_labels_are_read_for_those_alone_who_declare_them(dummy: None, demo: Path, ray_session: None) -> None:
+    for name in METHODS:
+        there = "label" in read(of(name, demo)).take(1)[0]
+        assert there == METHODS[name].needs.labels, name
+    assert read(of("dummy", demo)).take(1)[0]["label"]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_examples_are_all_clips_once_whoever_reads_them(dummy: None, demo: Path, world: int) -> None:
+    run = of("dummy", demo)
+    clips = clip.read(run.dataset.prepared, "train", 64, truth=False)
+    shelf = Shelf([clips])
+    parts = [
+        part
+        for rank in range(world)
+        for part in Loader(Source((), len(clips), 0, ""), None, rank, world, shelf).examples(run)
+    ]
+    place = torch.cat([part.place_N for part in parts])
+    assert sorted(place.tolist()) == list(range(len(clips)))
+    labels = [label for part in parts for label in part.labels]
+    assert [labels[at] for at in place.argsort()] == shelf.take(np.arange(len(clips))).label.tolist()
+    assert all(part.frames_N3YX.shape[1:] == (3, 64, 64) and part.sounds_NTF.shape[1:] == (193, 81) for part in parts)
+    assert all(float(part.frames_N3YX.min()) >= 0 and float(part.frames_N3YX.max()) <= 1 for part in parts)
+
+
+@pytest.mark.parametrize("shift", ["video", "group"])
+def test_a_second_view_of_another_clip_of_the_video(shift: str, demo: Path) -> None:
+    run, plain = small(demo), small(demo)
+    run.mixture.shift = shift
+    for one, other in zip(loader(run).epoch(run, 1), loader(plain).epoch(plain, 1), strict=True):
+        assert torch.equal(one.mixture_BTF, other.mixture_BTF) and torch.equal(one.frames_BK3YX, other.frames_BK3YX)
+        assert not torch.equal(one.shifted_BTF, other.shifted_BTF)
+    halves = [next(iter(loader(run, rank, 2).epoch(run, 1))).shifted_BTF for rank in range(2)]
+    assert torch.equal(torch.cat(halves), next(iter(loader(run).epoch(run, 1))).shifted_BTF)
+
+
+def test_too_few_frames_are_refused_before_anything_starts(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(METHODS["isi"], "needs", Needs(frames=4))
+    with pytest.raises(BadInput, match=r"method=isi: needs 4 frames of each clip, .* has 3; prepare it with"):
+        look_at_clips(of("isi", demo))
