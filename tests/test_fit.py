@@ -133,11 +133,11 @@ def first_losses(rank: int, world: int, home: str) -> dict[str, list[float]]:
     answer = {}
     for way, settings in WAYS.items():
         run = small(Path(home), **settings)
-        # Rounding must stay small to be told from a fault: where BatchNorm sees 4 clips, a maximum over cells takes another cell,
-        # Adam divides a gradient near zero by itself, and the fifth loss has moved by 3e-3 (as in one process whose weights
-        # were changed by 1e-7). A fault in the gradient of norm 1 moves these losses by 1e-3 an update.
+        # Rounding must stay small to be told from a fault, where BatchNorm sees 4 clips. With weights of seed 0 the loss begins
+        # at 5.9, and 1e-7 of the weights moves its second value by 6e-5 in one process alone; with these all five move by
+        # less than 4e-6 (and a fault in the gradient, of norm 1, moves them by 1e-3 an update).
         run.method["pool"] = "lse"
-        torch.manual_seed(0)
+        torch.manual_seed(1)
         method = Watched(from_run(run))
         optimizer: Any = torch.optim.SGD(method.parameters(), lr=1e-3)
         own = loader(run, rank, world)
