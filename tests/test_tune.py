@@ -179,7 +179,7 @@ def test_the_leaderboard_and_validation_scores_of_what_remains(demo: Path, capsy
     (checkpoint,) = report.scores["checkpoints"]
     study = Ledger(str(demo / "studies/killed")).read()
     winner = study.ranked()[0]
-    again = next(v for k, v in _numbers(checkpoint).items() if k.endswith("sounding_accuracy"))
+    again = _numbers(checkpoint)["scores.val/sounding_accuracy"]
     assert again == pytest.approx(winner.score, abs=1e-6)
 
 
