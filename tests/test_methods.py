@@ -15,6 +15,8 @@ from raymix.mixture import Mixture
 from raymix.scene import Scenes
 
 SMALL = {"width": 4, "image_size": 32}
+# Parameters of a later stage: plain DDP needs a gradient of them at the first step, and it is 0.
+LATER = {"dsol": {"slope", "offset", "seen.weight", "seen.bias", "heard.weight", "heard.bias"}}
 
 
 def small(name: str, k: int = 2):
@@ -74,8 +76,12 @@ def test_loss_and_maps_for_any_k(name: str, k: int):
 def test_gradients_reach_every_parameter(name: str):
     method = small(name)
     method(make_mixture(4, 2))[0].backward()
-    dead = [p for p, value in method.named_parameters() if value.grad is None or not value.grad.abs().sum() > 0]
-    assert not dead  # plain DistributedDataParallel needs them all
+    trained = {p: value.grad for p, value in method.named_parameters() if value.requires_grad}
+    assert not [
+        p for p, gradient in trained.items() if gradient is None
+    ]  # plain DistributedDataParallel needs them all
+    still = {p for p, gradient in trained.items() if not gradient.abs().sum() > 0}
+    assert still == LATER.get(name, set())
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -84,7 +90,7 @@ def test_finite_under_bfloat16(name: str):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss, _ = method(make_mixture(4, 2))
     loss.backward()
-    assert loss.isfinite() and all(p.grad.isfinite().all() for p in method.parameters())
+    assert loss.isfinite() and all(p.grad.isfinite().all() for p in method.parameters() if p.requires_grad)
     plain, _ = method(make_mixture(4, 2))
     assert abs(loss.item() - plain.item()) < 0.2
 
@@ -96,7 +102,7 @@ def test_silence_is_no_accident(name: str):
     more, sources = mixture.more_BKF3YX, torch.zeros_like(mixture.sources_BKTF)
     loss, _ = method(Mixture(mixture.frames_BK3YX, quiet, quiet, sources, more))
     loss.backward()
-    assert loss.isfinite() and all(p.grad.isfinite().all() for p in method.parameters())
+    assert loss.isfinite() and all(p.grad.isfinite().all() for p in method.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("name", METHODS)

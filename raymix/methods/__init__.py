@@ -11,6 +11,7 @@ from raymix.methods.attention import Attention
 from raymix.methods.corre import Corre
 from raymix.methods.cycle import Cycle
 from raymix.methods.dmc import Dmc
+from raymix.methods.dsol import Dsol
 from raymix.methods.isi import Isi
 from raymix.methods.method import Examples, Maps, Method, Needs
 from raymix.methods.ots import Ots
@@ -26,6 +27,7 @@ METHODS: dict[str, type[Method]] = {
     "ots_mix": OtsMix,
     "attention": Attention,
     "dmc": Dmc,
+    "dsol": Dsol,
 }
 
 __all__ = ["METHODS", "Examples", "Maps", "Method", "Needs", "build", "from_run", "needs"]
