@@ -27,6 +27,9 @@ METHOD_RULES: dict[str, dict[str, Any]] = {
     "unmasked_epochs": {"low": 0, "whole": True},
     "mask": {"low": 0.0, "high": 0.99},
     "location_weight": {"above": 0.0},
+    "channels": {"low": 1, "high": 1000, "whole": True},
+    "bins": {"low": 4, "high": 512, "whole": True},
+    "downs": {"low": 2, "high": 8, "whole": True},
 }
 
 

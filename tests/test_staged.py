@@ -21,12 +21,15 @@ from raymix.distributed import collect, collect_objects, of_first_rank, synchron
 from raymix.methods import Examples, build
 from raymix.methods.dsol import composite, distribution_loss, location_loss, object_features, sounding
 from raymix.methods.matching import cluster, match, match_labels
+from raymix.methods.sound_of_pixels import UNet, binary_masks, magnitude, mask_loss, warp
 from raymix.mixture import Mixture
+from raymix.spectrogram import stft
 
 COLOURS = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9]])
 BINS = (8, 30, 60)
 NAMES = ("bell", "drum", "flute")
 TOY = {"width": 4, "blocks": 1, "stages": 3, "embedding_size": 16, "clusters": 3}
+SMALL_PIXELS = {"width": 4, "blocks": 1, "stages": 3, "channels": 4, "bins": 64, "downs": 4}
 
 
 def toy() -> Examples:
@@ -243,6 +246,9 @@ def test_more_clusters_than_clips_are_refused() -> None:
         ("dsol", 2, {"clusters": 1}, "clusters=1: must be at least 2"),
         ("dsol", 2, {"first_stage": 0.0}, "first_stage=0.0"),
         ("dsol", 2, {"initial_epochs": 0}, "initial_epochs=0: must be at least 1"),
+        ("sound_of_pixels", 2, {"channels": 0}, "channels=0: must be at least 1"),
+        ("sound_of_pixels", 2, {"downs": 9}, "downs=9, bins=256: 2 to 8 halvings"),
+        ("sound_of_pixels", 2, {"bins": 32}, "downs=6, bins=32: 2 to 8 halvings"),
         ("dsol", 5, {}, "mixture.k=5: composites are of at most 4 frames"),
     ],
 )
@@ -251,9 +257,113 @@ def test_refuses_in_one_line(name: str, k: int, knobs: dict[str, Any], sentence:
         make(name, k, **knobs)
 
 
+# Sound of Pixels
+
+
+def test_the_longer_spectrogram_is_that_of_the_waveform() -> None:
+    wave = torch.randn(2, 15360, generator=torch.Generator().manual_seed(0))
+    wave[:, :600] = wave[:, -600:] = 0
+    found = magnitude(stft(wave))
+    assert found.shape == (2, 61, 512)  # .96 s
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(1022) / 1022)
+    for t in (10, 30, 50):
+        piece = wave[1, 256 * t - 511 : 256 * t + 511].numpy() * window
+        np.testing.assert_allclose(found[1, t], np.abs(np.fft.rfft(piece)), atol=2e-3)
+    a, b = torch.randn(2, 1, 65, 81, dtype=torch.complex64)
+    assert (magnitude(a + b) <= magnitude(a) + magnitude(b) + 1e-3).all()
+    torch.testing.assert_close(magnitude(2 * a), 2 * magnitude(a))
+
+
+def test_warp_reads_between_neighbours() -> None:
+    matrix = warp(5, 21)
+    torch.testing.assert_close(matrix.sum(1), torch.ones(5))
+    at = [(21 ** (j / 4) - 1) / 20 * 20 for j in range(5)]  # 0, 1.14, 3.58, 8.81, 20
+    torch.testing.assert_close(matrix @ torch.arange(21.0), torch.tensor(at))
+    assert ((matrix > 0).sum(1) <= 2).all()
+
+
+def test_masks_by_hand() -> None:
+    mixture, sources = (
+        torch.tensor([[[2.0, 2.0, 4.0, 0.0]]]),
+        torch.tensor([[[[1.0, 1.1, 3.0, 0.0]], [[1.5, 0.9, 1.0, 0.0]]]]),
+    )
+    assert binary_masks(sources, mixture).tolist() == [[[[0, 1, 1, 0]], [[1, 0, 0, 0]]]]  # half is not more than half
+
+
+def test_mask_loss_in_a_plain_loop() -> None:
+    logits, masks = 3 * torch.randn(2, 3, 4, 5), (torch.rand(2, 3, 4, 5) > 0.5).float()
+    mixture = torch.rand(2, 4, 5) * torch.tensor(
+        [0.0, 1e-4, 1.0, 50.0, 1e6]
+    )  # below, within and above the weights' bounds
+    total = 0.0
+    for b, n, t, f in np.ndindex(2, 3, 4, 5):
+        p = 1 / (1 + math.exp(-logits[b, n, t, f].item()))
+        weight = min(max(math.log(1 + mixture[b, t, f].item()), 1e-3), 10)
+        total -= weight * math.log(p if masks[b, n, t, f] else 1 - p)
+    assert mask_loss(logits, masks, mixture).item() == pytest.approx(
+        total / 120, rel=1e-4
+    )  # of elements, not of weights
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_sound_of_pixels_in_a_plain_loop(k: int) -> None:
+    method, mixture = make("sound_of_pixels", k, **SMALL_PIXELS), next(batches(k, 1))
+    more = torch.rand_like(mixture.more_BKF3YX)  # frames that differ, for their maximum
+    mixture = replace(mixture, more_BKF3YX=more)
+    method.weight_M.data.copy_(torch.tensor([1.0, -2.0, 0.5, 3.0])), method.bias.data.fill_(-0.3)
+    method.eval()
+    with torch.no_grad():
+        loss, _ = method(mixture)
+        mixed = method.spectrogram(mixture.mixture_BTF)
+        parts = method.sound((mixed + 1e-10).log()[:, None])
+        logits = torch.zeros(12 // k, k, *mixed.shape[1:])
+        for b, n in np.ndindex(12 // k, k):
+            shots = torch.cat([mixture.frames_BK3YX[b, n][None], more[b, n]])
+            seen = [max(cell.max() for cell in method.see(shots)[:, m]).sigmoid() for m in range(4)]
+            logits[b, n] = sum(w * i * s for w, i, s in zip(method.weight_M, seen, parts[b], strict=True)) - 0.3
+        sources = method.spectrogram(mixture.sources_BKTF.flatten(0, 1)).unflatten(0, (-1, k))
+        expected = mask_loss(logits, binary_masks(sources, mixed), mixed)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("frames", "bins"), [(21, 64), (61, 256), (64, 64), (1, 17), (65, 100)])
+def test_the_network_keeps_any_size(frames: int, bins: int) -> None:
+    net = UNet(3, 2, 4).eval()
+    assert net(torch.randn(2, 1, frames, bins)).shape == (2, 3, frames, bins)
+
+
+def test_all_of_one_source_is_kept() -> None:
+    method = make("sound_of_pixels", 1, **SMALL_PIXELS)
+    losses = train(method, 6, k=1)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_sound_of_pixels_finds_the_classes_of_the_toy_set() -> None:
+    method, every = make("sound_of_pixels", **SMALL_PIXELS), toy()
+    assert method.localise(make_scenes(2, (32, 64))).maps_NMHW.shape == (2, 4, 2, 4)
+    train(method, 30)
+    scenes = replace(
+        make_scenes(24, (32, 32)),
+        frames_N3YX=(255 * every.frames_N3YX).to(torch.uint8),
+        mixture_NTF=every.sounds_NTF,
+    )
+    maps = method.localise(scenes)
+    assert maps.classes == list(NAMES) and maps.maps_NMHW.shape == (24, 3, 2, 2)
+    channel = [method.matching.class_of_M.index(c) for c in range(3)]
+    with torch.no_grad():
+        logits = method.eval().see(every.frames_N3YX)
+    torch.testing.assert_close(
+        maps.maps_NMHW, logits[:, channel].sigmoid(), atol=2e-2, rtol=0
+    )  # frames are bytes there
+    own = np.array([NAMES.index(label) for label in every.labels])
+    seen = maps.maps_NMHW.mean((2, 3)).numpy()
+    shown = [seen[own == c, c].mean() - seen[own != c, c].mean() for c in range(3)]
+    assert min(shown) > 0.1  # the map of a class is higher where the class is
+
+
 # All of them
 
-STAGED: dict[str, dict[str, Any]] = {"dsol": {**TOY, "first_stage": 0.5}}
+STAGED: dict[str, dict[str, Any]] = {"dsol": {**TOY, "first_stage": 0.5}, "sound_of_pixels": SMALL_PIXELS}
 
 
 @pytest.mark.parametrize("name", STAGED)

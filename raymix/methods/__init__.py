@@ -17,6 +17,7 @@ from raymix.methods.method import Examples, Maps, Method, Needs
 from raymix.methods.ots import Ots
 from raymix.methods.ots_mix import OtsMix
 from raymix.methods.permute import Permute
+from raymix.methods.sound_of_pixels import SoundOfPixels
 
 METHODS: dict[str, type[Method]] = {
     "cycle": Cycle,
@@ -28,6 +29,7 @@ METHODS: dict[str, type[Method]] = {
     "attention": Attention,
     "dmc": Dmc,
     "dsol": Dsol,
+    "sound_of_pixels": SoundOfPixels,
 }
 
 __all__ = ["METHODS", "Examples", "Maps", "Method", "Needs", "build", "from_run", "needs"]
