@@ -326,6 +326,22 @@ def test_sound_of_pixels_in_a_plain_loop(k: int) -> None:
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_what_a_channel_keeps_and_its_activity_in_a_plain_loop() -> None:
+    method, every = make("sound_of_pixels", **SMALL_PIXELS).eval(), toy()
+    method.weight_M.data.copy_(torch.tensor([1.0, -2.0, 0.5, 3.0])), method.bias.data.fill_(-0.3)
+    with torch.no_grad():
+        heard = method.spectrogram(every.sounds_NTF[:3])
+        parts, maps = method.sound((heard + 1e-10).log()[:, None]), method.see(every.frames_N3YX[:3]).sigmoid()
+        kept = method.kept(method.hear(heard), heard)
+        activity = method._activity(next(share(size=3)))
+    for n, m in np.ndindex(3, 4):
+        mask = (method.weight_M[m].item() * parts[n, m] - 0.3).sigmoid()
+        share_kept = float((mask * heard[n]).sum() / heard[n].sum())
+        assert kept[n, m].item() == pytest.approx(share_kept, rel=1e-4)
+        assert activity[n, m].item() == pytest.approx(share_kept * float(maps[n, m].mean()), rel=1e-4)
+    assert method.kept(method.hear(0 * heard), 0 * heard).isfinite().all()
+
+
 @pytest.mark.parametrize(("frames", "bins"), [(21, 64), (61, 256), (64, 64), (1, 17), (65, 100)])
 def test_the_network_keeps_any_size(frames: int, bins: int) -> None:
     net = UNet(3, 2, 4).eval()

@@ -219,7 +219,7 @@ class Dsol(Pairs):
     def after_epoch(self, epoch: int, epochs: int, examples: Callable[[], Iterator[Examples]]) -> None:
         """Find clusters in stage 1, and begin stage 2 in time; of the labels only names are taken."""
         if self.since:
-            self.masked = epoch - self.since >= self.unmasked_epochs
+            self.masked = self.masked or epoch - self.since >= self.unmasked_epochs
         elif epoch >= self.initial_epochs:
             learned = self.clustered  # the heads have had an epoch of clusters
             self._cluster(*look(self, examples(), self._object, self.dictionary_MF.shape[1]))
