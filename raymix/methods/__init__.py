@@ -11,11 +11,13 @@ from raymix.methods.attention import Attention
 from raymix.methods.corre import Corre
 from raymix.methods.cycle import Cycle
 from raymix.methods.dmc import Dmc
+from raymix.methods.dsol import Dsol
 from raymix.methods.isi import Isi
 from raymix.methods.method import Examples, Maps, Method, Needs
 from raymix.methods.ots import Ots
 from raymix.methods.ots_mix import OtsMix
 from raymix.methods.permute import Permute
+from raymix.methods.sound_of_pixels import SoundOfPixels
 
 METHODS: dict[str, type[Method]] = {
     "cycle": Cycle,
@@ -26,6 +28,8 @@ METHODS: dict[str, type[Method]] = {
     "ots_mix": OtsMix,
     "attention": Attention,
     "dmc": Dmc,
+    "dsol": Dsol,
+    "sound_of_pixels": SoundOfPixels,
 }
 
 __all__ = ["METHODS", "Examples", "Maps", "Method", "Needs", "build", "from_run", "needs"]
