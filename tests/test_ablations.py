@@ -55,6 +55,18 @@ def test_isi_at_chance_and_at_its_best():
     assert image_cycle_loss(sharp, sharp, TAU).item() == pytest.approx(0, abs=1e-6)
 
 
+def test_isi_ends_on_the_first_of_the_further_frames():
+    method, mixture = small("isi").eval(), make_mixture(3, 2)
+    assert mixture.more_BKF3YX is not None and method.needs.frames == 2
+    (nodes,) = method.hear(mixture.mixture_BTF)
+    views = (mixture.frames_BK3YX, mixture.more_BKF3YX[:, :, 0], mixture.more_BKF3YX[:, :, 1])
+    start, end, third = (method.phi(method.see(frames_BK3YX), nodes) for frames_BK3YX in views)
+    loss = method(mixture)[0].item()
+    assert loss == pytest.approx(image_cycle_loss(start, end, TAU).item(), abs=1e-6)
+    for wrong in ((start, start), (end, end), (end, start), (start, third)):
+        assert abs(image_cycle_loss(*wrong, TAU).item() - loss) > 1e-4
+
+
 @pytest.mark.parametrize("k", [2, 3])
 def test_corre_finds_the_nodes_of_its_own_mixture_among_all(k: int):
     groups, phi = 4, random_phi(4 * k, 4 * k)
@@ -84,6 +96,14 @@ def test_permute_of_two_by_hand_and_its_gradient():
     loss.backward()
     assert loss.item() == pytest.approx(-1.3)  # .9 + .4, not .1 + .2
     assert phi.grad is not None and phi.grad[0].tolist() == [[0, -1], [-1, 0]]
+
+
+def test_permute_above_brute_force_has_the_gradient_of_the_best_pairing():
+    phi = random_phi(1, 5, 5, seed=7).requires_grad_()
+    permutation_invariant_loss(phi).backward()
+    way = max(itertools.permutations(range(5)), key=lambda way: sum(phi[0, j, way[j]].item() for j in range(5)))
+    assert phi.grad is not None
+    assert phi.grad[0].tolist() == [[-1.0 if way[j] == i else 0.0 for i in range(5)] for j in range(5)]
 
 
 def test_collapse_is_the_goal_of_permute_and_is_seen():
