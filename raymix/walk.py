@@ -107,7 +107,7 @@ def best_pairing(phi_BJI: Tensor) -> Tensor:
     if k <= ALL_PAIRINGS:
         pairings_PK = torch.tensor(list(itertools.permutations(range(k))), device=phi_BJI.device)
         return phi_BJI[:, image_K, pairings_PK].sum(-1).amax(-1)
-    found = [linear_sum_assignment(phi_JI, maximize=True)[1] for phi_JI in phi_BJI.detach().cpu().numpy()]
+    found = [linear_sum_assignment(phi_JI, maximize=True)[1] for phi_JI in phi_BJI.detach().nan_to_num().cpu().numpy()]
     sound_BK = torch.tensor([each.tolist() for each in found], device=phi_BJI.device)
     return phi_BJI.gather(2, sound_BK[..., None])[..., 0].sum(-1)
 

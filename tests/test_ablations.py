@@ -142,3 +142,10 @@ def test_isi_says_what_it_lacks():
     mixture = make_mixture(2, 2)
     with pytest.raises(ValueError, match="two frames of a clip"):
         small("isi")(Mixture(mixture.frames_BK3YX, mixture.mixture_BTF, mixture.shifted_BTF))
+
+
+@pytest.mark.parametrize("k", [4, 5])
+def test_what_is_not_a_number_stays_so_for_the_loop_to_find(k: int):
+    phi = random_phi(2, k, k)
+    phi[1] = math.nan
+    assert permutation_invariant_loss(phi).isnan()
