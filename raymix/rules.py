@@ -21,6 +21,14 @@ METHOD_RULES: dict[str, dict[str, Any]] = {
     "audio_clusters": {"low": 1, "high": 64, "whole": True},
     "sharpness": {"above": 0.0},
     "iterations": {"low": 1, "high": 100, "whole": True},
+    "positive_threshold": {"low": -1.0, "high": 1.0},
+    "negative_threshold": {"low": -1.0, "high": 1.0},
+    "softness": {"above": 0.0, "high": 1.0},
+    "image_dropout": {"low": 0.0, "high": 0.99},
+    "momentum": {"low": 0.0, "high": 0.99999},
+    "term_weight": {"low": 0.0},
+    "warm_up_epochs": {"low": 0, "whole": True},
+    "foreground_threshold": {"low": 0.0, "high": 0.99},
 }
 
 
