@@ -21,8 +21,9 @@ from raymix.walk import cell_scores
 def region_mean(scores_NMHW: Tensor, threshold: float, softness: float, above: bool = True) -> Tensor:
     """Mean score of the cells above a threshold (or below it), (N, M).
 
-    A cell counts by sigmoid((score - threshold) / softness), or that of the opposite. It is sum(weight x score) / sum(weight), with the gradient of the weights, as a softmax of their logarithms: a region in
-    which no cell lies, where both sums vanish in float32, still has its mean.
+    A cell counts by sigmoid((score - threshold) / softness), or that of the opposite. It is sum(weight x score) /
+    sum(weight), with the gradient of the weights, as a softmax of their logarithms: a region in which no cell lies, where
+    both sums vanish in float32, still has its mean.
     """
     with torch.autocast(scores_NMHW.device.type, enabled=False):
         scores_NMX = scores_NMHW.float().flatten(2)

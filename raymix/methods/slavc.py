@@ -47,10 +47,10 @@ class Slavc(Pairs):
 
     The loss has two halves: own cells with averaged sounds, and averaged cells with own sounds. In the released code, and
     here, the softmax and the cross-entropy run over the *sounds* in both, so only sounds are gathered from all ranks.
-    Averages follow parameters; the BatchNorm of an averaged encoder has statistics of its own batches, and dropout is drawn for it anew.
-    `map_scenes` uses the averaged encoders, as the released script does (use_mom_eval): the mean cosine of both projections.
-    With fit.accumulate = n the averages move n times an update. Trunk and start of the projections differ from the
-    release as in `ez_vsl`.
+    Averages follow parameters; the BatchNorm of an averaged encoder has statistics of its own batches, and dropout is drawn
+    for it anew. `map_scenes` uses the averaged encoders, as the released script does (use_mom_eval): the mean cosine of both
+    projections. With fit.accumulate = n the averages move n times an update. Trunk and start of the projections differ from
+    the release as in `ez_vsl`.
     Raises ValueError for a knob out of range.
     """
 
