@@ -366,6 +366,25 @@ def test_refuses_in_one_line(name: str, knobs: dict[str, Any], sentence: str) ->
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("name", "trained"), [("lvs", 1), ("ez_vsl", 2), ("slavc", 1), ("fnac", 4)])
+def test_what_is_gathered_gets_its_gradient(name: str, trained: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Detached rows would train another loss, on one rank as on two; only the averages of SLAVC are targets."""
+    seen: list[torch.Tensor] = []
+
+    def spy(rows: torch.Tensor) -> torch.Tensor:
+        seen.append(rows * 1)
+        if rows.requires_grad:
+            seen[-1].retain_grad()
+        return seen[-1]
+
+    for room in {name, "ez_vsl"}:
+        monkeypatch.setattr(f"raymix.methods.{room}.gather", spy)
+    method = make(name, **({"warm_up_epochs": 0} if name == "fnac" else {}))
+    method(make_mixture(4, 2))[0].backward()
+    assert sum(rows.grad is not None and bool(rows.grad.abs().sum() > 0) for rows in seen) == trained
+    assert len(seen) == trained + (name == "slavc")
+
+
 def everything(rank: int, world: int) -> dict[str, Any]:
     """Loss and gradients of every system in CROSSING, on this rank's share of one batch, dropout included."""
     share = 4 // world
