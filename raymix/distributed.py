@@ -8,6 +8,9 @@ group of one, everything here leaves its argument as it is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -16,6 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from raymix.config import Fit
+
+T = TypeVar("T")
 
 
 def ranks() -> int:
@@ -59,6 +64,45 @@ def following(rows: Tensor) -> Tensor:
     if len(every) < 2:
         raise ValueError("a batch of one over all workers has no negatives: fit.batch must be larger")
     return every.roll(-1, 0)[first : first + len(rows)]
+
+
+@torch.no_grad()
+def collect(rows: Tensor) -> Tensor:
+    """The rows of all ranks in rank order, without gradient, however many each has (a rank may have none).
+
+    They travel by the group's own transport (CPU for gloo, CUDA for nccl) and come back to the device of `rows`. Rows must
+    have one shape and dtype on all ranks that have any.
+    """
+    if ranks() == 1:
+        return rows.detach()
+    shapes = collect_objects([(tuple(rows.shape), rows.dtype)])
+    most = max(shape[0] for shape, _ in shapes)
+    row, dtype = next(((shape[1:], dtype) for shape, dtype in shapes if shape[0]), (rows.shape[1:], rows.dtype))
+    carrier = torch.zeros(most, *row, dtype=dtype, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    if len(rows):
+        carrier[: len(rows)] = rows.to(carrier.device)
+    parts = [torch.empty_like(carrier) for _ in shapes]
+    dist.all_gather(parts, carrier)
+    return torch.cat([part[: shape[0]] for part, (shape, _) in zip(parts, shapes, strict=True)]).to(rows.device)
+
+
+def collect_objects(own: list[T]) -> list[T]:
+    """The lists of all ranks, joined in rank order: words, shapes, and other small things that can be pickled."""
+    if ranks() == 1:
+        return list(own)
+    every: list[list[T]] = [[]] * ranks()
+    dist.all_gather_object(every, own)
+    return [each for part in every for each in part]
+
+
+def of_first_rank(make: Callable[[], T]) -> T:
+    """What `make` gives on rank 0, on every rank: two machines may round a decision differently."""
+    if ranks() == 1:
+        return make()
+    line: list[T | None] = [make() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(line, src=0)
+    answer: T = line[0]  # type: ignore[assignment]
+    return answer
 
 
 def _refuse_unequal(rows: Tensor) -> None:

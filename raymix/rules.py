@@ -29,6 +29,15 @@ METHOD_RULES: dict[str, dict[str, Any]] = {
     "term_weight": {"low": 0.0},
     "warm_up_epochs": {"low": 0, "whole": True},
     "foreground_threshold": {"low": 0.0, "high": 0.99},
+    "clusters": {"low": 2, "high": 1000, "whole": True},
+    "first_stage": {"above": 0.0, "high": 1.0},
+    "initial_epochs": {"low": 1, "whole": True},
+    "unmasked_epochs": {"low": 0, "whole": True},
+    "mask": {"low": 0.0, "high": 0.99},
+    "location_weight": {"above": 0.0},
+    "channels": {"low": 1, "high": 1000, "whole": True},
+    "bins": {"low": 4, "high": 512, "whole": True},
+    "downs": {"low": 2, "high": 8, "whole": True},
 }
 
 

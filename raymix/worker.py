@@ -140,8 +140,7 @@ class _Shift:
 
     def _after(self, run: Run, model: Method, device: torch.device, number: int) -> None:
         """What the method does between epochs, on this rank's share of the clips as they are."""
-        examples = (each.to(device) for each in self.loader.examples(run))
-        model.after_epoch(number, run.fit.epochs, lambda: examples)
+        model.after_epoch(number, run.fit.epochs, lambda: (each.to(device) for each in self.loader.examples(run)))
 
     def _begin(self) -> list[int]:
         counts: list[int] = ray.get(self.mailbox.begin.remote(self.order.folder, self.world))

@@ -11,11 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from raymix.methods import METHODS, build
+from raymix.methods.sound_of_pixels import SoundOfPixels, binary_masks, mask_loss
 from raymix.mixture import Mixture
 from raymix.scene import Scenes
 
 SMALL = {"width": 4, "image_size": 32}
 FEW = {"embedding_size": 16, "image_dropout": 0.0}
+# Parameters of a later stage: plain DDP needs a gradient of them at the first step, and it is 0.
+LATER = {"dsol": {"slope", "offset", "seen.weight", "seen.bias", "heard.weight", "heard.bias"}}
 
 
 def small(name: str, k: int = 2):
@@ -76,8 +79,11 @@ def test_gradients_reach_every_parameter(name: str):
     method = small(name)
     method(make_mixture(4, 2))[0].backward()
     trained = {p: value.grad for p, value in method.named_parameters() if value.requires_grad}
-    dead = [p for p, gradient in trained.items() if gradient is None or not gradient.abs().sum() > 0]
-    assert not dead  # plain DistributedDataParallel needs them all
+    assert not [
+        p for p, gradient in trained.items() if gradient is None
+    ]  # plain DistributedDataParallel needs them all
+    still = {p for p, gradient in trained.items() if not gradient.abs().sum() > 0}
+    assert still == LATER.get(name, set())
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -88,7 +94,8 @@ def test_finite_under_bfloat16(name: str):
     loss.backward()
     assert loss.isfinite() and all(p.grad.isfinite().all() for p in method.parameters() if p.requires_grad)
     plain, _ = method(make_mixture(4, 2))
-    assert abs(loss.item() - plain.item()) < 0.2
+    # A rounded cosine is divided by the temperature: the paper's .07 is the measure.
+    assert abs(loss.item() - plain.item()) < 0.2 * max(1.0, 0.07 / getattr(method, "temperature", 0.07))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -113,6 +120,20 @@ def test_saved_weights_give_the_same_maps(name: str, tmp_path: Path):
     assert torch.equal(other.localise(scenes).maps_NMHW, method.localise(scenes).maps_NMHW)
 
 
+def bound(method: torch.nn.Module, mixture: Mixture) -> float:
+    """How low the loss can go on these mixtures: 0, but where it must tell noise from noise.
+
+    They are steady tones in noise, so the best that Sound of Pixels can know is how often each frequency is whose.
+    """
+    if not isinstance(method, SoundOfPixels):
+        return 0.0
+    mixed_BTF = method.spectrogram(mixture.mixture_BTF)
+    sources_BKTF = method.spectrogram(mixture.sources_BKTF.flatten(0, 1)).unflatten(0, mixture.sources_BKTF.shape[:2])
+    masks_BKTF, weight_B1TF = binary_masks(sources_BKTF, mixed_BTF), mixed_BTF.log1p().clamp(1e-3, 10)[:, None]
+    share_BK1F = (masks_BKTF * weight_B1TF).sum(2, keepdim=True) / weight_B1TF.sum(2, keepdim=True)
+    return mask_loss(torch.logit(share_BK1F, eps=1e-6).expand_as(masks_BKTF), masks_BKTF, mixed_BTF).item()
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_loss_falls_on_eight_fixed_mixtures(name: str):
     method, mixture = small(name), make_mixture(8, 2)
@@ -124,7 +145,8 @@ def test_loss_falls_on_eight_fixed_mixtures(name: str):
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:2])
+    lowest = bound(method, mixture)
+    assert np.mean(losses[-5:]) - lowest < 0.6 * (np.mean(losses[:2]) - lowest)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -11,6 +11,7 @@ from raymix.methods.attention import Attention
 from raymix.methods.corre import Corre
 from raymix.methods.cycle import Cycle
 from raymix.methods.dmc import Dmc
+from raymix.methods.dsol import Dsol
 from raymix.methods.ez_vsl import EzVsl
 from raymix.methods.fnac import Fnac
 from raymix.methods.isi import Isi
@@ -20,6 +21,7 @@ from raymix.methods.ots import Ots
 from raymix.methods.ots_mix import OtsMix
 from raymix.methods.permute import Permute
 from raymix.methods.slavc import Slavc
+from raymix.methods.sound_of_pixels import SoundOfPixels
 
 METHODS: dict[str, type[Method]] = {
     "cycle": Cycle,
@@ -34,6 +36,8 @@ METHODS: dict[str, type[Method]] = {
     "ez_vsl": EzVsl,
     "slavc": Slavc,
     "fnac": Fnac,
+    "dsol": Dsol,
+    "sound_of_pixels": SoundOfPixels,
 }
 
 __all__ = ["METHODS", "Examples", "Maps", "Method", "Needs", "build", "from_run", "needs"]
