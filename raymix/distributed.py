@@ -48,7 +48,11 @@ def gather(rows: Tensor) -> Tensor:
         return rows
     if rows.device.type == "cpu":
         _refuse_unequal(rows)
-    return torch.cat(all_gather(rows))
+    every = torch.cat(all_gather(rows))
+    if every.requires_grad:
+        # torch 2.11 sends a gradient as it lies in memory: one with other strides (of a transpose) would arrive scrambled.
+        every.register_hook(torch.Tensor.contiguous)
+    return every
 
 
 def following(rows: Tensor) -> Tensor:

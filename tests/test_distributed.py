@@ -38,12 +38,27 @@ class Contrast(nn.Module):
 
 def everything(rank: int, world: int) -> dict[str, Any]:
     """What a group is started for: both halves of this file in one go, since processes start slowly."""
-    return {"contrast": contrast(rank, world), "norms": normalise(rank) if world == 2 else {}}
+    norms = normalise(rank) if world == 2 else {}
+    return {"contrast": contrast(rank, world), "norms": norms, "turned": turned(rank, world)}
 
 
 @pytest.fixture(scope="module")
 def groups(tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, Any]]]:
     return on_ranks(everything, (1, 2), tmp_path_factory.mktemp("groups"))
+
+
+def turned(rank: int, world: int) -> list[list[float]]:
+    """The gradient of own rows where that of all rows is a transpose in memory, under a mean over ranks."""
+    weight, share = torch.arange(12.0).view(3, 4), 4 // world
+    rows = torch.ones(share, 3, requires_grad=True)
+    (gather(rows).T.contiguous() * weight).sum().backward()
+    gradient: list[list[float]] = (rows.grad / world).tolist()
+    return gradient
+
+
+def test_a_gradient_that_is_not_contiguous_arrives_whole(groups: list[list[dict[str, Any]]]) -> None:
+    [[one], two] = groups
+    assert one["turned"] == torch.arange(12.0).view(3, 4).T.tolist() == two[0]["turned"] + two[1]["turned"]
 
 
 def contrast(rank: int, world: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from raymix.mixture import Mixture
 from raymix.scene import Scenes
 
 SMALL = {"width": 4, "image_size": 32}
+FEW = {"embedding_size": 16, "image_dropout": 0.0}
 # Parameters of a later stage: plain DDP needs a gradient of them at the first step, and it is 0.
 LATER = {"dsol": {"slope", "offset", "seen.weight", "seen.bias", "heard.weight", "heard.bias"}}
 
@@ -25,9 +26,9 @@ def small(name: str, k: int = 2):
     return build(name, k, SMALL, sizes(name))
 
 
-def sizes(name: str) -> dict[str, int]:
-    """A small embedding, where the method has one at all."""
-    return {"embedding_size": 16} if "embedding_size" in signature(METHODS[name]).parameters else {}
+def sizes(name: str) -> dict[str, float]:
+    """A small embedding, and no dropout of so few channels (0.9 would leave 3 of 32), where the method has them at all."""
+    return {knob: value for knob, value in FEW.items() if knob in signature(METHODS[name]).parameters}
 
 
 def make_mixture(groups: int, k: int, size: int = 32, frames: int = 65) -> Mixture:
@@ -93,7 +94,8 @@ def test_finite_under_bfloat16(name: str):
     loss.backward()
     assert loss.isfinite() and all(p.grad.isfinite().all() for p in method.parameters() if p.requires_grad)
     plain, _ = method(make_mixture(4, 2))
-    assert abs(loss.item() - plain.item()) < 0.2
+    # A rounded cosine is divided by the temperature: the paper's .07 is the measure.
+    assert abs(loss.item() - plain.item()) < 0.2 * max(1.0, 0.07 / getattr(method, "temperature", 0.07))
 
 
 @pytest.mark.parametrize("name", METHODS)

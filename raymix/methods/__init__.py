@@ -1,4 +1,4 @@
-"""The systems of the paper's tables, by name: one file each, and its line here."""
+"""The systems of the paper's tables, and later ones, by name: one file each, and its line here."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from raymix.methods.corre import Corre
 from raymix.methods.cycle import Cycle
 from raymix.methods.dmc import Dmc
 from raymix.methods.dsol import Dsol
+from raymix.methods.ez_vsl import EzVsl
+from raymix.methods.fnac import Fnac
 from raymix.methods.isi import Isi
+from raymix.methods.lvs import Lvs
 from raymix.methods.method import Examples, Maps, Method, Needs
 from raymix.methods.ots import Ots
 from raymix.methods.ots_mix import OtsMix
 from raymix.methods.permute import Permute
+from raymix.methods.slavc import Slavc
 from raymix.methods.sound_of_pixels import SoundOfPixels
 
 METHODS: dict[str, type[Method]] = {
@@ -28,6 +32,10 @@ METHODS: dict[str, type[Method]] = {
     "ots_mix": OtsMix,
     "attention": Attention,
     "dmc": Dmc,
+    "lvs": Lvs,
+    "ez_vsl": EzVsl,
+    "slavc": Slavc,
+    "fnac": Fnac,
     "dsol": Dsol,
     "sound_of_pixels": SoundOfPixels,
 }

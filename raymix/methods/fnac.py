@@ -1,0 +1,119 @@
+"""FNAC (Sun et al. 2023, "Learning Audio-Visual Source Localization via False Negative Aware Contrastive Learning").
+
+EZ-VSL, where clips that sound or look alike are no plain negatives: how alike the sounds of a batch are, and how alike its
+frames, says how alike the scores of pairs should be (false negatives are suppressed), and how alike what sounds in the
+frames should be (true negatives are kept apart).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from raymix.distributed import gather
+from raymix.encoders import FULL_WIDTH
+from raymix.methods.ez_vsl import EzVsl
+from raymix.methods.method import Examples
+from raymix.mixture import Mixture
+from raymix.walk import cell_scores
+
+TINY = 1e-5  # added to the span of a map of logits before dividing by it
+
+
+def foreground_mean(cells_NCHW: Tensor, scores_NHW: Tensor, threshold: float, temperature: float) -> Tensor:
+    """Cells whose score, min-max over the frame, is above the threshold: their sum over the count of *all* cells, (N, C).
+
+    Neither divided by the size of the region nor of unit length, as released: a small foreground is like nothing.
+    """
+    with torch.autocast(cells_NCHW.device.type, enabled=False):
+        logits_NX = scores_NHW.detach().float().flatten(1) / temperature
+        low_N1, high_N1 = logits_NX.amin(1, keepdim=True), logits_NX.amax(1, keepdim=True)
+        sounds_NX = (logits_NX - low_N1) / (high_N1 - low_N1 + TINY) > threshold
+        return (cells_NCHW.float().flatten(2) * sounds_NX[:, None]).mean(-1)
+
+
+def alike(rows_MC: Tensor, temperature: float) -> Tensor:
+    """Softmax over the batch of the inner products of each row with all, itself included: (M, M), rows add up to 1."""
+    with torch.autocast(rows_MC.device.type, enabled=False):
+        return (rows_MC.float() @ rows_MC.float().T / temperature).softmax(1)
+
+
+def false_negative_terms(
+    phi_MM: Tensor, sounds_MC: Tensor, frames_MC: Tensor, foreground_MC: Tensor, temperature: float
+) -> dict[str, Tensor]:
+    """Mean absolute differences of (M, M) softmaxes: sounds and scores, sounds and foregrounds, frames and scores.
+
+    Rows of `phi_MM` are frames. Both sides of each difference get gradient, as released.
+    """
+    with torch.autocast(phi_MM.device.type, enabled=False):
+        scored_MM = (phi_MM.float() / temperature).softmax(1)
+        heard_MM = alike(sounds_MC, temperature)
+        return {
+            "sound_term": (heard_MM - scored_MM).abs().mean(),
+            "foreground_term": (heard_MM - alike(foreground_MC, temperature)).abs().mean(),
+            "image_term": (alike(frames_MC, temperature) - scored_MM).abs().mean(),
+        }
+
+
+class Fnac(EzVsl):
+    """Knobs default to the released scripts' (the code's own default is 3 epochs of warm-up). Published with a batch of 256.
+
+    In the first `warm_up_epochs` epochs the loss is EZ-VSL's, after them the three terms count `term_weight` each: the loss
+    rises there. How many epochs are done is a buffer, so that a resumed run, or a trial that goes on from another's
+    checkpoint, does not warm up again.
+    Raises ValueError for a knob out of range.
+    """
+
+    epochs_done: Tensor
+
+    def __init__(
+        self,
+        k: int,
+        *,
+        width: int = FULL_WIDTH,
+        blocks: int = 2,
+        stages: int = 4,
+        embedding_size: int = 512,
+        temperature: float = 0.03,
+        image_dropout: float = 0.9,
+        term_weight: float = 100.0,
+        warm_up_epochs: int = 5,
+        foreground_threshold: float = 0.6,
+        weights: str | None = None,
+    ) -> None:
+        if term_weight < 0 or warm_up_epochs < 0:
+            raise ValueError(f"term_weight={term_weight}, warm_up_epochs={warm_up_epochs}: both must be at least 0")
+        if not 0 <= foreground_threshold < 1:
+            raise ValueError(f"foreground_threshold={foreground_threshold}: must be at least 0 and below 1")
+        super().__init__(
+            k,
+            width=width,
+            blocks=blocks,
+            stages=stages,
+            embedding_size=embedding_size,
+            temperature=temperature,
+            image_dropout=image_dropout,
+            weights=weights,
+        )
+        self.term_weight, self.warm_up_epochs = term_weight, warm_up_epochs
+        self.foreground_threshold = foreground_threshold
+        self.register_buffer("epochs_done", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
+        cells_NCHW, sounds_NC = self.encode(*self.pairs(mixture))
+        sounds_MC = gather(sounds_NC)
+        contrastive, signs, phi_MM = self.contrast(cells_NCHW, sounds_MC)
+        own_NHW = cell_scores(cells_NCHW[:, None], sounds_NC[:, None])[:, 0, 0]
+        foreground_NC = foreground_mean(cells_NCHW, own_NHW, self.foreground_threshold, self.temperature)
+        frames_NC = cells_NCHW.mean((2, 3))
+        terms = false_negative_terms(phi_MM, sounds_MC, gather(frames_NC), gather(foreground_NC), self.temperature)
+        # A factor of 0 or 1, not a branch: Python would have to wait for a GPU to know the number of epochs.
+        warm = (self.epochs_done >= self.warm_up_epochs).to(contrastive.dtype)
+        loss = contrastive + warm * self.term_weight * torch.stack(list(terms.values())).sum()
+        signs |= {name: term.detach() for name, term in terms.items()}
+        return loss, signs | {"loss": loss.detach(), "contrastive": contrastive.detach()}
+
+    def after_epoch(self, epoch: int, epochs: int, examples: Callable[[], Iterator[Examples]]) -> None:
+        self.epochs_done += 1
