@@ -142,12 +142,16 @@ def _part(rows: Sequence[Row], chosen: Sequence[str] | None) -> str:
     for row in sorted(rows, key=lambda row: row.null):
         name = f"null: {row.system}" if row.null else row.system
         cells.append([name, *(_cell(row.summary[metric]) + _mark(row, metric, rows) for metric in metrics)])
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in cells]
-    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
     facts = f"protocol {first.protocol}, layout {first.layout}, scenes {first.scenes_hash}"
     counts = f"{first.scenes} scenes of {first.videos} videos, 95 % intervals by bootstrap over videos"
-    return "\n".join([f"{facts}: {counts} ({first.resamples} resamples, seed {first.seed})", "", *lines])
+    return "\n".join([f"{facts}: {counts} ({first.resamples} resamples, seed {first.seed})", "", *grid(cells)])
+
+
+def grid(cells: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table, aligned; the first row of cells is its head."""
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in cells]
+    return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
 
 
 def _cell(interval: Interval) -> str:

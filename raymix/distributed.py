@@ -33,6 +33,11 @@ def place(count: int) -> int:
     return dist.get_rank() * count if ranks() > 1 else 0
 
 
+def places(rows: Tensor) -> Tensor:
+    """Where each of this rank's rows stands in the batch of all ranks: int64 (N,)."""
+    return place(len(rows)) + torch.arange(len(rows), device=rows.device)
+
+
 @torch.compiler.disable  # torch 2.11 would compile the collective, but lose its gradient
 def gather(rows: Tensor) -> Tensor:
     """The rows of all ranks in rank order, (N, ...) -> (ranks x N, ...), with a gradient to every rank's rows.

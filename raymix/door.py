@@ -90,18 +90,25 @@ def composed(name: str, settings: list[str], config_dir: str | None, home: str) 
     """The typed config that door `name` would have with these words; BadInput in one line as at that door itself."""
     _register()
     path = [f"hydra.searchpath=['file://{os.path.abspath(config_dir)}']"] if config_dir else []
-    try:
+    with _explaining(name):
         with hydra.initialize_config_dir(str(folder("configs")), version_base="1.3"):
             config = hydra.compose(name, [*settings, *path])
         config.home = home
         OmegaConf.resolve(config)
         with refusing():
             return OmegaConf.to_object(config)
+
+
+@contextlib.contextmanager
+def _explaining(name: str) -> Iterator[None]:
+    """Inside, what keeps the config of door `name` from being composed becomes BadInput in one line."""
+    try:
+        yield
     except BadInput:
         raise
     except (HydraException, OmegaConfBaseException) as error:
         raise BadInput(_explain(error, name)) from error
-    except (YAMLError, ValueError, OSError) as error:
+    except (YAMLError, ValueError, OSError) as error:  # a file of the person's own
         raise BadInput(_one_line(error)) from error
 
 
@@ -132,19 +139,13 @@ def _outcome(task: Callable[[Any], int | None], name: str, look: Callable[[], No
 def _compose(name: str) -> Any:
     """The config of the command line; None where Hydra has answered itself (--help, --cfg)."""
     configs: list[Any] = []
-    try:
+    with _explaining(name):
         sys.argv[1:] = _sorted_words(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(folder("configs")), config_name=name)(configs.append)()
         if configs:
             if configs[0].get("home") and "://" not in configs[0].home:  # workers elsewhere stand in other folders
                 configs[0].home = os.path.abspath(os.path.expanduser(configs[0].home))
             OmegaConf.resolve(configs[0])
-    except BadInput:
-        raise
-    except (HydraException, OmegaConfBaseException) as error:
-        raise BadInput(_explain(error, name)) from error
-    except (YAMLError, ValueError, OSError) as error:  # a file of the person's own
-        raise BadInput(_one_line(error)) from error
     return configs[0] if configs else None
 
 

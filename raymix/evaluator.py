@@ -25,7 +25,7 @@ from raymix.truth import Truth
 
 BATCH = 16  # scenes in one forward pass
 LAYOUTS = {"quad": "grid2x2", "solo": "solo2x2", "pair": "hconcat", "single": "single"}
-SOLO = "solo/"  # before the names of metrics on 2x2 scenes with one sounding panel
+LABEL_FREE = ("quad", "solo")  # scenes that tell who listens, which needs no region
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Bench:
     split: str
     scenes: dict[str, Scenes]  # by the names of LAYOUTS
     truth: dict[str, Truth]
-    shuffled: np.ndarray  # which quad scene each quad scene hears instead
+    shuffled: dict[str, np.ndarray]  # of LABEL_FREE: which scene each scene hears instead
 
     @staticmethod
     def key(run: Run) -> tuple[Any, ...]:
@@ -52,7 +52,7 @@ class Bench:
             for name, layout in LAYOUTS.items()
         }
         truth = {name: Truth.of(each) for name, each in scenes.items()}
-        return Bench(split, scenes, truth, derangement(scenes["quad"], seed))
+        return Bench(split, scenes, truth, {name: derangement(scenes[name], seed) for name in LABEL_FREE})
 
 
 def localise(method: Method, scenes: Scenes, device: torch.device | str = "cpu") -> np.ndarray:
@@ -85,32 +85,27 @@ def judge(method: Method, bench: Bench, run: Run, device: torch.device | str = "
 
     The same where one panel sounds is for methods with one map, which cannot name two panels, and for who asks for it.
     """
-    quad = bench.scenes["quad"]
-    maps = localise(method, quad, device)
-    found = {"sounding_accuracy": _sounding(maps, bench.truth["quad"], run)}
-    deaf = localise(method, quad.with_audio(torch.from_numpy(bench.shuffled)), device)
-    found["sounding_accuracy_shuffled"] = _sounding(deaf, bench.truth["quad"], run)
+    maps, found = _listening(method, bench, "quad", run, device)
     if maps.shape[1] > 1:
         found["same_peak"] = same_peak(maps)
-    if maps.shape[1] == 1 or run.study.metric.startswith(f"val/{SOLO}"):
-        found |= _solo(method, bench, run, device)
+    if maps.shape[1] == 1 or run.study.metric.startswith("val/solo/"):
+        _, solo = _listening(method, bench, "solo", run, device)
+        found |= {f"solo/{name}": value for name, value in solo.items()}
     if bench.truth["pair"].has_truth_N.any():
         maps = localise(method, bench.scenes["pair"], device)
         found |= mean(score(maps, bench.truth["pair"], named(run.evaluation.protocol)))
     return {f"{bench.split}/{name}": value for name, value in found.items()}
 
 
-def _solo(method: Method, bench: Bench, run: Run, device: torch.device | str) -> dict[str, float]:
-    scenes, truth = bench.scenes["solo"], bench.truth["solo"]
-    twins = scenes.with_audio(torch.from_numpy(derangement(scenes, run.evaluation.seed)))
-    return {
-        f"{SOLO}sounding_accuracy": _sounding(localise(method, scenes, device), truth, run),
-        f"{SOLO}sounding_accuracy_shuffled": _sounding(localise(method, twins, device), truth, run),
-    }
-
-
-def _sounding(maps_NMHW: np.ndarray, truth: Truth, run: Run) -> float:
-    return mean(score(maps_NMHW, truth, named(run.evaluation.protocol)))["sounding_accuracy"]
+def _listening(
+    method: Method, bench: Bench, layout: str, run: Run, device: torch.device | str
+) -> tuple[np.ndarray, dict[str, float]]:
+    """The maps of one of the LABEL_FREE layouts, and sounding accuracy with its own sound and with another's."""
+    scenes, truth, how = bench.scenes[layout], bench.truth[layout], named(run.evaluation.protocol)
+    maps = localise(method, scenes, device)
+    deaf = localise(method, scenes.with_audio(torch.from_numpy(bench.shuffled[layout])), device)
+    heard, shuffled = (mean(score(each, truth, how))["sounding_accuracy"] for each in (maps, deaf))
+    return maps, {"sounding_accuracy": heard, "sounding_accuracy_shuffled": shuffled}
 
 
 def load(uri: str) -> tuple[Method, Run]:

@@ -6,6 +6,7 @@ a function of (seed, epoch, clip id) alone, so a group looks the same in any ord
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class Mixture:
 
     frames_BK3YX: Tensor  # float32 in [0, 1], augmented
     mixture_BTF: Tensor  # complex64
-    shifted_BTF: Tensor  # complex64: view 2, windows shifted independently
+    shifted_BTF: Tensor | None = None  # complex64: view 2, windows shifted independently
     sources_BKTF: Tensor | None = None  # complex64, what was added up for view 1
     more_BKF3YX: Tensor | None = None  # float32 in [0, 1]: F further frames of each clip, each cropped on its own
 
@@ -46,9 +47,9 @@ class Mixture:
         return self._each(lambda tensor: tensor.pin_memory())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Mixture:
-        sources = None if self.sources_BKTF is None else change(self.sources_BKTF)
-        more = None if self.more_BKF3YX is None else change(self.more_BKF3YX)
-        return Mixture(change(self.frames_BK3YX), change(self.mixture_BTF), change(self.shifted_BTF), sources, more)
+        rest = (self.shifted_BTF, self.sources_BKTF, self.more_BKF3YX)
+        changed = (None if tensor is None else change(tensor) for tensor in rest)
+        return Mixture(change(self.frames_BK3YX), change(self.mixture_BTF), *changed)
 
 
 def group(videos: Sequence[str], k: int, rng: np.random.Generator, order: np.ndarray | None = None) -> np.ndarray:
@@ -116,6 +117,7 @@ def mix(
     flip: bool = True,
     keep_sources: bool = False,
     frames: int = 1,
+    windows: int = 2,
     partners: np.ndarray | None = None,
 ) -> Mixture:
     """Groups (B, K) of clip indices -> a training batch; thread-safe, and random only through (seed, epoch, clip id).
@@ -125,7 +127,7 @@ def mix(
     of other clips: `partners` (B, K), which `partner` draws from the same video or the same group (`shift="video"`,
     "group": of one speaker, as released for VoxCeleb). Frames are cropped to at least the share `crop` of their area,
     resized to `image_size` pixels, and with `flip` half of them are mirrored; with `frames` above 1 there are as many
-    different ones of each clip, evenly apart.
+    different ones of each clip, evenly apart; with `windows=1` there is no second view.
     Raises ValueError for an unknown policy, clips shorter than `seconds`, or of fewer frames.
     """
     one_of("mixture.shift", shift, SHIFTS)
@@ -133,11 +135,9 @@ def mix(
     index_N = np.asarray(groups).reshape(-1)
     chance_N8 = _chances(clips.clip_id[index_N], seed, epoch)
     starts_BK, shifted_BK = _starts(chance_N8, clips.stft.shape[1] - window, shift, groups.shape)
-    mixture, sources = superpose(
-        clips.stft, groups, starts_BK, window, rule=rule, level=level, keep_sources=keep_sources
-    )
-    others_BK = groups if partners is None else partners
-    shifted, _ = superpose(clips.stft, others_BK, shifted_BK, window, rule=rule, level=level)
+    add = functools.partial(superpose, clips.stft, frames=window, rule=rule, level=level)
+    mixture, sources = add(groups, starts_BK, keep_sources=keep_sources)
+    shifted = add(groups if partners is None else partners, shifted_BK)[0] if windows > 1 else None
     shots = _shots(clips, index_N, chance_N8, image_size or clips.frames.shape[2], (crop, flip), (seed, epoch, frames))
     more = torch.stack(shots[1:], 1).unflatten(0, groups.shape) if frames > 1 else None
     return Mixture(shots[0].unflatten(0, groups.shape), mixture, shifted, sources, more)

@@ -17,14 +17,13 @@ import torch
 
 from raymix import __version__, comparison
 from raymix.config import Run
-from raymix.evaluator import Bench, localise
-from raymix.methods import METHODS, Method, from_run
+from raymix.evaluator import LABEL_FREE, Bench, localise
+from raymix.methods import METHODS, Method
 from raymix.protocol import protocol as named
-from raymix.scene import derangement
 from raymix.scoring import Maps, score, summarise
 from raymix.study import ENDS, Study
 from raymix.truth import Truth
-from raymix.verdict import LABEL_FREE, SAID, Contender, chance, what_counts
+from raymix.verdict import Contender, chance, layouts, prefix, untrained, what_counts
 
 Rows = dict[str, dict[str, Any]]  # kind of row (TRAINED and so on) -> layout -> the record of its summary
 TRAINED, SHUFFLED, UNTRAINED, UNTRAINED_SHUFFLED = "trained", "shuffled", "untrained", "untrained_shuffled"
@@ -55,27 +54,18 @@ class Entry:
 def measure(contender: Contender, bench: Bench, device: str) -> Rows:
     """A checkpoint and its untrained network on every layout that has truth, and both on shuffled 2x2 audio."""
     run = contender.run
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.evaluation.seed)
-        untrained = from_run(run, pretrained=False)
     found: Rows = {}
-    for kind, method in ((TRAINED, contender.method), (UNTRAINED, untrained)):
+    for kind, method in ((TRAINED, contender.method), (UNTRAINED, untrained(run))):
         found[kind] = {layout: _scored(method, bench, layout, run, device) for layout in layouts(bench)}
         deaf = SHUFFLED if kind == TRAINED else UNTRAINED_SHUFFLED
         found[deaf] = {layout: _scored(method, bench, layout, run, device, shuffled=True) for layout in LABEL_FREE}
     return found
 
 
-def layouts(bench: Bench) -> list[str]:
-    """The layouts that can be scored: 2x2 always, the others where the split has regions."""
-    return [name for name in SAID if name in LABEL_FREE or bench.truth[name].has_truth_N.any()]
-
-
 def _scored(method: Method, bench: Bench, layout: str, run: Run, device: str, shuffled: bool = False) -> dict[str, Any]:
     scenes = bench.scenes[layout]
     if shuffled:
-        strangers = bench.shuffled if layout == "quad" else derangement(scenes, run.evaluation.seed)
-        scenes = scenes.with_audio(torch.from_numpy(strangers))
+        scenes = scenes.with_audio(torch.from_numpy(bench.shuffled[layout]))
     return _record(localise(method.to(device), scenes, device), bench.truth[layout], layout, run)
 
 
@@ -97,8 +87,7 @@ def scores(rows: Rows, split: str) -> dict[str, float]:
     """The checkpoint's own numbers under the names that `raymix.evaluate` gives them."""
     found = {"sounding_accuracy_shuffled": rows[SHUFFLED]["quad"]["metrics"]["sounding_accuracy"]["value"]}
     for layout, record in rows[TRAINED].items():
-        before = f"{layout}/" if layout in ("single", "solo") else ""
-        found |= {before + name: each["value"] for name, each in record["metrics"].items()}
+        found |= {prefix(layout) + name: each["value"] for name, each in record["metrics"].items()}
     return {f"{split}/{name}": value for name, value in sorted(found.items())}
 
 
@@ -195,10 +184,8 @@ def markdown(found: Mapping[str, Any]) -> str:
             cells.append([f"null: {line['system']}, untrained", "", *_texts(line["untrained"], heads), *blank])
     for name, record in found["nulls"].items():
         cells.append([f"null: {name}", "", *_texts(_cells([{name: record}], name, ""), heads), *blank])
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in cells]
-    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    return "\n".join([f"# {found['comparison']}: systems tuned with one budget", "", *_facts(found), "", *lines, ""])
+    title = f"# {found['comparison']}: systems tuned with one budget"
+    return "\n".join([title, "", *_facts(found), "", *comparison.grid(cells), ""])
 
 
 def _texts(cells: Mapping[str, Any], heads: Sequence[str]) -> list[str]:

@@ -170,12 +170,12 @@ class Loader:
         mine = per_piece // self._world
         for start in range(0, len(groups_GK) // per_batch * per_batch, per_piece):
             own_BK = groups_GK[start + self._rank * mine : start + (self._rank + 1) * mine]
-            own_N, partners = own_BK.reshape(-1), None
-            if run.mixture.shift in BEYOND:
-                keys = self.shelf.videos if run.mixture.shift == "video" else self.shelf.groups
-                others_N = partner(self.shelf.ids, keys, own_N, seed=run.fit.seed, epoch=number)
-                own_N, partners = np.concatenate([own_N, others_N]), own_BK.size + np.arange(own_BK.size).reshape(-1, k)
-            yield _mixed(run, number, self.shelf.take(own_N), np.arange(own_BK.size).reshape(-1, k), partners)
+            seats_BK, partners_BK = np.arange(own_BK.size).reshape(-1, k), None
+            own_N = own_BK.reshape(-1)
+            others_BK = _partners(run, number, self.shelf.ids, self.shelf.videos, self.shelf.groups, own_BK)
+            if others_BK is not None:
+                own_N, partners_BK = np.concatenate([own_N, others_BK.reshape(-1)]), own_BK.size + seats_BK
+            yield _mixed(run, number, self.shelf.take(own_N), seats_BK, partners_BK)
 
     def _from_stream(self, run: Run, number: int) -> Iterator[Mixture]:
         """Clips as Ray Data brings them, in windows of eight batches that are shuffled before they are grouped."""
@@ -191,11 +191,8 @@ class Loader:
             per_batch = own // run.mixture.k
             mine = per_batch // run.fit.accumulate
             for start in range(0, len(groups_GK) // per_batch * per_batch, mine):
-                chosen, partners = groups_GK[start : start + mine], None
-                if run.mixture.shift in BEYOND:  # among the clips of this window
-                    keys = clips.video if run.mixture.shift == "video" else clips.group
-                    found_N = partner(clips.clip_id, keys, chosen.reshape(-1), seed=run.fit.seed, epoch=number)
-                    partners = found_N.reshape(chosen.shape)
+                chosen = groups_GK[start : start + mine]
+                partners = _partners(run, number, clips.clip_id, clips.video, clips.group, chosen)  # of this window
                 yield _mixed(run, number, clips, chosen, partners)
 
     def examples(self, run: Run) -> Iterator[Examples]:
@@ -213,6 +210,17 @@ class Loader:
             before += self._world * len(clips)
 
 
+def _partners(
+    run: Run, number: int, ids: np.ndarray, videos: np.ndarray, groups: np.ndarray, index_BK: np.ndarray
+) -> np.ndarray | None:
+    """The clips (B, K) whose windows are the second view, where that is one of another clip."""
+    shift = run.mixture.shift
+    if shift not in BEYOND:
+        return None
+    keys = videos if shift == "video" else groups
+    return partner(ids, keys, index_BK.reshape(-1), seed=run.fit.seed, epoch=number).reshape(index_BK.shape)
+
+
 def _example(run: Run, clips: Clips, place_N: np.ndarray) -> Examples:
     window = window_frames(run.mixture.seconds, clips.stft.shape[1])
     index_N1 = np.arange(len(clips))[:, None]
@@ -227,7 +235,7 @@ def _mixed(run: Run, number: int, clips: Clips, groups_BK: np.ndarray, partners_
     return mix(
         clips, groups_BK, seed=run.fit.seed, epoch=number, seconds=m.seconds, shift=m.shift, rule=m.rule, level=m.level,
         image_size=run.encoder.image_size, crop=m.crop, flip=m.flip, keep_sources=wanted.sources, frames=wanted.frames,
-        partners=partners_BK,
+        windows=wanted.windows, partners=partners_BK,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import torch
 from raymix import clip, comparison, figures
 from raymix.comparison import Row
 from raymix.config import Run
-from raymix.evaluator import LAYOUTS, Bench, localise
+from raymix.evaluator import LABEL_FREE, LAYOUTS, Bench, localise
 from raymix.methods import Method, from_run
 from raymix.metrics import sounding_chance, unit_range
 from raymix.protocol import protocol as named
@@ -26,7 +26,6 @@ from raymix.scoring import score
 from raymix.truth import Truth
 
 SAID = {"quad": "2x2", "solo": "solo", "pair": "side by side", "single": "single"}
-LABEL_FREE = ("quad", "solo")  # scenes that tell who listens, which needs no region
 TRAINING_CLIPS = 128  # that the mean training map is made of
 _CORNERS = ("top left", "top right", "bottom left", "bottom right")
 _PANELS = {"quad": _CORNERS, "solo": _CORNERS, "pair": ("left", "right")}
@@ -64,9 +63,25 @@ class Verdict:
         for layout, rows in self.rows.items():
             for row in rows:
                 if row.system == contender.name:
-                    before = f"{layout}/" if layout in ("single", "solo") else ""
-                    found |= {before + name: each.value for name, each in row.summary.items()}
+                    found |= {prefix(layout) + name: each.value for name, each in row.summary.items()}
         return {f"{self.bench.split}/{name}": value for name, value in sorted(found.items())}
+
+
+def prefix(layout: str) -> str:
+    """What stands before the names of a layout's metrics: those of `solo` and `single` have twins elsewhere."""
+    return f"{layout}/" if layout in ("single", "solo") else ""
+
+
+def layouts(bench: Bench) -> list[str]:
+    """The layouts that can be scored: 2x2 always, the others where the split has regions."""
+    return [name for name in SAID if name in LABEL_FREE or bench.truth[name].has_truth_N.any()]
+
+
+def untrained(run: Run) -> Method:
+    """The network of a run as it starts, the same for the same evaluation seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.evaluation.seed)
+        return from_run(run, pretrained=False)
 
 
 def twin(contender: Contender) -> str:
@@ -98,18 +113,16 @@ def reach(contenders: list[Contender], bench: Bench, device: str, echo: Callable
     rows: dict[str, list[Row]] = {}
     kept: dict[str, np.ndarray] = {}
     means = _mean_training_maps(best, device, notes)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(best.run.evaluation.seed)
-        untrained = from_run(best.run, pretrained=False).to(device)
+    fresh, scored = untrained(best.run).to(device), layouts(bench)
     for layout in SAID:
         truth = what_counts(layout, bench.truth[layout])
-        if layout not in LABEL_FREE and not truth.has_truth_N.any():
+        if layout not in scored:
             notes.append(f"{SAID[layout]}: the {split} split has no regions for these scenes, box metrics are left out")
             continue
         echo(f"  {SAID[layout]}: {len(truth)} scenes, {len(contenders)} checkpoint(s) and the null systems ...")
         seed, mean_HW, how = best.run.evaluation.seed, means.get(layout), named(best.run.evaluation.protocol)
         other = _strangers(bench, layout, seed, notes)
-        maps, null = _maps(contenders, untrained, bench, layout, other, device)
+        maps, null = _maps(contenders, fresh, bench, layout, other, device)
         rows[layout] = comparison.final(maps, truth, how, null=null, mean_map_HW=mean_HW, seed=seed)
         kept[layout] = maps[best.name]
     if "pair" not in kept:  # pictures show it all the same
@@ -127,14 +140,15 @@ def what_counts(layout: str, truth: Truth) -> Truth:
 def _strangers(bench: Bench, layout: str, seed: int, notes: list[str]) -> torch.Tensor | None:
     """Which scene each scene hears instead; None where the split is too small for that."""
     try:
-        return torch.from_numpy(bench.shuffled if layout == "quad" else derangement(bench.scenes[layout], seed))
+        index_N = bench.shuffled[layout] if layout in LABEL_FREE else derangement(bench.scenes[layout], seed)
+        return torch.from_numpy(index_N)
     except ValueError as error:
         notes.append(f"{SAID[layout]}: no shuffled audio: {error}")
         return None
 
 
 def _maps(
-    contenders: list[Contender], untrained: Method, bench: Bench, layout: str, other: torch.Tensor | None, device: str
+    contenders: list[Contender], fresh: Method, bench: Bench, layout: str, other: torch.Tensor | None, device: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Raw maps of everything with a model, by the name of its row, and which of these are null systems."""
     scenes, best = bench.scenes[layout], contenders[0]
@@ -145,7 +159,7 @@ def _maps(
         if other is not None
     }
     deaf[f"{best.name}, silent audio"] = localise(best.method, scenes.silent(), device)
-    deaf["untrained network"] = localise(untrained, scenes, device)
+    deaf["untrained network"] = localise(fresh, scenes, device)
     return maps | deaf, list(deaf)
 
 

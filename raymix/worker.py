@@ -10,7 +10,6 @@ import copy
 import functools
 import os
 import traceback
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -46,10 +45,10 @@ def work(given: dict[str, Any]) -> None:
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     source, mailbox, slot = given["source"], given["mailbox"], given["slot"]
     shard = None if source.parts else ray.train.get_dataset_shard("train")
-    loader, clock, nodes = Loader(source, shard, rank, world), Clock(), _spread(world)
+    loader, clock, nodes = Loader(source, shard, rank, world), Clock(), _spread()
     order = Order(None)
     while True:
-        order = _from_rank_0(rank, world, functools.partial(_ask, mailbox, slot, order.seq))
+        order = distributed.of_first_rank(functools.partial(_ask, mailbox, slot, order.seq))
         if order.trial is None:
             return
         _Shift(order, loader, mailbox, slot, rank, world, nodes, clock).run()
@@ -60,22 +59,9 @@ def _ask(mailbox: Any, slot: str, after: int) -> Order:
     return order
 
 
-def _from_rank_0(rank: int, world: int, ask: Callable[[], Any]) -> Any:
-    """What rank 0 got from `ask`, on every rank."""
-    answer = ask() if rank == 0 else None
-    if world > 1:
-        line = [answer]
-        dist.broadcast_object_list(line, src=0)
-        answer = line[0]
-    return answer
-
-
-def _spread(world: int) -> int:
+def _spread() -> int:
     """How many nodes this group of workers is spread over."""
-    names = [ray.get_runtime_context().get_node_id()] * world
-    if world > 1:
-        dist.all_gather_object(names, names[0])
-    return len(set(names))
+    return len(set(distributed.collect_objects([ray.get_runtime_context().get_node_id()])))
 
 
 def lost_peer(error: BaseException) -> bool:
@@ -115,7 +101,7 @@ class _Shift:
 
     def _train(self) -> None:
         run: Run = from_plain(self.order.plain)
-        starts, lately = _from_rank_0(self.rank, self.world, self._begin)
+        starts, lately = distributed.of_first_rank(self._begin)
         if lately > TRIES:
             raise TrialFailed(f"its workers were lost {TRIES} times within one epoch")
         self.starts = starts
@@ -151,7 +137,7 @@ class _Shift:
         device = ray.train.torch.get_device()
         torch.manual_seed(run.fit.seed)
         model = from_run(run)
-        uri = _from_rank_0(self.rank, self.world, self._newest) or self.order.origin
+        uri = distributed.of_first_rank(self._newest) or self.order.origin
         start = checkpoint.load(uri) if uri else None
         if start:
             model.load_state_dict(start.weights)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from raymix.distributed import gather, place
+from raymix.distributed import gather, places
 from raymix.methods.nodes import Nodes
 from raymix.mixture import Mixture
 from raymix.walk import mixed_correspondence_loss
@@ -19,7 +18,6 @@ class Corre(Nodes):
         (nodes_BKC,) = self.hear(mixture.mixture_BTF)
         every_1MC = gather(nodes_BKC).flatten(0, 1)[None]  # each rank holds its own images against all nodes
         phi_NM = self.phi(map_BKCHW.flatten(0, 1)[None], every_1MC)[0]
-        own_B = place(len(nodes_BKC)) + torch.arange(len(nodes_BKC), device=phi_NM.device)
-        own_N = own_B.repeat_interleave(self.k)
+        own_N = places(nodes_BKC).repeat_interleave(self.k)
         loss = mixed_correspondence_loss(phi_NM, own_N, self.k, self.temperature)
         return loss, self.signs(loss, map_BKCHW, nodes_BKC)

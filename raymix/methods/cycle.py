@@ -19,6 +19,8 @@ class Cycle(Nodes):
     needs: ClassVar[Needs] = Needs(windows=2)
 
     def forward(self, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
+        if mixture.shifted_BTF is None:
+            raise ValueError("Cycle walks by two views of a sound, and this batch brings one")
         map_BKCHW = self.see(mixture.frames_BK3YX)
         nodes_BKC, shifted_BKC = self.hear(mixture.mixture_BTF, mixture.shifted_BTF)
         phi_BJI = self.phi(map_BKCHW, nodes_BKC)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raymix.distributed import gather, place
+from raymix.distributed import gather, places
 from raymix.encoders import FULL_WIDTH
 from raymix.methods.method import spread
 from raymix.methods.pairs import Pairs
@@ -83,11 +83,10 @@ class Lvs(Pairs):
     def forward(self, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
         cells_NCHW, sounds_NC = self.encode(*self.pairs(mixture))
         scores_NMHW = cell_scores(cells_NCHW[None], gather(sounds_NC)[None])[0]
-        count = len(sounds_NC)
-        own_N = place(count) + torch.arange(count, device=scores_NMHW.device)
+        own_N = places(sounds_NC)
         logits_NL = lvs_logits(scores_NMHW, own_N, self.thresholds, self.softness, self.temperature)
         loss = F.cross_entropy(logits_NL, own_N)
-        own_NHW = scores_NMHW.detach()[torch.arange(count, device=own_N.device), own_N]
+        own_NHW = scores_NMHW.detach()[torch.arange(len(own_N), device=own_N.device), own_N]
         return loss, {
             "loss": loss.detach(),
             "accuracy": (logits_NL.detach().argmax(1) == own_N).float().mean(),

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raymix.distributed import following, gather, place
+from raymix.distributed import following, gather, places
 from raymix.encoders import FULL_WIDTH
 from raymix.methods.method import Maps, spread
 from raymix.methods.pairs import Pairs
@@ -86,9 +86,8 @@ class Ots(Pairs):
         return bce_loss(own_N, other_N), {"accuracy": right.detach(), "scale": scale.detach()}
 
     def _among_all(self, cells_NCHW: Tensor, sounds_NC: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        count, every_MC = len(sounds_NC), gather(sounds_NC)
-        phi_NM = similarity(cells_NCHW[None], every_MC[None])[0]
-        own_N = place(count) + torch.arange(count, device=phi_NM.device)
+        phi_NM = similarity(cells_NCHW[None], gather(sounds_NC)[None])[0]
+        own_N = places(sounds_NC)
         right = (phi_NM.argmax(1) == own_N).float().mean()
         signs = {"accuracy": right, "temperature": phi_NM.new_tensor(self.temperature)}
         return infonce_loss(phi_NM, own_N, self.temperature), signs

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raymix.distributed import gather, place
+from raymix.distributed import gather, places
 from raymix.encoders import FULL_WIDTH, AudioEncoder, ImageEncoder
 from raymix.methods.ez_vsl import dropped, refuse_out_of_range
 from raymix.methods.method import Maps, spread
@@ -117,7 +117,7 @@ class Slavc(Pairs):
         cells_N2CHW = self.see(frames_N3YX, self.image, self.visual)
         sounds_N2C = self.hear(sounds_NTF, self.audio, self.acoustic)
         slow_cells_N2CHW, slow_sounds_N2C = self.encode_average(frames_N3YX, sounds_NTF)
-        own_N = place(len(sounds_N2C)) + torch.arange(len(sounds_N2C), device=sounds_N2C.device)
+        own_N = places(sounds_N2C)
         log_NM = log_agreement(cells_N2CHW, gather(slow_sounds_N2C), self.temperature)
         own_cells = agreement_loss(log_NM, own_N)
         own_sounds = agreement_loss(log_agreement(slow_cells_N2CHW, gather(sounds_N2C), self.temperature), own_N)
