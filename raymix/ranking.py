@@ -134,7 +134,7 @@ def _study(entry: Entry) -> dict[str, Any]:
 
 
 def _systems(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """One line for each system over its seeds, best sounding accuracy first, those without a score last."""
+    """One line for each system over its seeds, best first: by 2x2 scenes, then (of one map) by solo ones."""
     lines = []
     for system in dict.fromkeys(each.system for each in entries):
         own = [each for each in entries if each.system == system]
@@ -151,8 +151,13 @@ def _systems(entries: Sequence[Entry]) -> list[dict[str, Any]]:
                 "spent": {key: sum(each[key] for each in costs) for key in costs[0]},
             }
         )
-    first = COLUMNS[0][3]
-    return sorted(lines, key=lambda line: -(line["scores"].get(first) or {"value": -math.inf})["value"])
+    return sorted(lines, key=lambda line: [-_score(line, layout) for layout in LABEL_FREE])
+
+
+def _score(line: Mapping[str, Any], layout: str) -> float:
+    """Sounding accuracy of a line on a layout, -inf where it has none."""
+    heads = [head for at, metric, deaf, head in COLUMNS if at == layout and metric == "sounding_accuracy" and not deaf]
+    return float((line["scores"].get(heads[0]) or {"value": -math.inf})["value"])
 
 
 def _cells(rows: Sequence[Rows], kind: str, shuffled: str) -> dict[str, Any]:

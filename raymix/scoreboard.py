@@ -14,7 +14,7 @@ from typing import Any
 from raymix import __version__, comparison
 from raymix.comparison import Row
 from raymix.study import Study
-from raymix.verdict import SAID, Contender, Verdict, chance, twin
+from raymix.verdict import SAID, Contender, Verdict, aims, chance, twin
 
 TOLERANCE = 1e-6  # of a validation score computed again
 _SHORT = (  # what a terminal has room for: layout, metric, heading
@@ -193,7 +193,7 @@ def _value(reached: Verdict, layout: str, metric: str, system: str) -> float | N
 
 def _words(reached: Verdict, contender: Contender) -> list[str]:
     lines = []
-    for layout, metric, said in (("quad", "sounding_accuracy", "sounding accuracy"), ("pair", "ciou@0.3", "CIoU@0.3")):
+    for layout, (metric, said) in aims(contender).items():
         row = _row(reached, layout, contender.name)
         if row is None or metric not in row.summary:
             continue

@@ -72,6 +72,13 @@ def prefix(layout: str) -> str:
     return f"{layout}/" if layout in ("single", "solo") else ""
 
 
+def aims(contender: Contender) -> dict[str, tuple[str, str]]:
+    """The numbers that a system of its kind is told by, {layout: (metric, what it is called)}: one map cannot name two."""
+    if prefix("solo") in contender.run.study.metric:
+        return {"solo": ("sounding_accuracy", "sounding accuracy"), "single": ("iou@0.5", "IoU@0.5")}
+    return {"quad": ("sounding_accuracy", "sounding accuracy"), "pair": ("ciou@0.3", "CIoU@0.3")}
+
+
 def layouts(bench: Bench) -> list[str]:
     """The layouts that can be scored: 2x2 always, the others where the split has regions."""
     return [name for name in SAID if name in LABEL_FREE or bench.truth[name].has_truth_N.any()]
@@ -91,7 +98,8 @@ def twin(contender: Contender) -> str:
 
 def chance(contender: Contender, truth: Truth) -> float:
     """Sounding accuracy of maps that peak blindly: in different panels, or in any, whichever is right more often."""
-    panels, sounding, maps = len(truth.rects_P4), truth.panels_NS.shape[1], contender.run.mixture.k
+    panels, sounding = len(truth.rects_P4), truth.panels_NS.shape[1]
+    maps = contender.run.mixture.k if sounding > 1 else 1  # of one source all maps are made one
     return max(sounding_chance(panels, sounding, maps, distinct) for distinct in (True, False))
 
 
@@ -213,15 +221,15 @@ def pictures(verdict: Verdict, count: int) -> dict[str, bytes]:
 def charts(verdict: Verdict) -> dict[str, bytes]:
     """PNG files by name: the checkpoints beside the null systems, by each layout's first number."""
     files, best = {}, verdict.contenders[0]
-    for layout, metric, name in (("quad", "sounding_accuracy", "sounding-accuracy"), ("pair", "ciou@0.3", "ciou")):
+    for layout, (metric, said) in aims(best).items():
         rows = [row for row in verdict.rows.get(layout, []) if metric in row.summary]
         if rows:
             figure = figures.comparison(
                 {row.system: row.summary[metric] for row in rows},
                 [row.system for row in rows if row.null],
-                metric=metric.replace("_", " ").replace("ciou", "CIoU"),
+                metric=said,
                 heading=f"{verdict.bench.split} split, {SAID[layout]}, {rows[0].summary.scenes} scenes",
-                chance=chance(best, verdict.bench.truth[layout]) if layout == "quad" else None,
+                chance=chance(best, verdict.bench.truth[layout]) if layout in LABEL_FREE else None,
             )
-            files[f"{name}.png"] = figures.png(figure)
+            files[f"{metric.partition('@')[0].replace('_', '-')}.png"] = figures.png(figure)
     return files

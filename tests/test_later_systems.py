@@ -1,4 +1,4 @@
-"""Later systems of pairs (LVS, EZ-VSL, SLAVC, FNAC): losses against plain loops in float64, and across ranks."""
+"""Later systems of pairs (LVS, EZ-VSL, SLAVC, FNAC): losses against plain loops in float64."""
 
 from __future__ import annotations
 
@@ -10,25 +10,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from ranks import on_ranks
 from safetensors.torch import load_file, save_file
 from test_methods import SMALL, make_mixture, make_scenes, sizes
-from test_pairs import take
-from torch.nn.parallel import DistributedDataParallel
 
-from raymix.distributed import synchronise
 from raymix.methods import build
 from raymix.methods.ez_vsl import both_ways, dropped
 from raymix.methods.fnac import alike, false_negative_terms, foreground_mean
 from raymix.methods.lvs import lvs_logits, region_mean
 from raymix.methods.slavc import agreement_loss, log_agreement
-
-CROSSING: dict[str, tuple[str, dict[str, Any]]] = {
-    "lvs": ("lvs", {}),
-    "ez_vsl": ("ez_vsl", {}),
-    "slavc": ("slavc", {"image_dropout": 0.5}),
-    "fnac, warm": ("fnac", {"warm_up_epochs": 0, "image_dropout": 0.5}),
-}
 
 
 def make(name: str, k: int = 2, **knobs: Any):
@@ -383,34 +372,3 @@ def test_what_is_gathered_gets_its_gradient(name: str, trained: int, monkeypatch
     method(make_mixture(4, 2))[0].backward()
     assert sum(rows.grad is not None and bool(rows.grad.abs().sum() > 0) for rows in seen) == trained
     assert len(seen) == trained + (name == "slavc")
-
-
-def everything(rank: int, world: int) -> dict[str, Any]:
-    """Loss and gradients of every system in CROSSING, on this rank's share of one batch, dropout included."""
-    share = 4 // world
-    part = slice(rank * share, (rank + 1) * share)
-    answer: dict[str, Any] = {}
-    for label, (name, knobs) in CROSSING.items():
-        method = synchronise(make(name, blocks=1, stages=3, **knobs), "cpu")
-        wrapped = DistributedDataParallel(method) if world > 1 else method
-        torch.manual_seed(3)
-        loss, _ = wrapped(take(make_mixture(4, 2), part))
-        loss.backward()
-        gradient = {n: p.grad.tolist() for n, p in method.named_parameters() if p.requires_grad}
-        answer[label] = {"loss": loss.item(), "gradient": gradient}
-    return answer
-
-
-def test_two_ranks_train_as_one(tmp_path_factory: pytest.TempPathFactory) -> None:
-    [[one], two] = on_ranks(everything, (1, 2), tmp_path_factory.mktemp("ranks"))
-    assert set(one) == set(CROSSING)
-    for label, whole in one.items():
-        assert np.mean([rank[label]["loss"] for rank in two]) == pytest.approx(whole["loss"], rel=1e-4), label
-        for name, value in whole["gradient"].items():
-            expected = torch.tensor(value)
-            slack = 1e-3 * max(1e-2, float(expected.abs().max()))
-            for rank in two:
-                found = torch.tensor(rank[label]["gradient"][name])
-                torch.testing.assert_close(
-                    found, expected, atol=slack, rtol=0, msg=lambda m, at=f"{label}, {name}": f"{at}: {m}"
-                )

@@ -1,4 +1,4 @@
-"""Systems of pairs: each loss against a plain loop in float64 or numbers by hand, and one batch on one rank or on two."""
+"""Systems of pairs: each loss against a plain loop in float64 or numbers by hand."""
 
 from __future__ import annotations
 
@@ -9,27 +9,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from ranks import on_ranks
 from test_methods import SMALL, make_mixture, make_scenes, sizes
-from torch.nn.parallel import DistributedDataParallel
 
-from raymix.distributed import following, synchronise
+from raymix.distributed import following
 from raymix.methods import build
 from raymix.methods.attention import attend
-from raymix.methods.dmc import distances, soft_kmeans
+from raymix.methods.dmc import DEPTH, distances, soft_kmeans
 from raymix.methods.ots import SCALE, bce_loss, infonce_loss
 from raymix.methods.pairs import contrastive_loss
 from raymix.mixture import Mixture
 
-# Every loss whose negatives cross ranks: a name, a method and its knobs.
-CROSSING: dict[str, tuple[str, dict[str, Any]]] = {
-    "ots": ("ots", {}),
-    "ots, infonce": ("ots", {"loss": "infonce"}),
-    "ots_mix": ("ots_mix", {}),
-    "ots_mix, infonce": ("ots_mix", {"loss": "infonce"}),
-    "attention": ("attention", {"margin": 60.0}),  # wide enough for negatives to count in untrained networks
-    "dmc": ("dmc", {"margin": 60.0, "sharpness": 3.0}),
-}
+# What lets negatives count in an untrained network.
+WIDE: dict[str, dict[str, float]] = {"attention": {"margin": 60.0}, "dmc": {"margin": 60.0, "sharpness": 3.0}}
 
 
 def make(name: str, k: int = 2, **knobs: Any):
@@ -118,7 +109,7 @@ def test_a_negative_gets_its_gradient_too(name: str, monkeypatch: pytest.MonkeyP
         return seen[-1]
 
     monkeypatch.setattr(f"raymix.methods.{room}.following", spy)
-    make(name, **CROSSING[name][1])(make_mixture(4, 2))[0].backward()
+    make(name, **WIDE.get(name, {}))(make_mixture(4, 2))[0].backward()
     assert len(seen) == 1 and seen[0].grad.abs().sum() > 0
     rows = torch.randn(3, 2, requires_grad=True)
     (following(rows) * torch.tensor([[1.0], [2.0], [3.0]])).sum().backward()
@@ -229,7 +220,7 @@ def test_a_centre_without_points_stays_finite() -> None:
 def test_dmc_in_a_plain_loop(k: int) -> None:
     method, mixture = make("dmc", k, margin=60.0, sharpness=3.0), make_mixture(2, k)
     loss, _ = method(mixture)
-    seen_NVC, heard_NAC, _ = (each.detach().double().numpy() for each in method.group(*method.pairs(mixture)))
+    _, seen_NVC, heard_NAC, _ = (each.detach().double().numpy() for each in method.group(*method.pairs(mixture)))
     n, total = 2 * k, 0.0
     assert seen_NVC.shape[1] == 4 and heard_NAC.shape[1] == 2
     for i in range(n):
@@ -244,12 +235,21 @@ def test_dmc_maps_are_those_of_the_nearest_group() -> None:
     method, scenes = make("dmc", visual_clusters=3, sharpness=3.0).eval(), make_scenes(2, (64, 64))
     maps_NMHW = method.localise(scenes).maps_NMHW
     with torch.no_grad():
-        seen_NVC, heard_NAC, assigned_NVHW = method.group(scenes.frames_N3YX / 255, scenes.mixture_NTF)
+        cells_NXC, seen_NVC, heard_NAC, assigned_NVHW = method.group(scenes.frames_N3YX / 255, scenes.mixture_NTF)
     assert maps_NMHW.shape == (2, 2, 4, 4)
     for n in range(2):
         for place in range(2):
             away = [math.dist(o.tolist(), heard_NAC[n, place].tolist()) for o in seen_NVC[n]]
-            torch.testing.assert_close(maps_NMHW[n, place], assigned_NVHW[n, int(np.argmin(away))])
+            near = [DEPTH / (1 + math.dist(u.tolist(), heard_NAC[n, place].tolist())) for u in cells_NXC[n]]
+            expected_HW = assigned_NVHW[n, int(np.argmin(away))] + torch.tensor(near).view(4, 4)
+            torch.testing.assert_close(maps_NMHW[n, place], expected_HW)
+
+
+def test_a_dmc_map_of_whole_cells_has_a_peak() -> None:
+    maps_NMHW = make("dmc", sharpness=1e6).eval().localise(make_scenes(2, (64, 64))).maps_NMHW
+    for map_X in maps_NMHW.flatten(2).flatten(0, 1):
+        best = map_X[map_X >= 1]
+        assert len(best) > 1 and best.max() < 1 + DEPTH and (best == best.max()).sum() == 1
 
 
 @pytest.mark.parametrize(
@@ -266,35 +266,3 @@ def test_dmc_maps_are_those_of_the_nearest_group() -> None:
 def test_refuses_in_one_line(name: str, knobs: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         make(name, **knobs)
-
-
-# Across ranks
-
-
-def everything(rank: int, world: int) -> dict[str, Any]:
-    """Loss and gradients of every system in CROSSING, on this rank's share of one batch."""
-    share = 4 // world
-    part = slice(rank * share, (rank + 1) * share)
-    answer: dict[str, Any] = {"following": following(torch.arange(4.0)[part]).tolist()}
-    for label, (name, knobs) in CROSSING.items():
-        method = synchronise(make(name, blocks=1, stages=3, **knobs), "cpu")
-        wrapped = DistributedDataParallel(method) if world > 1 else method
-        loss, _ = wrapped(take(make_mixture(4, 2), part))
-        loss.backward()
-        answer[label] = {"loss": loss.item(), "gradient": {n: p.grad.tolist() for n, p in method.named_parameters()}}
-    return answer
-
-
-def test_two_ranks_train_as_one(tmp_path_factory: pytest.TempPathFactory) -> None:
-    [[one], two] = on_ranks(everything, (1, 2), tmp_path_factory.mktemp("ranks"))
-    assert one.pop("following") == [1, 2, 3, 0] and [rank.pop("following") for rank in two] == [[1, 2], [3, 0]]
-    for label, whole in one.items():
-        assert np.mean([rank[label]["loss"] for rank in two]) == pytest.approx(whole["loss"], rel=1e-4), label
-        for name, value in whole["gradient"].items():
-            expected = torch.tensor(value)
-            slack = 1e-3 * max(1e-2, float(expected.abs().max()))
-            for rank in two:
-                found = torch.tensor(rank[label]["gradient"][name])
-                torch.testing.assert_close(
-                    found, expected, atol=slack, rtol=0, msg=lambda m, at=f"{label}, {name}": f"{at}: {m}"
-                )

@@ -1,4 +1,4 @@
-"""Systems with stages and labels for names alone: losses by hand, both stages on a toy set, one rank or two, kept state."""
+"""Systems with stages and labels for names alone: losses by hand, both stages on a toy set, kept state."""
 
 from __future__ import annotations
 
@@ -12,12 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ranks import on_ranks
 from safetensors.torch import load_file, save_file
 from test_methods import make_scenes
-from torch.nn.parallel import DistributedDataParallel
 
-from raymix.distributed import collect, collect_objects, of_first_rank, synchronise
 from raymix.methods import Examples, build
 from raymix.methods.dsol import composite, distribution_loss, location_loss, object_features, sounding
 from raymix.methods.matching import cluster, match, match_labels
@@ -419,53 +416,3 @@ def test_labels_give_names_and_nothing_else(name: str, monkeypatch: pytest.Monke
     assert none.classes is None and none.maps_NMHW.shape[1] == none.loudness_NM.shape[1]
     for c, label in enumerate(one.classes):
         assert torch.equal(one.maps_NMHW[:, c], two.maps_NMHW[:, two.classes.index(swap[label])])
-
-
-def everything(rank: int, world: int) -> dict[str, Any]:
-    """Rows of unequal shares, and of each system the state after `after_epoch`, and loss and gradients in each stage."""
-    own = torch.arange(6.0).view(6, 1)[rank * 4 :][: 4 if world > 1 else 6]
-    none = torch.zeros(2, 3, dtype=torch.int64)[: 2 - 2 * rank]
-    answer: dict[str, Any] = {
-        "rows": collect(own).tolist(), "none": collect(none).tolist(),
-        "words": collect_objects(["a", "b"] if rank == 0 else ["c"]), "first": of_first_rank(lambda: rank),
-    }  # fmt: skip
-    for name, knobs in STAGED.items():
-        method = synchronise(make(name, **knobs), "cpu")
-        wrapped = DistributedDataParallel(method) if world > 1 else method
-        answer[name] = []
-        for epoch in range(1, 4):
-            method.zero_grad()
-            mixture = next(batches(2, epoch))
-            part = slice(rank * 6 // world, (rank + 1) * 6 // world)
-            loss, _ = wrapped.train()(mixture._each(lambda tensor, part=part: tensor[part]))
-            loss.backward()
-            gradient = {n: p.grad.tolist() for n, p in method.named_parameters() if p.requires_grad}
-            method.after_epoch(epoch, 4, lambda: share(rank, world))
-            kept = {n: value.tolist() for n, value in method.named_buffers() if n.endswith("_MF")}
-            answer[name].append(
-                {"loss": loss.item(), "gradient": gradient, "kept": kept, "extra": method.get_extra_state().tolist()}
-            )
-    return answer
-
-
-def test_two_ranks_are_as_one(tmp_path_factory: pytest.TempPathFactory) -> None:
-    [[one], two] = on_ranks(everything, (1, 2), tmp_path_factory.mktemp("ranks"))
-    for rank in two:
-        assert rank["rows"] == one["rows"] and rank["none"] == [[0, 0, 0]] * 2 and rank["none"] == one["none"]
-        assert rank["words"] == ["a", "b", "c"] and rank["first"] == 0
-    for name in STAGED:
-        for stage, whole in enumerate(one[name]):
-            halves = [rank[name][stage] for rank in two]
-            assert np.mean([half["loss"] for half in halves]) == pytest.approx(whole["loss"], rel=1e-4), (name, stage)
-            for half in halves:
-                assert half["extra"] == whole["extra"]
-                close(half["kept"], whole["kept"], f"{name}, {stage}")
-                close(half["gradient"], whole["gradient"], f"{name}, {stage}")
-
-
-def close(found: dict[str, Any], expected: dict[str, Any], label: str) -> None:
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        a, b = torch.tensor(found[name]), torch.tensor(value)
-        slack = 1e-3 * max(1e-2, float(b.abs().max()))
-        torch.testing.assert_close(a, b, atol=slack, rtol=0, msg=lambda m, at=name: f"{label}, {at}: {m}")

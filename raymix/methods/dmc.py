@@ -19,6 +19,7 @@ from raymix.scene import Scenes
 from raymix.spectrogram import log_mel
 
 SMALLEST = 1e-10  # of a squared distance: a centre starts *on* a cell, where the root has no gradient
+DEPTH = 1e-3  # of a map, at most: what tells apart cells that are wholly of one group
 
 
 def distances(centres_NKC: Tensor, points_NXC: Tensor) -> Tensor:
@@ -91,18 +92,18 @@ class Dmc(Pairs):
         self.visual = nn.Linear(self.image.channels, embedding_size)
         self.acoustic = nn.Linear(self.image.channels, embedding_size)
 
-    def group(self, frames_N3YX: Tensor, sounds_NTF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Groups of the frame (N, V, C), of the sound (N, A, C), and how much of each cell each V has (N, V, H, W)."""
+    def group(self, frames_N3YX: Tensor, sounds_NTF: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Cells of the frame (N, X, C), their groups (N, V, C), groups of the sound (N, A, C), shares of cells (N, V, H, W)."""
         cells_NCHW = self.image.features(frames_N3YX)
         heard_NCHW = self.audio.features(log_mel(sounds_NTF))
         seen_NXC = self.visual(cells_NCHW.flatten(2).transpose(1, 2))
         heard_NXC = self.acoustic(heard_NCHW.flatten(2).transpose(1, 2))
         seen_NVC, assigned_NVX = soft_kmeans(seen_NXC, self.visual_clusters, self.iterations, self.sharpness)
         heard_NAC, _ = soft_kmeans(heard_NXC, self.audio_clusters, self.iterations, self.sharpness)
-        return seen_NVC, heard_NAC, assigned_NVX.unflatten(-1, cells_NCHW.shape[2:])
+        return seen_NXC, seen_NVC, heard_NAC, assigned_NVX.unflatten(-1, cells_NCHW.shape[2:])
 
     def forward(self, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
-        seen_NVC, own_NAC, _ = self.group(*self.pairs(mixture))
+        _, seen_NVC, own_NAC, _ = self.group(*self.pairs(mixture))
         squared_N, others_N = (
             distances(seen_NVC, heard_NAC).amin(1).square().sum(-1) for heard_NAC in (own_NAC, following(own_NAC))
         )
@@ -116,8 +117,13 @@ class Dmc(Pairs):
         }
 
     def map_scenes(self, scenes: Scenes) -> Maps:
-        """For each group of the sound, the cells of the group of the frame that is nearest to it."""
-        seen_NVC, heard_NAC, assigned_NVHW = self.group(scenes.frames_N3YX.float() / 255, scenes.mixture_NTF)
+        """For each group of the sound, the cells of the group of the frame that is nearest to it.
+
+        Most cells are wholly of one group, 1 to the last bit, and a map of ties has no peak: a cell gains up to `DEPTH` by
+        how near the sound it lies itself, which moves no threshold.
+        """
+        cells_NXC, seen_NVC, heard_NAC, assigned_NVHW = self.group(scenes.frames_N3YX.float() / 255, scenes.mixture_NTF)
         nearest_NA = distances(seen_NVC, heard_NAC).argmin(1)
         index_NAHW = nearest_NA[:, :, None, None].expand(-1, -1, *assigned_NVHW.shape[2:])
-        return Maps(assigned_NVHW.gather(1, index_NAHW))
+        near_NAX = 1 / (1 + distances(heard_NAC, cells_NXC))
+        return Maps(assigned_NVHW.gather(1, index_NAHW) + DEPTH * near_NAX.view_as(index_NAHW))

@@ -96,7 +96,7 @@ class Dsol(Pairs):
     stage 2 (two epochs after `initial_epochs`, at least) stay in stage 1. ValueError for a number out of range.
     """
 
-    needs: ClassVar[Needs] = Needs(sources=True, composites=True, labels=True)
+    needs: ClassVar[Needs] = Needs(sources=True, labels=True)
     centres_MF: Tensor  # of unit object features
     dictionary_MF: Tensor  # mean object features of each cluster, not of unit length
 

@@ -21,7 +21,6 @@ class Needs:
     frames: int = 1  # different ones of a clip: the first in `frames_BK3YX`, the others in `more_BKF3YX`
     windows: int = 1  # 2: also the shifted view, `shifted_BTF`
     sources: bool = False  # the sounds before they are mixed, `sources_BKTF`
-    composites: bool = False  # several frames in one picture
     labels: bool = False  # class names of training clips, in `after_epoch` alone
 
 

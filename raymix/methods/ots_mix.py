@@ -20,7 +20,7 @@ class OtsMix(Ots):
     How the frames are concatenated is not published: side by side is how the paper's own test canvas is built.
     """
 
-    needs: ClassVar[Needs] = Needs(composites=True)
+    needs: ClassVar[Needs] = Needs()
 
     def pairs(self, mixture: Mixture) -> tuple[Tensor, Tensor]:
         """Composites (N, 3, Y, k X) and mixed sounds (N, T, F), one a group: N = B."""

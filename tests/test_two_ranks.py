@@ -1,0 +1,115 @@
+"""Every system on one rank and on two with one global batch: the same loss, the same gradients, the same state of a stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ranks import on_ranks
+from test_methods import SMALL, make_mixture, sizes
+from test_pairs import WIDE
+from test_staged import SMALL_PIXELS, TOY, batches, share
+from torch.nn.parallel import DistributedDataParallel
+
+from raymix.distributed import collect, collect_objects, following, of_first_rank, synchronise
+from raymix.methods import METHODS, build
+
+STAGED: dict[str, dict[str, Any]] = {"dsol": TOY, "sound_of_pixels": SMALL_PIXELS}  # three epochs of each
+KNOBS: dict[str, dict[str, Any]] = {
+    **WIDE,
+    "slavc": {"image_dropout": 0.5},
+    "fnac": {"warm_up_epochs": 0, "image_dropout": 0.5},
+}
+SECOND: dict[str, dict[str, Any]] = {"ots": {"loss": "infonce"}, "ots_mix": {"loss": "infonce"}, "cycle": {"k": 4}}
+CASES = {name: (name, KNOBS.get(name, {})) for name in METHODS if name not in STAGED}
+CASES |= {f"{name}, {knobs}": (name, knobs) for name, knobs in SECOND.items()}
+
+Step = dict[str, Any]
+
+
+def step(wrapped: Any, method: Any, mixture: Any) -> Step:
+    """Loss and gradients of one batch."""
+    method.zero_grad()
+    loss, _ = wrapped.train()(mixture)
+    loss.backward()
+    gradient = {n: p.grad.tolist() for n, p in method.named_parameters() if p.requires_grad}
+    return {"loss": loss.item(), "gradient": gradient}
+
+
+def ready(name: str, knobs: dict[str, Any], sizes: dict[str, Any], world: int, k: int = 2) -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    method = synchronise(build(name, k, sizes, knobs), "cpu")
+    return (DistributedDataParallel(method) if world > 1 else method), method
+
+
+def of_one_stage(rank: int, world: int) -> dict[str, list[Step]]:
+    found = {}
+    for label, (name, knobs) in CASES.items():
+        knobs = dict(knobs)
+        k = knobs.pop("k", 2)
+        wrapped, method = ready(name, sizes(name) | knobs, SMALL | {"blocks": 1, "stages": 3}, world, k)
+        part = slice(rank * 4 // world, (rank + 1) * 4 // world)
+        torch.manual_seed(3)  # of dropout
+        found[label] = [step(wrapped, method, make_mixture(4, k)._each(lambda tensor, part=part: tensor[part]))]
+    return found
+
+
+def of_stages(rank: int, world: int) -> dict[str, list[Step]]:
+    """Three epochs of one batch, of unequal shares of 24 examples, and what each system keeps after each."""
+    found: dict[str, list[Step]] = {}
+    for name, knobs in STAGED.items():
+        wrapped, method = ready(name, knobs, {}, world)
+        for epoch in range(1, 4):
+            mixture, part = next(batches(2, epoch)), slice(rank * 6 // world, (rank + 1) * 6 // world)
+            took = step(wrapped, method, mixture._each(lambda tensor, part=part: tensor[part]))
+            method.after_epoch(epoch, 4, lambda: share(rank, world))
+            kept = {n: value.tolist() for n, value in method.named_buffers() if n.endswith("_MF")}
+            found.setdefault(name, []).append({**took, "kept": kept, "extra": method.get_extra_state().tolist()})
+    return found
+
+
+def everything(rank: int, world: int) -> dict[str, Any]:
+    own = torch.arange(6.0).view(6, 1)[rank * 4 :][: 4 if world > 1 else 6]
+    none = torch.zeros(2, 3, dtype=torch.int64)[: 2 - 2 * rank]
+    return {
+        "rows": collect(own).tolist(), "none": collect(none).tolist(),
+        "words": collect_objects(["a", "b"] if rank == 0 else ["c"]), "first": of_first_rank(lambda: rank),
+        "following": following(torch.arange(4.0).chunk(world)[rank]).tolist(),
+        "steps": of_one_stage(rank, world) | of_stages(rank, world),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    [[one], two] = on_ranks(everything, (1, 2), tmp_path_factory.mktemp("ranks"))
+    return one, two
+
+
+@pytest.mark.parametrize("label", [*CASES, *STAGED])
+def test_two_ranks_train_as_one(label: str, groups: Any) -> None:
+    one, two = groups
+    for at, whole in enumerate(one["steps"][label]):
+        halves = [rank["steps"][label][at] for rank in two]
+        assert np.mean([half["loss"] for half in halves]) == pytest.approx(whole["loss"], rel=1e-4)
+        for half in halves:
+            assert half.get("extra") == whole.get("extra")
+            close(half["gradient"], whole["gradient"])
+            close(half.get("kept", {}), whole.get("kept", {}))
+
+
+def close(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        a, b = torch.tensor(found[name]), torch.tensor(value)
+        slack = 1e-3 * max(1e-2, float(b.abs().max()))
+        torch.testing.assert_close(a, b, atol=slack, rtol=0, msg=lambda m, at=name: f"{at}: {m}")
+
+
+def test_what_is_collected_stands_in_one_order(groups: Any) -> None:
+    one, two = groups
+    for rank in two:
+        assert rank["rows"] == one["rows"] and rank["none"] == [[0, 0, 0]] * 2 and rank["none"] == one["none"]
+        assert rank["words"] == ["a", "b", "c"] and rank["first"] == 0
+    assert one["following"] == [1, 2, 3, 0] and [rank["following"] for rank in two] == [[1, 2], [3, 0]]
