@@ -248,6 +248,17 @@ def test_without_regions_box_metrics_are_left_out(clips: Dataset, tmp_path: Path
     assert [Path(f).name for f in report.files[2:]] == ["sounding-accuracy.png", "2x2-01.png", "side-by-side-01.png"]
 
 
+def test_a_system_of_one_map_is_told_by_solo_scenes(clips: Dataset, tmp_path: Path) -> None:
+    run = a_run(clips)
+    run.method, run.study.metric = {"name": "ots", "embedding_size": 16}, "val/solo/sounding_accuracy"
+    a_study(tmp_path, run, (0,))
+    report = evaluate(Evaluate(home=str(tmp_path), study="small", pictures=0), (lines := []).append)
+    words = [line for line in lines if line.startswith("trial 0: ")]
+    assert "sounding accuracy" in words[0] and "10 solo scenes" in words[0] and "with shuffled audio" in words[0]
+    assert "IoU@0.5" in words[1] and "single scenes" in words[1]
+    assert [Path(file).name for file in report.files[2:]] == ["sounding-accuracy.png", "iou.png"]
+
+
 def test_refusals(home: Path, clips: Dataset, tmp_path: Path) -> None:
     def refused(kind: type[Exception], match: str, **settings: Any) -> None:
         with pytest.raises(kind, match=match) as caught:
