@@ -61,6 +61,8 @@ def nulls(truth: Truth, mean_map_HW: np.ndarray | None = None, panel_boxes: bool
 def _random_panels(truth: Truth) -> np.ndarray:
     """As many different panels as sound, picked by the id of the scene alone: the same in any order of the scenes."""
     panels, s = len(truth.rects_P4), truth.panels_NS.shape[1]
+    if s > panels:  # several sources in one panel
+        return truth.panels_NS
     seeds = [int.from_bytes(blake2b(scene.encode(), digest_size=8).digest(), "little") for scene in truth.ids]
     picked = [np.random.default_rng(seed).permutation(panels)[:s] for seed in seeds]
     return np.array(picked, np.int64).reshape(len(truth), s)

@@ -1,0 +1,65 @@
+"""Where things are in a clip's frame, as an importer says it (box or mask), and as pixels: all that sounds, or each source."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where one object is in one frame: a box in [0, 1] (left, top, right, bottom), a mask (PNG bytes), or both."""
+
+    label: str
+    sounding: bool = True
+    frame: int = 0
+    box_xyxy: tuple[float, float, float, float] | None = None
+    mask: bytes | None = None
+
+
+def union(region_lists: list[list[dict[str, Any]]], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Union masks (N, Y, X) of the sounding regions of frame 0, and which clips have any."""
+    masks_NYX = np.zeros((len(region_lists), size, size), bool)
+    for row, regions in enumerate(region_lists):
+        for region in regions or []:
+            if region["sounding"] and region["frame"] == 0:
+                masks_NYX[row] |= raster(region["box_xyxy"], region["mask"], size)
+    return masks_NYX, np.asarray(masks_NYX.any(axis=(1, 2)))
+
+
+def raster(box_xyxy: Sequence[float] | None, mask: bytes | None, size: int) -> np.ndarray:
+    """A region as a bool mask (size, size); the mask wins where there is both a mask and a box."""
+    if mask is not None:
+        image = Image.open(io.BytesIO(mask)).convert("L")
+        return np.asarray(image.resize((size, size), Image.Resampling.BOX)) > 127
+    out_YX = np.zeros((size, size), bool)
+    if box_xyxy is not None:
+        left, top, right, bottom = (round(float(edge) * size) for edge in box_xyxy)
+        out_YX[max(top, 0) : max(bottom, top + 1), max(left, 0) : max(right, left + 1)] = True
+    return out_YX
+
+
+def by_source(region_lists: list[list[dict[str, Any]]], size: int) -> np.ndarray:
+    """Masks (N, S, Y, X) of the sounding sources of frame 0, ordered by label; clips with fewer have empty ones last.
+
+    A label is a source: its regions are one mask (no set of duets has two sources of one class in a frame). Regions
+    without a label are a source each.
+    """
+    found: list[list[np.ndarray]] = []
+    for regions in region_lists:
+        of: dict[tuple[str, int], np.ndarray] = {}
+        for place, region in enumerate(regions or []):
+            if region["sounding"] and region["frame"] == 0:
+                mask_YX = raster(region["box_xyxy"], region["mask"], size)
+                key = (region["label"], 0) if region["label"] else ("", place)
+                of[key] = of[key] | mask_YX if key in of else mask_YX
+        found.append([of[key] for key in sorted(of) if of[key].any()])
+    masks_NSYX = np.zeros((len(found), max([1, *map(len, found)]), size, size), bool)
+    for row, masks in enumerate(found):
+        masks_NSYX[row, : len(masks)] = masks or masks_NSYX[row, :0]
+    return masks_NSYX
