@@ -37,10 +37,15 @@ def raster(box_xyxy: Sequence[float] | None, mask: bytes | None, size: int) -> n
     if mask is not None:
         image = Image.open(io.BytesIO(mask)).convert("L")
         return np.asarray(image.resize((size, size), Image.Resampling.BOX)) > 127
-    out_YX = np.zeros((size, size), bool)
-    if box_xyxy is not None:
-        left, top, right, bottom = (round(float(edge) * size) for edge in box_xyxy)
-        out_YX[max(top, 0) : max(bottom, top + 1), max(left, 0) : max(right, left + 1)] = True
+    return np.zeros((size, size), bool) if box_xyxy is None else box_mask(box_xyxy, size, size)
+
+
+def box_mask(box_xyxy: Sequence[float], height: int, width: int) -> np.ndarray:
+    """A box in [0, 1] (left, top, right, bottom) as a bool mask (height, width); edges are rounded to whole pixels."""
+    left, right = (round(float(edge) * width) for edge in (box_xyxy[0], box_xyxy[2]))
+    top, bottom = (round(float(edge) * height) for edge in (box_xyxy[1], box_xyxy[3]))
+    out_YX = np.zeros((height, width), bool)
+    out_YX[max(top, 0) : max(bottom, top + 1), max(left, 0) : max(right, left + 1)] = True
     return out_YX
 
 
