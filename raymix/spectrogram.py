@@ -42,6 +42,12 @@ def stft(wave_NL: Tensor) -> Tensor:
     return torch.stft(wave_NL, N_FFT, HOP, WINDOW, hann, center=True, return_complex=True).transpose(1, 2)
 
 
+def istft(stft_NTF: Tensor) -> Tensor:
+    """The waveforms of complex STFTs, float32 (N, L): the inverse of `stft`, of whole hops."""
+    spectrum_NFT = stft_NTF.transpose(1, 2)
+    return torch.istft(spectrum_NFT, N_FFT, HOP, WINDOW, torch.hann_window(WINDOW, device=stft_NTF.device), center=True)
+
+
 def frames_in(seconds: float) -> int:
     """STFT frames in so many seconds of sound: 193 for the paper's 0.96 s."""
     return round(seconds * SAMPLE_RATE) // HOP + 1

@@ -143,11 +143,11 @@ def test_scores_are_those_of_the_method(tested: tuple[door.Report, list[str]], h
 def test_files_are_all_there_and_named(tested: tuple[door.Report, list[str]]) -> None:
     report, lines = tested
     pictures = ["sounding-accuracy.png", "ciou.png", "2x2-01.png", "2x2-02.png", "side-by-side-01.png"]
-    names = ["scores.json", "table.md", *pictures]
+    names = ["scores.json", "table.md", "per_scene.parquet", *pictures]
     assert [Path(file).name for file in report.files] == names
     assert sorted(each.name for each in Path(report.folder).iterdir()) == sorted(names)  # nothing temporary is left
     assert all(f"  {file}" in lines for file in report.files)
-    for file in report.files[2:]:
+    for file in report.files[3:]:
         with Image.open(file) as image:
             pixels = np.asarray(image.convert("RGB"))
         assert pixels.shape[1] > 400 and pixels.std() > 5
@@ -245,7 +245,7 @@ def test_without_regions_box_metrics_are_left_out(clips: Dataset, tmp_path: Path
     scores = report.scores["checkpoints"][0]["scores"]
     heard = {"test/sounding_accuracy", "test/sounding_accuracy_shuffled"}
     assert set(scores) == heard | {"test/solo/sounding_accuracy"}
-    assert [Path(f).name for f in report.files[2:]] == ["sounding-accuracy.png", "2x2-01.png", "side-by-side-01.png"]
+    assert [Path(f).name for f in report.files[3:]] == ["sounding-accuracy.png", "2x2-01.png", "side-by-side-01.png"]
 
 
 def test_refusals(home: Path, clips: Dataset, tmp_path: Path) -> None:

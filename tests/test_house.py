@@ -16,7 +16,8 @@ FLOORS: dict[str, int] = {
     "region": 1, "casting": 2, "room": 2, "lock": 2,
     "encoders": 2, "rules": 2, "ledger": 2, "checkpoint": 2, "clip": 2, "protocol": 2, "space": 2, "truth": 2, "door": 2,
     "distributed": 2,
-    "search_space": 3, "sampler": 3, "mixture": 3, "datasets": 3, "pair_list": 3, "predictions": 3, "scene": 4,
+    "search_space": 3, "sampler": 3, "mixture": 3, "datasets": 3, "pair_list": 3, "predictions": 3, "scene": 4, "results": 2,
+    "staging": 5, "scene_files": 6, "per_scene": 7, "submission": 10, "contenders": 9, "paired": 11,
     "methods": 5, "scoring": 5,
     "comparison": 6, "figures": 6, "watch": 6, "fit": 6,
     "stream": 7, "evaluator": 7, "session": 7, "mailbox": 7, "nodes": 7, "verdict": 8, "preflight": 8,
@@ -46,6 +47,7 @@ RAY = {
 TORCH_FREE = {
     "config", "rules", "storage", "expression", "study", "ledger", "protocol", "space", "search_space", "metrics", "truth",
     "door", "leaderboard", "watch", "session", "room", "lock", "layout", "region", "casting", "pair_list", "predictions",
+    "results",
 }  # fmt: skip
 LINES, FUNCTION_LINES = 300, 40
 PAGES = {("fit", "fit")}  # the training loop alone may fill a page
