@@ -64,6 +64,8 @@ class Stage:
 def staged(settings: Evaluate, run: Run | None = None) -> Stage:
     """The scenes that these settings name; `run` is that of the study, which fills what they leave open."""
     of = run or Run()
+    if settings.scenes is not None and settings.scenes < 1:
+        raise BadInput(f"scenes={settings.scenes}: must be at least 1")
     pairs = pair_list.read(settings.pair_list, settings.layout) if settings.pair_list else None
     if pairs and settings.layout and pairs.layout != settings.layout:
         raise BadInput(f"layout={settings.layout}: pair_list={settings.pair_list} is of layout {pairs.layout}")

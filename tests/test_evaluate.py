@@ -200,6 +200,33 @@ def test_validation_scores_come_out_again(home: Path, capsys: pytest.CaptureFixt
     assert len(Ledger(uri).read().evaluations) == before  # only test scores are told
 
 
+def test_stored_maps_give_the_scores_again_without_the_model(home: Path, tmp_path: Path) -> None:
+    settings = Evaluate(home=str(home), study="small", pictures=0, store=True, output=str(tmp_path / "out"))
+    report = evaluate(settings, lambda line: None)
+    names = [f"predictions-{layout}.parquet" for layout in ("grid2x2", "solo2x2", "hconcat", "single")]
+    assert [Path(file).name for file in report.files][-4:] == names and all(Path(f).exists() for f in report.files)
+    lines = report.scores["systems"]
+    systems = {each["system"]: each["layouts"]["pair"]["metrics"] for each in lines if "pair" in each["layouts"]}
+    words = {"home": str(home), "study": "small", "layout": "hconcat"}
+    again = evaluate(Evaluate(**words, predictions=report.files[-2]), lambda line: None)
+    found = {each["system"]: each["layouts"]["hconcat"]["metrics"] for each in again.scores["systems"]}
+    assert set(found) < set(systems) and "trial 3" in found and "full frame" in found
+    for name, metrics in found.items():
+        for metric, each in metrics.items():
+            assert each["value"] == pytest.approx(systems[name][metric]["value"], abs=0.02), (name, metric)
+    both = [f"{report.files[-2]}#trial 3", f"{report.folder}#trial 3"]  # the file, and what was written of each scene
+    gap = evaluate(Evaluate(**words, compare=both), lambda line: None).scores["layouts"]["hconcat"]["metrics"]
+    assert gap["cap"]["difference"] == pytest.approx(0, abs=2e-3)
+    other = Evaluate(home=str(home), study="small", layout="hconcat", seed=5, predictions=report.files[-2])
+    with pytest.raises(BadInput, match=r"predictions of the scenes .* seed, seconds and pair_list must be"):
+        evaluate(other, lambda line: None)
+    bare = evaluate(
+        Evaluate(home=str(home), study="small", pictures=0, output=str(tmp_path / "out")), lambda line: None
+    )
+    assert not [file for file in (tmp_path / "out").iterdir() if "predictions" in file.name]  # nothing old is left
+    assert len(list((tmp_path / "out").iterdir())) == len(bare.files)
+
+
 def test_a_lone_checkpoint(home: Path) -> None:
     uri = f"{home}/studies/small/{checkpoint.folder(0, 2)}"
     report = evaluate(Evaluate(home=str(home), checkpoint=uri, split="val", pictures=0), lambda line: None)
