@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from raymix import clip, paired, per_scene, predictions, results, scene_files, submission, verdict
+from raymix import benchmark, clip, paired, per_scene, results, scene_files, submission, verdict
 from raymix.config import BadInput, Evaluate, from_plain, signature
 from raymix.contenders import Source, choose
 from raymix.door import enter, refusing
@@ -30,7 +30,7 @@ from raymix.staging import staged
 from raymix.verdict import Contender, Verdict
 
 Echo = Callable[[str], Any]
-OF_SCENES = ("prepared", "layout", "sources", "pair_list", "seed", "image_size", "seconds", "rule", "level", "protocol")
+OF_SCENES = ("prepared", "sources", "seed", "image_size", "seconds", "rule", "level", "protocol")
 
 
 def evaluate(settings: Evaluate, echo: Echo = print) -> Report:
@@ -40,10 +40,10 @@ def evaluate(settings: Evaluate, echo: Echo = print) -> Report:
     if len(asked) > 1:
         raise BadInput(f"{asked[0]}= and {asked[1]}=: one at a time")
     if not asked:
-        return last_word(settings, echo)
+        return on_named_scenes(settings, echo) if settings.layout or settings.pair_list else last_word(settings, echo)
     for name in ("checkpoint", "store"):
         if getattr(settings, name):
-            raise BadInput(f"{name}={getattr(settings, name)}: goes with study= alone, not with {asked[0]}=")
+            raise BadInput(f"{name}={getattr(settings, name)}: is about checkpoints, {asked[0]}= is not")
     with refusing():
         source = Source.find(settings) if settings.study else None
         run = from_plain(source.study.config) if source else None
@@ -52,6 +52,17 @@ def evaluate(settings: Evaluate, echo: Echo = print) -> Report:
         if asked == ["compare"]:
             return paired.compare(settings, run, echo)
         return scene_files.write(staged(settings, run), settings.export, echo)
+
+
+def on_named_scenes(settings: Evaluate, echo: Echo = print) -> Report:
+    """Score checkpoints on the scenes of `layout=` or `pair_list=`."""
+    _something(settings)
+    with refusing():
+        source = Source.find(settings)
+        contenders = choose(settings, source, echo)
+        if settings.split == "test":
+            _before(source, contenders, echo)
+        return benchmark.evaluate(settings, source, contenders, echo)
 
 
 def last_word(settings: Evaluate, echo: Echo = print) -> Report:
@@ -94,12 +105,17 @@ def last_word(settings: Evaluate, echo: Echo = print) -> Report:
 def _check(settings: Evaluate) -> None:
     for name in OF_SCENES:
         if (value := getattr(settings, name)) not in (None, ""):
-            what = "a study's scenes are those of its own config"
-            raise BadInput(f"{name}={value}: {what}; it goes with predictions=, export= or compare=")
+            raise BadInput(
+                f"{name}={value}: goes with layout= or pair_list=; else a study's scenes are those of its config"
+            )
     for name, low, high in (("scenes", 8, None), ("pictures", 0, 64)):
         value = getattr(settings, name)
         if value is not None and (broken := broken_rule(name, value, {"low": low, "high": high})):
             raise BadInput(broken)
+    _something(settings)
+
+
+def _something(settings: Evaluate) -> None:
     if not settings.study and not settings.checkpoint:
         raise BadInput("nothing to score: give study=NAME (python -m raymix.leaderboard lists them) or checkpoint=URI")
 
@@ -162,10 +178,7 @@ def _stored(folder: str, verdicts: list[Verdict]) -> tuple[str, ...]:
             if not written:
                 results.clear(folder)
             name = f"predictions-{truth.layout}{'' if number == 1 else f'-{number}'}.parquet"
-            with predictions.writing(f"{folder.rstrip('/')}/{name}", truth.scenes_hash) as out:
-                for system, maps in systems.items():
-                    loud = None if maps.loudness_NM is None else maps.loudness_NM.numpy()
-                    out.add(system, truth.ids, maps.maps_NMHW.numpy(), truth.canvas, maps.classes, loud)
+            benchmark.write_maps(f"{folder.rstrip('/')}/{name}", truth, systems)
             written.append(name)
     return tuple(written)
 

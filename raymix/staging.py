@@ -37,9 +37,10 @@ class Stage:
     level: str
     pairs: PairList | None  # the list that names them; None: they are drawn
 
-    def clips(self) -> Clips:
-        """The clips that the scenes are made of, with their truth."""
-        return clip.read(self.prepared, self.split, self.image_size, truth=True, sources=self.layout == "natural")
+    def clips(self, limit: int | None = None) -> Clips:
+        """The clips that the scenes are made of, with their truth; at most `limit`."""
+        natural = self.layout == "natural"
+        return clip.read(self.prepared, self.split, self.image_size, truth=True, sources=natural, limit=limit)
 
     def compose(self, clips: Clips) -> Scenes:
         """The scenes; ValueError where the clips, or the list, do not give them."""

@@ -227,6 +227,32 @@ def test_stored_maps_give_the_scores_again_without_the_model(home: Path, tmp_pat
     assert len(list((tmp_path / "out").iterdir())) == len(bare.files)
 
 
+def test_checkpoints_on_scenes_that_are_named(home: Path, tmp_path: Path) -> None:
+    words = {"home": str(home), "study": "small", "split": "val", "layout": "vconcat", "sources": 3, "scenes": 24}
+    report = evaluate(Evaluate(**words, store=True), (lines := []).append)
+    assert report.folder.startswith(f"{home}/studies/small/evaluation/val-vconcat-")
+    names = ["scores.json", "table.md", "per_scene.parquet", "predictions-vconcat.parquet"]
+    assert [Path(file).name for file in report.files] == names
+    assert report.scores["scenes"]["canvas"] == [192, 64] and report.scores["scenes"]["sounding"] == 3
+    systems = {each["system"]: each for each in report.scores["systems"]}
+    deaf = {"trial 3, shuffled audio", "trial 3, silent audio", "untrained network", "mean training map", "full frame"}
+    assert not systems["trial 3"]["null"] and all(systems[name]["null"] for name in deaf)
+    found = systems["trial 3"]["layouts"]["vconcat"]["metrics"]
+    assert {"ciou", "cap", "piap"} <= set(found) and found["cap"]["value"] > 0  # two maps for three sources
+    assert any("| null: trial 3, shuffled audio " in line for line in lines)
+    again = evaluate(Evaluate(**words, predictions=report.files[-1]), lambda line: None)
+    metrics = again.scores["systems"][0]["layouts"]["vconcat"]["metrics"]
+    assert metrics["cap"]["value"] == pytest.approx(found["cap"]["value"], abs=2e-3)
+    evaluate(Evaluate(**words, export=str(tmp_path / "out")), lambda line: None)
+    listed = {"home": str(home), "study": "small", "split": "val", "pair_list": f"{tmp_path}/out/pair_list.csv"}
+    same = evaluate(Evaluate(**listed, output=str(tmp_path / "listed")), lambda line: None).scores
+    values = {each["system"]: each["layouts"]["vconcat"]["metrics"]["cap"]["value"] for each in same["systems"]}
+    for name in ("trial 3", "untrained network", "mean training map"):  # the same scenes, by their list
+        assert values[name] == pytest.approx(systems[name]["layouts"]["vconcat"]["metrics"]["cap"]["value"], abs=1e-6)
+    assert same["stage"]["pair_list"]["id"] == "pair_list"
+    assert same["scenes"]["scenes_hash"] != report.scores["scenes"]["scenes_hash"]
+
+
 def test_a_lone_checkpoint(home: Path) -> None:
     uri = f"{home}/studies/small/{checkpoint.folder(0, 2)}"
     report = evaluate(Evaluate(home=str(home), checkpoint=uri, split="val", pictures=0), lambda line: None)

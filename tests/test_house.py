@@ -17,14 +17,14 @@ FLOORS: dict[str, int] = {
     "encoders": 2, "rules": 2, "ledger": 2, "checkpoint": 2, "clip": 2, "protocol": 2, "space": 2, "truth": 2, "door": 2,
     "distributed": 2,
     "search_space": 3, "sampler": 3, "mixture": 3, "datasets": 3, "pair_list": 3, "predictions": 3, "scene": 4, "results": 2,
-    "staging": 5, "scene_files": 6, "per_scene": 7, "submission": 10, "contenders": 9, "paired": 11,
+    "staging": 5, "scene_files": 6, "per_scene": 7, "contenders": 9, "submission": 12, "paired": 13, "benchmark": 13,
     "methods": 5, "scoring": 5,
     "comparison": 6, "figures": 6, "watch": 6, "fit": 6,
     "stream": 7, "evaluator": 7, "session": 7, "mailbox": 7, "nodes": 7, "verdict": 8, "preflight": 8,
     "worker": 8, "rebuild": 7, "suggest": 8, "scoreboard": 9, "ranking": 9, "slot": 9, "record": 9, "census": 9,
     "trial": 10, "upload": 10,
     "engine": 11,
-    "prepare": 12, "forecast": 13, "leaderboard": 12, "evaluate": 12, "tune": 14, "train": 15, "compare": 15,
+    "prepare": 12, "forecast": 13, "leaderboard": 12, "evaluate": 14, "tune": 15, "train": 16, "compare": 16,
 }  # fmt: skip
 RAY = {
     "stream",
