@@ -172,6 +172,17 @@ def test_one_to_four_sources_in_a_row_or_a_column(clips: Clips, layout: str, sou
         assert sum(bool(power[5 * (1 + label)] > 1) for label in range(4)) == sources
 
 
+@pytest.mark.parametrize(
+    ("layout", "canvas", "cells"), [("hconcat", (224, 448), (14, 28)), ("vconcat", (448, 224), (28, 14))]
+)
+def test_the_canvases_of_the_tables(layout: str, canvas: tuple[int, int], cells: tuple[int, int]):
+    scenes = compose(make_clips(4, size=224, per_video=1), layout=layout, count=2, seed=0)
+    truth = Truth.of(scenes)
+    assert truth.canvas == canvas and scenes.frames_N3YX.shape == (2, 3, *canvas)
+    maps = truth.masks_NSYX.reshape(2, 2, cells[0], 16, cells[1], 16).mean(axis=(3, 5))
+    assert (score(maps, truth).values["ciou"] > 0.98).all()  # raw cells, rows and columns not exchanged
+
+
 @pytest.mark.parametrize("sources", [1, 2, 3, 4])
 def test_any_number_of_maps_is_scored_on_any_number_of_sources(clips: Clips, sources: int):
     truth = Truth.of(compose(clips, layout="vconcat", count=4, seed=2, sources=sources))
