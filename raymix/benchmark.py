@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from raymix import comparison, predictions, results, verdict
+from raymix.comparison import Row
 from raymix.config import BadInput, Evaluate, signature
 from raymix.contenders import Source
 from raymix.engine import writable
@@ -51,12 +52,17 @@ def evaluate(
     maps, null = verdict.heard_and_deaf(contenders, fresh, scenes, contenders, other, device, said)
     mean_HW = _mean_map(best, stage, device, notes)
     rows = comparison.final(maps, truth, protocol, null=null, mean_map_HW=mean_HW, seed=stage.seed)
-    found = {
-        "study": source.study.name or None,
-        "checkpoints": [{"name": each.name, "rank": each.rank, "uri": each.uri} for each in contenders],
-    }
+    found = {"study": source.study.name or None, "checkpoints": [_record(each, rows, stage) for each in contenders]}
     result = Result(source.study.name or best.uri, found, rows, stage, truth, {}, notes)
     return result.write(folder, echo, _stored(folder, truth, said) if settings.store else ())
+
+
+def _record(of: Contender, rows: list[Row], stage: Stage) -> dict[str, Any]:
+    """A checkpoint and its means."""
+    own = next(row for row in rows if row.system == of.name)
+    values = {f"{stage.split}/{stage.layout}/{name}": each.value for name, each in own.summary.items()}
+    known = {name: getattr(of, name) for name in ("name", "rank", "trial", "epoch", "uri")}
+    return known | {"parameters": of.params, "scores": values}
 
 
 def _strangers(scenes: Scenes, seed: int, notes: list[str]) -> torch.Tensor | None:

@@ -62,7 +62,11 @@ def on_named_scenes(settings: Evaluate, echo: Echo = print) -> Report:
         contenders = choose(settings, source, echo)
         if settings.split == "test":
             _before(source, contenders, echo)
-        return benchmark.evaluate(settings, source, contenders, echo)
+        report = benchmark.evaluate(settings, source, contenders, echo)
+    if source.named and settings.split == "test":
+        of = report.scores["scenes"]
+        _remember(source, report, [{of["layout"]: of["scenes_hash"]}])
+    return report
 
 
 def last_word(settings: Evaluate, echo: Echo = print) -> Report:
@@ -97,7 +101,8 @@ def last_word(settings: Evaluate, echo: Echo = print) -> Report:
     with refusing():
         report = results.write(folder, files, scores, _stored(folder, verdicts))
     if source.named and settings.split == "test":
-        _remember(source, folder, scores)
+        of = [{name: facts["scenes_hash"] for name, facts in bench["layouts"].items()} for bench in scores["benches"]]
+        _remember(source, report, of)
     _tell(verdicts, scores, report.files, echo)
     return report
 
@@ -183,15 +188,14 @@ def _stored(folder: str, verdicts: list[Verdict]) -> tuple[str, ...]:
     return tuple(written)
 
 
-def _remember(source: Source, folder: str, scores: dict[str, Any]) -> None:
+def _remember(source: Source, report: Report, scenes: list[dict[str, str]]) -> None:
     """The test scores go into the study's ledger; checkpoints as paths relative to the study."""
     known = ("rank", "trial", "epoch", "scores")
     checkpoints = [
         {"checkpoint": each["uri"].removeprefix(f"{source.uri}/"), **{name: each[name] for name in known}}
-        for each in scores["checkpoints"]
+        for each in report.scores["checkpoints"]
     ]
-    scenes = [{name: facts["scenes_hash"] for name, facts in bench["layouts"].items()} for bench in scores["benches"]]
-    record = {"split": "test", "output": folder, "protocol": scores["protocol"], "scenes": scenes}
+    record = {"split": "test", "output": report.folder, "protocol": report.scores["protocol"], "scenes": scenes}
     Ledger(source.uri).append("evaluated", {**record, "checkpoints": checkpoints})
 
 

@@ -246,6 +246,11 @@ def test_checkpoints_on_scenes_that_are_named(home: Path, tmp_path: Path) -> Non
     evaluate(Evaluate(**words, export=str(tmp_path / "out")), lambda line: None)
     listed = {"home": str(home), "study": "small", "split": "val", "pair_list": f"{tmp_path}/out/pair_list.csv"}
     same = evaluate(Evaluate(**listed, output=str(tmp_path / "listed")), lambda line: None).scores
+    before = len(Ledger(f"{home}/studies/small").read().evaluations)
+    opened = evaluate(Evaluate(home=str(home), study="small", layout="natural", sources=1, scenes=8), lambda line: None)
+    told = Ledger(f"{home}/studies/small").read().evaluations
+    assert len(told) == before + 1 and told[-1]["scenes"] == [{"natural": opened.scores["scenes"]["scenes_hash"]}]
+    assert told[-1]["checkpoints"][0]["scores"] == opened.scores["checkpoints"][0]["scores"] != {}
     values = {each["system"]: each["layouts"]["vconcat"]["metrics"]["cap"]["value"] for each in same["systems"]}
     for name in ("trial 3", "untrained network", "mean training map"):  # the same scenes, by their list
         assert values[name] == pytest.approx(systems[name]["layouts"]["vconcat"]["metrics"]["cap"]["value"], abs=1e-6)

@@ -165,5 +165,5 @@ def test_an_unknown_clip_is_named(clips: Clips, file: Callable[..., str], tmp_pa
         pa.table({"scene_id": ["a"], "layout": ["single"], "place": [0], "clip_id": ["clip000"]}), tmp_path / "p"
     )
     assert isinstance(read(f"{tmp_path}/p"), PairList)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match=r"pair_list=.*nowhere.csv: no such file"):
         read(f"{tmp_path}/nowhere.csv")

@@ -80,7 +80,10 @@ def read(uri: str, layout: str | None = None) -> PairList:
 
 def _rows(uri: str) -> list[dict[str, Any]]:
     filesystem, path = resolve(uri)
-    data = get(filesystem, path)
+    try:
+        data = get(filesystem, path)
+    except FileNotFoundError as error:
+        raise ValueError(f"pair_list={uri}: no such file") from error
     if data[:4] == b"PAR1":
         try:
             return pq.read_table(pa.BufferReader(data)).to_pylist()
