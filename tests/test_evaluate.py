@@ -28,6 +28,7 @@ from raymix.methods import from_run
 from raymix.prepare import prepare
 
 LAYOUTS = {"quad", "solo", "pair", "single"}
+STORED = [f"predictions-{layout}.parquet" for layout in ("grid2x2", "solo2x2", "hconcat", "single")]
 BEST = 3  # the trial with the highest recorded score
 
 
@@ -87,7 +88,7 @@ def home(clips: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tested(home: Path) -> tuple[door.Report, list[str]]:
     lines: list[str] = []
-    report = evaluate(Evaluate(home=str(home), study="small", top=2), lines.append)
+    report = evaluate(Evaluate(home=str(home), study="small", top=2, store=True), lines.append)
     return report, lines
 
 
@@ -143,11 +144,11 @@ def test_scores_are_those_of_the_method(tested: tuple[door.Report, list[str]], h
 def test_files_are_all_there_and_named(tested: tuple[door.Report, list[str]]) -> None:
     report, lines = tested
     pictures = ["sounding-accuracy.png", "ciou.png", "2x2-01.png", "2x2-02.png", "side-by-side-01.png"]
-    names = ["scores.json", "table.md", "per_scene.parquet", *pictures]
+    names = ["scores.json", "table.md", "per_scene.parquet", *pictures, *STORED]
     assert [Path(file).name for file in report.files] == names
     assert sorted(each.name for each in Path(report.folder).iterdir()) == sorted(names)  # nothing temporary is left
     assert all(f"  {file}" in lines for file in report.files)
-    for file in report.files[3:]:
+    for file in report.files[3:-4]:
         with Image.open(file) as image:
             pixels = np.asarray(image.convert("RGB"))
         assert pixels.shape[1] > 400 and pixels.std() > 5
@@ -200,31 +201,24 @@ def test_validation_scores_come_out_again(home: Path, capsys: pytest.CaptureFixt
     assert len(Ledger(uri).read().evaluations) == before  # only test scores are told
 
 
-def test_stored_maps_give_the_scores_again_without_the_model(home: Path, tmp_path: Path) -> None:
-    settings = Evaluate(home=str(home), study="small", pictures=0, store=True, output=str(tmp_path / "out"))
-    report = evaluate(settings, lambda line: None)
-    names = [f"predictions-{layout}.parquet" for layout in ("grid2x2", "solo2x2", "hconcat", "single")]
-    assert [Path(file).name for file in report.files][-4:] == names and all(Path(f).exists() for f in report.files)
+def test_stored_maps_give_the_scores_again_without_the_model(tested: tuple[door.Report, list[str]], home: Path) -> None:
+    report, _ = tested
+    file = f"{report.folder}/predictions-hconcat.parquet"
     lines = report.scores["systems"]
     systems = {each["system"]: each["layouts"]["pair"]["metrics"] for each in lines if "pair" in each["layouts"]}
     words = {"home": str(home), "study": "small", "layout": "hconcat"}
-    again = evaluate(Evaluate(**words, predictions=report.files[-2]), lambda line: None)
+    again = evaluate(Evaluate(**words, predictions=file), lambda line: None)
     found = {each["system"]: each["layouts"]["hconcat"]["metrics"] for each in again.scores["systems"]}
     assert set(found) < set(systems) and "trial 3" in found and "full frame" in found
     for name, metrics in found.items():
         for metric, each in metrics.items():
             assert each["value"] == pytest.approx(systems[name][metric]["value"], abs=0.02), (name, metric)
-    both = [f"{report.files[-2]}#trial 3", f"{report.folder}#trial 3"]  # the file, and what was written of each scene
+    both = [f"{file}#trial 3", f"{report.folder}#trial 3"]  # the file, and what was written of each scene
     gap = evaluate(Evaluate(**words, compare=both), lambda line: None).scores["layouts"]["hconcat"]["metrics"]
     assert gap["cap"]["difference"] == pytest.approx(0, abs=2e-3)
-    other = Evaluate(home=str(home), study="small", layout="hconcat", seed=5, predictions=report.files[-2])
+    other = Evaluate(home=str(home), study="small", layout="hconcat", seed=5, predictions=file)
     with pytest.raises(BadInput, match=r"predictions of the scenes .* seed, seconds and pair_list must be"):
         evaluate(other, lambda line: None)
-    bare = evaluate(
-        Evaluate(home=str(home), study="small", pictures=0, output=str(tmp_path / "out")), lambda line: None
-    )
-    assert not [file for file in (tmp_path / "out").iterdir() if "predictions" in file.name]  # nothing old is left
-    assert len(list((tmp_path / "out").iterdir())) == len(bare.files)
 
 
 def test_checkpoints_on_scenes_that_are_named(home: Path, tmp_path: Path) -> None:
