@@ -125,6 +125,7 @@ class Clips:
     start_s: np.ndarray | None = None  # float64 (N,), on the video's clock; with the truth only
     duration_s: np.ndarray | None = None
     sources: np.ndarray | None = None  # bool (N, S, Y, X): of each sounding source, empty where there are fewer
+    source_label: np.ndarray | None = None  # (N, S), '' where it is unknown or there is none
 
     def __len__(self) -> int:
         return len(self.clip_id)
@@ -157,7 +158,9 @@ class Clips:
         every: dict[str, Any] = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Clips)}
         if parts[0].sources is not None:
             most = max(each.shape[1] for each in every["sources"])
-            every["sources"] = [np.pad(v, ((0, 0), (0, most - v.shape[1]), (0, 0), (0, 0))) for v in every["sources"]]
+            for name in ("sources", "source_label"):
+                blank = (np.zeros((len(v), most - v.shape[1], *v.shape[2:]), v.dtype) for v in every[name])
+                every[name] = [np.concatenate(pair, axis=1) for pair in zip(every[name], blank, strict=True)]
         every = {name: None if v[0] is None else np.concatenate(v) for name, v in every.items()}
         return Clips(**every)
 
@@ -185,6 +188,7 @@ def decode(table: pa.Table, image_size: int, truth: bool, sources: bool = False)
     labels = table["labels"].to_pylist() if "labels" in table.column_names else [[]] * count
     regions = table["regions"].to_pylist() if truth or sources else []
     masks, has_truth = union(regions, image_size) if truth else (None, None)
+    own = by_source(regions, image_size) if sources else (None, None)
     times = [np.array(table[name].to_pylist(), np.float64) if truth else None for name in ("start_s", "duration_s")]
     return Clips(
         clip_id=np.array(table["clip_id"].to_pylist(), dtype=str),
@@ -197,7 +201,8 @@ def decode(table: pa.Table, image_size: int, truth: bool, sources: bool = False)
         has_truth=has_truth,
         start_s=times[0],
         duration_s=times[1],
-        sources=by_source(regions, image_size) if sources else None,
+        sources=own[0],
+        source_label=own[1],
     )
 
 

@@ -49,13 +49,14 @@ def box_mask(box_xyxy: Sequence[float], height: int, width: int) -> np.ndarray:
     return out_YX
 
 
-def by_source(region_lists: list[list[dict[str, Any]]], size: int) -> np.ndarray:
-    """Masks (N, S, Y, X) of the sounding sources of frame 0, ordered by label; clips with fewer have empty ones last.
+def by_source(region_lists: list[list[dict[str, Any]]], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Masks (N, S, Y, X) and labels (N, S) of the sounding sources of frame 0, ordered by label; clips with fewer of
+    them have empty ones last.
 
     A label is a source: its regions are one mask (no set of duets has two sources of one class in a frame). Regions
     without a label are a source each.
     """
-    found: list[list[np.ndarray]] = []
+    found: list[dict[tuple[str, int], np.ndarray]] = []
     for regions in region_lists:
         of: dict[tuple[str, int], np.ndarray] = {}
         for place, region in enumerate(regions or []):
@@ -63,8 +64,10 @@ def by_source(region_lists: list[list[dict[str, Any]]], size: int) -> np.ndarray
                 mask_YX = raster(region["box_xyxy"], region["mask"], size)
                 key = (region["label"], 0) if region["label"] else ("", place)
                 of[key] = of[key] | mask_YX if key in of else mask_YX
-        found.append([of[key] for key in sorted(of) if of[key].any()])
-    masks_NSYX = np.zeros((len(found), max([1, *map(len, found)]), size, size), bool)
-    for row, masks in enumerate(found):
-        masks_NSYX[row, : len(masks)] = masks or masks_NSYX[row, :0]
-    return masks_NSYX
+        found.append({key: of[key] for key in sorted(of) if of[key].any()})
+    most = max([1, *map(len, found)])
+    masks_NSYX, label_NS = np.zeros((len(found), most, size, size), bool), np.full((len(found), most), "", object)
+    for row, sources in enumerate(found):
+        for place, ((label, _), mask_YX) in enumerate(sources.items()):
+            masks_NSYX[row, place], label_NS[row, place] = mask_YX, label
+    return masks_NSYX, label_NS.astype(str)

@@ -39,6 +39,7 @@ class Scenes:
     masks_NSYX: Tensor | None  # bool, where each sounding source is on the canvas
     has_truth_N: Tensor | None  # bool, every sounding panel has a region
     hash: str  # of layout, seed, ids, clips and windows; or of pair list, mixing rule, level, clips and windows
+    labels: list[tuple[str, ...]] | None = None  # the class of each source, '' where it is unknown; for scoring alone
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -64,6 +65,7 @@ class Scenes:
                 panels_NS=self.panels_NS[part],
                 masks_NSYX=None if self.masks_NSYX is None else self.masks_NSYX[part],
                 has_truth_N=None if self.has_truth_N is None else self.has_truth_N[part],
+                labels=None if self.labels is None else self.labels[part],
             )
 
     def to(self, device: torch.device | str) -> Scenes:
@@ -142,8 +144,9 @@ class _Stage:
         gain_NS = None if self.gain_NP is None else self.gain_NP[:, : self.heard]
         seen_NP = np.take_along_axis(self.cast_NP, np.argsort(self.place_NP, axis=1), axis=1)  # clip in each panel
         masks_NSYX = None if clips.masks is None else _masks(clips.masks, heard_NS, panels_NS, rects)
+        label_NS = clips.label[heard_NS]
         if self.layout == "natural":
-            masks_NSYX = self._own_sources(clips)
+            masks_NSYX, label_NS = self._own_sources(clips)
             panels_NS = np.zeros(masks_NSYX.shape[:2], np.int64)
         return Scenes(
             layout=self.layout,
@@ -156,15 +159,17 @@ class _Stage:
             masks_NSYX=None if masks_NSYX is None else torch.from_numpy(masks_NSYX),
             has_truth_N=None if clips.has_truth is None else torch.from_numpy(clips.has_truth[heard_NS].all(1)),
             hash=blake2b(json.dumps(told).encode(), digest_size=8).hexdigest(),
+            labels=[tuple(names) for names in label_NS.tolist()],
         )
 
-    def _own_sources(self, clips: Clips) -> np.ndarray:
-        """The masks of the sources of each clip that is shown whole, (N, S, Y, X); S is the most that one has."""
+    def _own_sources(self, clips: Clips) -> tuple[np.ndarray, np.ndarray]:
+        """Masks (N, S, Y, X) and labels (N, S) of the sources of each clip that is shown whole; S is the most that one has."""
         if clips.sources is None:
             raise ValueError("layout=natural: these clips came without the regions of each source")
-        masks_NSYX = clips.sources[self.cast_NP[:, 0]]
-        most = int(masks_NSYX.any(axis=(2, 3)).sum(axis=1).max())
-        return np.ascontiguousarray(masks_NSYX[:, : max(most, 1)])
+        masks_NSYX, cast_N = clips.sources[self.cast_NP[:, 0]], self.cast_NP[:, 0]
+        most = max(int(masks_NSYX.any(axis=(2, 3)).sum(axis=1).max()), 1)
+        label_NS = np.full((len(cast_N), most), "") if clips.source_label is None else clips.source_label[cast_N, :most]
+        return np.ascontiguousarray(masks_NSYX[:, :most]), label_NS
 
 
 def _canvas(frames_NYX3: np.ndarray, seen_NP: np.ndarray, rows: int, columns: int) -> Tensor:

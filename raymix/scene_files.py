@@ -7,7 +7,7 @@
     canvas_height, canvas_width  int, pixels
     panels                       list of [left, top, right, bottom] in pixels, row after row
     sounding_panels              list of int: the panel of each source
-    labels                       list of string: the class of each sounding panel, '' where it is unknown; of duets null
+    labels                       list of string: the class of each source, '' where it is unknown
     videos                       list of string: those of the sounding panels, then of the silent ones
     has_truth                    bool; where it is false no box metric counts this scene
     masks                        list of binary: a PNG of the canvas for each source, 255 where it is; null without regions
@@ -65,9 +65,7 @@ def write(stage: Stage, folder: str, echo: Callable[[str], Any] = print) -> Repo
     scenes = stage.compose(clips)
     truth = Truth.of(scenes)
     _only_these(folder, scenes.hash)
-    listed = stage.listed(clips)
-    classes_NP = clips.label[listed.find(clips)]  # of each panel; lists stand in the order of the scenes
-    pair_list.write(listed, f"{folder.rstrip('/')}/pair_list.csv")
+    pair_list.write(stage.listed(clips), f"{folder.rstrip('/')}/pair_list.csv")
     facts = {"scenes_hash": scenes.hash, "scenes": len(scenes), "canvas": list(truth.canvas), "stage": stage.record()}
     put(filesystem, f"{path}/scenes.json", json.dumps(facts, indent=1).encode())
     with making(filesystem, f"{path}/scenes.parquet") as part:
@@ -75,8 +73,7 @@ def write(stage: Stage, folder: str, echo: Callable[[str], Any] = print) -> Repo
         with pq.ParquetWriter(part, schema) as table:
             done = 0
             for batch in scenes.batches(CHUNK):
-                part_of = np.arange(done, done + len(batch))
-                rows = _rows(batch, truth.take(part_of), classes_NP[part_of], filesystem, path)
+                rows = _rows(batch, truth.take(np.arange(done, done + len(batch))), filesystem, path)
                 table.write_table(pa.Table.from_pylist(rows, schema))
                 done += len(batch)
     files = [
@@ -99,7 +96,7 @@ def _only_these(folder: str, scenes_hash: str) -> None:
             raise ValueError(f"export={folder}: holds the scenes {found}, these are {scenes_hash}; name another folder")
 
 
-def _rows(scenes: Scenes, truth: Truth, classes_NP: np.ndarray, filesystem: Any, path: str) -> list[dict[str, Any]]:
+def _rows(scenes: Scenes, truth: Truth, filesystem: Any, path: str) -> list[dict[str, Any]]:
     """Write the files of some scenes; their rows."""
     wave_NL = istft(scenes.mixture_NTF).numpy()
     rows = []
@@ -123,7 +120,7 @@ def _rows(scenes: Scenes, truth: Truth, classes_NP: np.ndarray, filesystem: Any,
                 "canvas_width": truth.canvas[1],
                 "panels": truth.rects_P4.tolist(),
                 "sounding_panels": truth.panels_NS[place].tolist(),
-                "labels": None if truth.layout == "natural" else classes_NP[place][truth.panels_NS[place]].tolist(),
+                "labels": list(scenes.labels[place]) if scenes.labels else None,
                 "videos": list(truth.videos[place]),
                 "has_truth": bool(truth.has_truth_N[place]),
                 "masks": masks,

@@ -110,6 +110,8 @@ def test_sources_are_the_labels_that_sound_each_for_itself() -> None:
     assert found.sources.sum(axis=(2, 3)).tolist() == [[64, 128], [0, 0], [64, 64], [0, 0]]
     assert found.sources[0, 0, 8:, 8:].all() and found.sources[0, 1, :, :8].all()  # cello, flute: by name
     np.testing.assert_array_equal(found.sources.any(axis=1), found.masks)
+    assert found.source_label is not None
+    assert found.source_label.tolist() == [["cello", "flute"], ["", ""], ["", ""], ["", ""]]
     assert list(found.with_sources(2).clip_id) == list(found.clip_id[[0, 2]])
     assert clip.decode(rows[0], 16, truth=True).sources is None
     assert found.start_s is not None and found.start_s.shape == (4,)

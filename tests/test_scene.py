@@ -118,6 +118,7 @@ def test_batches_are_the_scenes_in_order(clips: Clips):
     parts = list(scenes.batches(4))
     assert [len(part) for part in parts] == [4, 4, 3]
     assert [name for part in parts for name in part.ids] == scenes.ids
+    assert [names for part in parts for names in part.labels or ()] == scenes.labels
     assert torch.equal(torch.cat([part.frames_N3YX for part in parts]), scenes.frames_N3YX)
     assert torch.equal(torch.cat([part.masks_NSYX for part in parts]), scenes.masks_NSYX)
 
