@@ -45,9 +45,9 @@ RAY = {
     "train",
 }
 TORCH_FREE = {
+    "layout", "region", "casting", "pair_list", "predictions", "results",
     "config", "rules", "storage", "expression", "study", "ledger", "protocol", "space", "search_space", "metrics", "truth",
     "door", "leaderboard", "watch", "session", "room", "lock",
-    "layout", "region", "casting", "pair_list", "predictions", "results",
 }  # fmt: skip
 LINES, FUNCTION_LINES = 300, 40
 PAGES = {("fit", "fit")}  # the training loop alone may fill a page
