@@ -7,13 +7,12 @@ are those of `configs/method/NAME.yaml`, which are the keywords of the method's 
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -24,12 +23,14 @@ class BadInput(ValueError):
     """What a person gave cannot be used; the message is one line: what, where, the rule, the nearest valid name."""
 
 
-def ranged(default: float, low: float | None = None, high: float | None = None, above: float | None = None) -> Any:
+def ranged(
+    default: float | None, low: float | None = None, high: float | None = None, above: float | None = None
+) -> Any:
     """A number with its range: `low <= x <= high`, or `x > above`."""
     return field(default=default, metadata={"low": low, "high": high, "above": above})
 
 
-def chosen(default: str, *choices: str) -> Any:
+def chosen(default: str | None, *choices: str) -> Any:
     return field(default=default, metadata={"choices": choices})
 
 
@@ -126,9 +127,7 @@ class Study:
     seed: int = ranged(0, low=0)
     metric: str = "val/sounding_accuracy"
     mode: str = chosen("max", "max", "min")
-    final: int = ranged(
-        1, low=0
-    )  # the best n are scored on the test split at the end; 0: leave that to raymix.evaluate
+    final: int = ranged(1, low=0)  # the best n are scored on the test split at the end; 0: leave that to evaluate
 
 
 @dataclass
@@ -217,16 +216,29 @@ class Evaluate:
     study: str = ""
     top: int = ranged(1, low=1)
     checkpoint: str | None = None  # score this one checkpoint instead of a study's best
+    store: bool = False  # also write the raw maps of the scored checkpoints
     split: str = chosen("test", "test", "val")
     output: str | None = None  # default: the study's own folder
     scenes: int | None = None  # default: the study's evaluation.final_scenes
     pictures: int | None = None
+    predictions: str = ""  # score this file of anybody's predictions instead
+    export: str = ""  # write the scenes into this folder instead
+    compare: list[str] = field(default_factory=list)  # two results instead: FILE or FOLDER, or with #SYSTEM behind it
+    prepared: str = ""  # from here on: which scenes these three are about; what is left open is the study's, if named
+    layout: str | None = None
+    sources: int | None = ranged(None, low=1, high=4)
+    pair_list: str = ""
+    seed: int | None = ranged(None, low=0)
+    image_size: int | None = ranged(None, low=16, high=1024)  # px, side of a panel
+    seconds: float | None = ranged(None, above=0.0)
+    rule: str | None = chosen(None, "sum", "mean")
+    level: str | None = chosen(None, "rms", "none")
+    protocol: str | None = None
 
 
 def nearest(name: str, names: list[str]) -> str:
     """` (did you mean X?)`, or the list where nothing is near and the list is short."""
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if not close:
+    if not (close := difflib.get_close_matches(name, names, n=1, cutoff=0.5)):
         leaf = {n.rsplit(".", 1)[-1]: n for n in names}
         close = [leaf[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(leaf), n=1, cutoff=0.6)]
     if close:
@@ -262,8 +274,7 @@ def override(plain: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, A
 
 def to_plain(config: Any) -> dict[str, Any]:
     """A config as nested plain Python values: what travels to workers and into checkpoints."""
-    plain = dataclasses.asdict(config)
-    return json.loads(json.dumps(plain))
+    return json.loads(json.dumps(asdict(config)))
 
 
 @functools.cache
@@ -277,10 +288,9 @@ def from_plain(plain: Mapping[str, Any], schema: type = Run) -> Any:
 
     Raises BadInput where a value has the wrong type or a key is unknown.
     """
-    known = {f.name for f in dataclasses.fields(schema)}
+    known = {f.name for f in fields(schema)}
     try:
-        merged = OmegaConf.merge(_shape(schema), {k: v for k, v in plain.items() if k in known})
-        return OmegaConf.to_object(merged)
+        return OmegaConf.to_object(OmegaConf.merge(_shape(schema), {k: v for k, v in plain.items() if k in known}))
     except OmegaConfBaseException as error:
         raise BadInput(f"config: {str(error).splitlines()[0]}") from None
 

@@ -21,8 +21,10 @@ FLOORS: dict[str, int] = {
     "stream": 7, "evaluator": 7, "session": 7, "mailbox": 7, "nodes": 7, "verdict": 8, "preflight": 8,
     "worker": 8, "rebuild": 7, "suggest": 8, "scoreboard": 9, "ranking": 9, "slot": 9, "record": 9, "census": 9,
     "trial": 10, "upload": 10,
+    "layout": 1, "region": 1, "casting": 2, "results": 2, "pair_list": 3, "predictions": 3, "staging": 5, "scene_files": 6,
+    "per_scene": 7, "contenders": 9, "submission": 12, "paired": 13, "benchmark": 13,
     "engine": 11,
-    "prepare": 12, "forecast": 13, "leaderboard": 12, "evaluate": 12, "tune": 14, "train": 15, "compare": 15,
+    "prepare": 12, "forecast": 13, "leaderboard": 12, "evaluate": 14, "tune": 15, "train": 16, "compare": 16,
 }  # fmt: skip
 RAY = {
     "stream",
@@ -43,6 +45,7 @@ RAY = {
     "train",
 }
 TORCH_FREE = {
+    "layout", "region", "casting", "pair_list", "predictions", "results",
     "config", "rules", "storage", "expression", "study", "ledger", "protocol", "space", "search_space", "metrics", "truth",
     "door", "leaderboard", "watch", "session", "room", "lock",
 }  # fmt: skip
