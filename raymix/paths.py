@@ -57,7 +57,7 @@ def cycle_paths(walks: Sequence[Walk], heading: str = "") -> Figure:
     bar = figure.add_axes((1 - 0.75 / size[0], 0.45 / size[1], 0.14 / size[0], (high - 0.9) / size[1]))
     colours = figure.colorbar(ScalarMappable(Normalize(0, 1), _EDGES), cax=bar)
     colours.ax.tick_params(labelsize=7, labelcolor=_INK, length=2)
-    colours.outline.set_visible(False)  # type: ignore[operator]
+    colours.outline.set_visible(False)
     bar.set_title("P", fontsize=8, color=_INK, pad=4)
     if heading:
         figure.text(0.15 / size[0], 1 - 0.28 / size[1], heading, fontsize=11, weight="bold", color=_INK, va="center")
@@ -89,7 +89,7 @@ def _graph(axes: Axes, walk: Walk, rows: int) -> None:
 
 def _edge(axes: Axes, start: tuple[float, float], end: tuple[float, float], probability: float) -> None:
     """Wide and dark where the walk goes, a hair where it hardly ever does; likely edges lie on top."""
-    colour = ScalarMappable(Normalize(0, 1), _EDGES).to_rgba(float(probability))
+    colour = ScalarMappable(Normalize(0, 1), _EDGES).to_rgba(np.asarray(float(probability)))
     width = max(0.4, _WIDEST * float(probability))
     axes.plot(
         *zip(start, end, strict=True), color=colour, linewidth=width, zorder=1 + probability, solid_capstyle="round"

@@ -30,7 +30,7 @@ def test_the_way_home_by_hand() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="walk x: A_SI .* is no matrix of transitions of 2 nodes"):
+    with pytest.raises(ValueError, match=r"walk x: A_SI .* is no matrix of transitions of 2 nodes"):
         Walk("x", FRAMES, OUT.T, HOME)
     with pytest.raises(ValueError, match="walk x: A_IS"):
         Walk("x", FRAMES, OUT, np.eye(3))
