@@ -34,15 +34,9 @@ def systems(rows: Sequence[Mapping[str, Picture]], heading: str = "") -> Figure:
     figure = blank(size)
     for place, (name, which) in enumerate([("", -2), *cells]):
         x = _GAP + place * (width + _GAP)
-        head = name if len(drawn.get(name, [])) < 2 else f"{name} #{which + 1}" if which >= 0 else f"{name}, mean"
+        above = ((x + width / 2) / size[0], 1 - (top - 0.12) / size[1])
         figure.text(
-            (x + width / 2) / size[0],
-            1 - (top - 0.12) / size[1],
-            head,
-            fontsize=9,
-            weight="bold",
-            color=_INK,
-            ha="center",
+            *above, _head(name, which, len(drawn.get(name, []))), fontsize=9, weight="bold", color=_INK, ha="center"
         )
         for number, row in enumerate(rows):
             y = size[1] - top - (number + 1) * line + 0.06
@@ -50,11 +44,19 @@ def systems(rows: Sequence[Mapping[str, Picture]], heading: str = "") -> Figure:
             axes.set_axis_off()
             picture = row[name] if name else next(iter(row.values()))
             draw_map(axes, picture, which) if name else draw_frame(axes, picture)
-            axes.set_title(axes.get_title(loc="left").split(": ")[-1], fontsize=7, color=_INK, loc="left", pad=2)
+            said = axes.get_title(loc="left").split(": ")[-1]
+            axes.set_title(said, fontsize=7, color=_INK, loc="left", pad=2)
     if heading:
         figure.text(_GAP / size[0], 1 - 0.26 / size[1], heading, fontsize=11, weight="bold", color=_INK, va="center")
     legend(figure, [picture for row in rows for picture in row.values()], size)
     return figure
+
+
+def _head(name: str, which: int, columns: int) -> str:
+    """What stands above a column: of one map the system alone, of several which map it is."""
+    if columns < 2:
+        return name
+    return f"{name} #{which + 1}" if which >= 0 else f"{name}, mean"
 
 
 def _same(row: Mapping[str, Picture], first: Mapping[str, Picture]) -> None:
