@@ -67,7 +67,15 @@ def test_presets_say_which_scenes_they_are_for():
     one = {name for name, value in PROTOCOLS.items() if value.declines(2)}
     several = {name for name, value in PROTOCOLS.items() if value.declines(1)}
     assert one == {"mixloc-single", "dsol-solo", "lvs", "ezvsl", "slavc"}
-    assert several == {"mixloc-multi", "dsol-syn", "dsol-duet", "noprior-code", "noprior-fixed", "tvsl-code", "tvsl-fixed"}
+    assert several == {
+        "mixloc-multi",
+        "dsol-syn",
+        "dsol-duet",
+        "noprior-code",
+        "noprior-fixed",
+        "tvsl-code",
+        "tvsl-fixed",
+    }
     assert PROTOCOLS["lvs"].declines(3) == "protocol lvs is for scenes of one source, these have 3"
     assert PROTOCOLS["dsol-syn"].declines(1) == "protocol dsol-syn is for scenes of several sources, these have 1"
 
