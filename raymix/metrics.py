@@ -135,7 +135,7 @@ def average_precision(scores_NMP: np.ndarray, truth_NSP: np.ndarray) -> np.ndarr
     last_R = last_of_ties(keys_R, starts)
     result_NSM = np.empty((n, s, m))
     for source in range(s):
-        positive = np.flatnonzero(labels_R & np.uint32(1 << source))
+        positive = np.flatnonzero((labels_R & np.uint32(1 << source)).astype(bool))
         result_NSM[:, source] = mean_precision(positive, last_R, starts).reshape(n, m)
     return result_NSM
 
@@ -156,23 +156,30 @@ def last_of_ties(keys_R: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return last_R
 
 
-def mean_precision(positive: np.ndarray, last_R: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Mean over each sorted row's positive pixels of the precision at the last pixel that has the same score."""
+def mean_precision(
+    positive: np.ndarray, last_R: np.ndarray, starts: np.ndarray, running: np.ndarray | None = None
+) -> np.ndarray:
+    """Mean over each sorted row's positive pixels of the precision at the last pixel that has the same score.
+
+    With `running`, the number of pixels before each place, precision is among those pixels only.
+    """
     bounds = np.searchsorted(positive, starts)
     count, rows = np.diff(bounds), len(starts) - 1
-    row = np.repeat(np.arange(rows), count)
     end, hits = positive, np.arange(1, len(positive) + 1)
     tied = np.flatnonzero(~last_R[positive])
     if len(tied):
         end, ends = positive.copy(), np.flatnonzero(last_R)
         end[tied] = ends[np.searchsorted(ends, positive[tied])]
         hits[tied] = np.searchsorted(positive, end[tied], side="right")
-    precision = (hits - bounds[row]) / (end - starts[row] + 1)
-    total = np.bincount(row, weights=precision, minlength=rows)
+    first, before = starts[:-1], 1
+    if running is not None:
+        end, first, before = running[end + 1], running[first], 0
+    precision = (hits - np.repeat(bounds[:-1], count)) / (end - np.repeat(first - before, count))
+    total = np.bincount(np.repeat(np.arange(rows), count), weights=precision, minlength=rows)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def success(iou_N: np.ndarray, threshold: float, strict: bool = False) -> np.ndarray:
+def success(iou_N: np.ndarray, threshold: float | np.ndarray, strict: bool = False) -> np.ndarray:
     """1.0 where the IoU reaches (strict: exceeds) the threshold, else 0.0; NaN stays NaN."""
     passed_N = iou_N > threshold + _TIE if strict else iou_N >= threshold - _TIE
     return np.where(np.isnan(iou_N), np.nan, passed_N.astype(np.float64))
@@ -184,7 +191,7 @@ def area_under_success(iou_N: np.ndarray, points: int = 21) -> np.ndarray:
     The mean over samples is the AUC of the literature, floor included: with 21 points an IoU of 0 still gives 0.025,
     because everything succeeds at threshold 0.
     """
-    passed_NT = np.stack([success(iou_N, step / (points - 1)) for step in range(points)], axis=-1)
+    passed_NT = success(iou_N[..., None], np.arange(points) / (points - 1))
     return (passed_NT.sum(axis=-1) - 0.5 * (passed_NT[:, 0] + passed_NT[:, -1])) / (points - 1)
 
 

@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from raymix.protocol import Protocol
-from raymix.scoring.order import Order
-from raymix.scoring.surface import Surface, combined, upsampled
+from raymix.scoring.order import Order, Plain
+from raymix.scoring.surface import Surface, combined, sorts, upsampled
 from raymix.truth import Truth
 
 
@@ -69,13 +69,14 @@ class Chunk:
         """The one map that PIAP is of."""
         return self._combined(protocol)
 
-    def views(self, surface: Surface, protocol: Protocol) -> list[tuple[Order, int]]:
-        """For each truth of a protocol the sorted pixels that count, and the bits of that truth."""
-        if protocol.scope == "union":
-            return [(surface.order, self.union)]
+    def views(self, surface: Surface, protocol: Protocol) -> list[tuple[Order | Plain, int]]:
+        """For each truth of a protocol the pixels that count, sorted where that is needed, and the bits of that truth."""
+        truths = [self.union] if protocol.scope == "union" else [1 << source for source in range(self.sources)]
+        if not sorts(protocol):
+            return [(surface.plain, truth) for truth in truths]
         if protocol.scope == "panel" and self._panels:
-            return [(surface.order.within(self.sources + source), 1 << source) for source in range(self.sources)]
-        return [(surface.order, 1 << source) for source in range(self.sources)]
+            return [(surface.order.within(self.sources + source), truth) for source, truth in enumerate(truths)]
+        return [(surface.order, truth) for truth in truths]
 
     def _combined(self, protocol: Protocol) -> Surface:
         again = self.sources == 1

@@ -15,7 +15,7 @@ import numpy as np
 from raymix.metrics import area_under_success, success
 from raymix.protocol import Protocol
 from raymix.scoring.chunk import Chunk
-from raymix.scoring.order import Order
+from raymix.scoring.order import Order, Plain
 from raymix.scoring.pairing import Pairing, only_map, pairings, take
 from raymix.scoring.pooled import Pool, detection, pxap
 from raymix.scoring.surface import Surface, onto, threshold
@@ -102,7 +102,7 @@ def _boxes(
     chunk: Chunk,
     rows: _Rows,
     surface: Surface,
-    views: list[tuple[Order, int]],
+    views: list[tuple[Order | Plain, int]],
     iou_NTM: np.ndarray,
     ap_NTM: np.ndarray,
     paired: list[Pairing],
@@ -143,12 +143,12 @@ def _paired(values_NTM: np.ndarray, map_NT: np.ndarray) -> np.ndarray:
 
 
 def _cut(
-    surface: Surface, order: Order, truth: int, protocol: Protocol, binarise: str
+    surface: Surface, order: Order | Plain, truth: int, protocol: Protocol, binarise: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each binarised map the pixels, those of them inside the truth, and the truth's own, each (R,)."""
     at_R1 = threshold(surface, order, truth, protocol, binarise)
-    predicted_R1 = order.above(at_R1, protocol.threshold_strict and not surface.binary)
-    return predicted_R1[:, 0], order.hits(truth, predicted_R1)[:, 0], order.area(truth)
+    predicted_R1, hit_R1 = order.counts(truth, at_R1, protocol.threshold_strict and not surface.binary)
+    return predicted_R1[:, 0], hit_R1[:, 0], order.area(truth)
 
 
 def _iou(predicted_R: np.ndarray, hit_R: np.ndarray, area_R: np.ndarray) -> np.ndarray:
@@ -157,12 +157,12 @@ def _iou(predicted_R: np.ndarray, hit_R: np.ndarray, area_R: np.ndarray) -> np.n
 
 
 def _ap(
-    order: Order, truth: int, predicted_R: np.ndarray, hit_R: np.ndarray, area_R: np.ndarray, protocol: Protocol
+    order: Order | Plain, truth: int, predicted_R: np.ndarray, hit_R: np.ndarray, area_R: np.ndarray, protocol: Protocol
 ) -> np.ndarray:
     """Average precision of each row: of the map, or in closed form of the binarised map, or of that as the truth."""
     if protocol.ap in ("dataset", "detection"):
         return np.zeros(len(predicted_R))
-    if protocol.ap == "image":
+    if protocol.ap == "image" and isinstance(order, Order):
         return order.average_precision(truth)
     true_R, said_R = (area_R, predicted_R) if protocol.ap == "binary" else (predicted_R, area_R)
     recall_R, precision_R = (hit_R / np.maximum(each, 1) for each in (true_R, said_R))
@@ -183,7 +183,8 @@ def _silence(surface: Surface, protocol: Protocol, map_NS: np.ndarray, counts_N:
     """NSA: mean over the maps of no source of their share of pixels at most `silence_threshold`; NaN without such maps."""
     scale_R, shift_R = surface.scale(surface.order, protocol)
     wanted_R1 = np.full((len(scale_R), 1), protocol.silence_threshold)
-    loud_R1 = surface.order.above(onto(wanted_R1, scale_R, shift_R, strict=True).astype(np.float32), strict=True)
+    at_R1 = onto(wanted_R1, scale_R, shift_R, strict=True).astype(np.float32)
+    loud_R1, _ = surface.order.counts(0, at_R1, strict=True)
     quiet_NM = 1 - loud_R1[:, 0].reshape(surface.there_NM.shape) / surface.value_NMP.shape[-1]
     used_NM = (map_NS[:, :, None] == np.arange(quiet_NM.shape[1])).any(axis=1)
     silent_NM = surface.there_NM & ~used_NM & counts_N[:, None]
@@ -191,15 +192,16 @@ def _silence(surface: Surface, protocol: Protocol, map_NS: np.ndarray, counts_N:
     return np.where(count_N > 0, np.where(silent_NM, quiet_NM, 0.0).sum(axis=1) / np.maximum(count_N, 1), np.nan)
 
 
-def _pooled(found: Judged, chunk: Chunk, surface: Surface, views: list[tuple[Order, int]], rows: _Rows) -> None:
+def _pooled(found: Judged, chunk: Chunk, surface: Surface, views: list[tuple[Order | Plain, int]], rows: _Rows) -> None:
     """What the numbers of the whole set need of each scene, into `found`."""
     how, (order, truth) = rows.protocol, views[0]
+    if how.ap not in ("dataset", "detection") or not isinstance(order, Order):
+        return
     scale_R, shift_R = surface.scale(order, how)
     if how.ap == "dataset":
         edges_B = np.arange(how.ap_bins) / how.ap_bins
         at_RB = onto(np.broadcast_to(np.append(edges_B, 1.0), (len(scale_R), how.ap_bins + 1)), scale_R, shift_R)
-        reach_RB = order.above(_ceil(at_RB))
-        true_RB = order.hits(truth, reach_RB)
+        reach_RB, true_RB = order.counts(truth, _ceil(at_RB))
         reach_R2B = np.stack([true_RB, reach_RB - true_RB], axis=1)
         kept = (reach_R2B - np.pad(reach_R2B[..., 1:], ((0, 0), (0, 0), (0, 1)))).astype(np.uint32)
         found.pools["pxap"] = Pool(kept * rows.counts_N[:, None, None].astype(np.uint32), rows.counts_N, pxap, True)

@@ -1,7 +1,8 @@
 """Sorted pixels of many maps, and what every protocol reads off them: AP, counts above a threshold, quantiles, histograms.
 
 A map is sorted once. After that a threshold is a place in its row, so any number of thresholds and of truths costs a
-binary search each; min-max and any other increasing normalisation only moves the threshold.
+binary search each; min-max and any other increasing normalisation only moves the threshold. A panel is not sorted again:
+a running count of its pixels along the row of the whole canvas says the same.
 """
 
 from __future__ import annotations
@@ -14,10 +15,16 @@ from raymix.metrics import last_of_ties, mean_precision, sort_keys, sorted_pixel
 
 
 class Order:
-    """Rows of pixels from the highest score to the lowest, with the labels that they carry (one bit for each truth)."""
+    """R rows of pixels from the highest score to the lowest, with the labels that they carry, one bit for each truth.
 
-    def __init__(self, keys: np.ndarray, labels: np.ndarray, starts: np.ndarray) -> None:
+    Counts are of the pixels within one panel where `within` made it, else of all.
+    """
+
+    def __init__(
+        self, keys: np.ndarray, labels: np.ndarray, starts: np.ndarray, whole: Order | None = None, panel: int = 0
+    ) -> None:
         self._keys, self._labels, self._starts = keys, labels, starts
+        self._whole, self._panel = whole, panel
         self._found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._precision: dict[int, np.ndarray] = {}
         self._within: dict[int, Order] = {}
@@ -31,17 +38,26 @@ class Order:
         labels = labels_NMP.astype(small)
         return Order(np.ascontiguousarray(keys_NMP).ravel(), labels.ravel(), np.arange(n * m + 1) * p)
 
-    @property
-    def size_R(self) -> np.ndarray:
-        """Pixels of each row."""
-        return np.diff(self._starts)
-
     def within(self, bit: int) -> Order:
-        """Only the pixels that carry this bit, in their order."""
+        """The same rows, where only the pixels that carry this bit count."""
         if bit not in self._within:
-            place, bounds = self._positive(1 << bit)
-            self._within[bit] = Order(self._keys[place], self._labels[place], bounds)
+            self._within[bit] = Order(self._keys, self._labels, self._starts, self, 1 << bit)
         return self._within[bit]
+
+    @cached_property
+    def size_R(self) -> np.ndarray:
+        """Pixels of each row that count."""
+        return self._counted(self._starts[1:], self._starts[:-1])
+
+    @property
+    def highest_R(self) -> np.ndarray:
+        """The highest score of each row, 0 where it has no pixel."""
+        return self.score_at(np.zeros(len(self._starts) - 1, np.int64))
+
+    @property
+    def lowest_R(self) -> np.ndarray:
+        """The lowest score of each row, 0 where it has no pixel."""
+        return self.score_at(self.size_R - 1)
 
     def area(self, truth: int) -> np.ndarray:
         """Pixels of each row that carry any of the bits of `truth`, (R,)."""
@@ -50,43 +66,102 @@ class Order:
     def average_precision(self, truth: int) -> np.ndarray:
         """AP of each row against the pixels that carry any of these bits, (R,); NaN where there are none."""
         if truth not in self._precision:
-            self._precision[truth] = mean_precision(self._positive(truth)[0], self._last, self._starts)
+            place = self._positive(truth)[0]
+            self._precision[truth] = mean_precision(place, self._last, self._starts, self._running)
         return self._precision[truth]
 
     def score_at(self, rank_R: np.ndarray) -> np.ndarray:
-        """The score of rank 0 (the highest) and so on of each row, (R,); the nearest rank that exists."""
-        place = self._starts[:-1] + np.clip(rank_R, 0, np.maximum(self.size_R - 1, 0))
-        return _scores(self._keys[place]) if len(self._keys) else np.zeros(len(self.size_R), np.float32)
+        """The score of rank 0 (the highest) and so on of each row, (R,); of the nearest rank that exists."""
+        rank_R = np.clip(rank_R, 0, np.maximum(self.size_R - 1, 0))
+        place_R = self._starts[:-1] + rank_R
+        if self._running is not None:
+            before_R = self._running[self._starts[:-1]]
+            place_R = self._running.searchsorted(before_R + rank_R, side="right") - 1
+        return (
+            np.where(self.size_R > 0, _scores(self._keys[place_R]), np.float32(0))
+            if len(self._keys)
+            else self.size_R * 0.0
+        )
 
     def top_mean(self, share: float) -> np.ndarray:
-        """Mean of the highest scores of each row, this share of its pixels and at least one, (R,) in float64."""
-        count_R = np.maximum(np.ceil(self.size_R * share).astype(np.int64), 1)
-        rows = zip(self._starts, count_R, strict=False)
-        return np.array([_scores(self._keys[a : a + k]).mean(dtype=np.float64) for a, k in rows]).reshape(len(count_R))
+        """Mean of the highest scores of each whole row, this share of its pixels and at least one, (R,) in float64."""
+        size_R = np.diff(self._starts)
+        ends_R = self._starts[:-1] + np.maximum(np.ceil(size_R * share).astype(np.int64), 1)
+        rows = zip(self._starts, ends_R, strict=False)
+        return np.array([_scores(self._keys[a:b]).mean(dtype=np.float64) for a, b in rows]).reshape(len(size_R))
 
-    def above(self, score_RT: np.ndarray, strict: bool = False) -> np.ndarray:
-        """How many pixels of each row reach (strict: exceed) each of its float32 thresholds, (R, T)."""
+    def counts(self, truth: int, score_RT: np.ndarray, strict: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """How many pixels reach (strict: exceed) each float32 threshold, and how many of those are in `truth`, (R, T)."""
         keys_RT, side = sort_keys(score_RT), "left" if strict else "right"
         spans = zip(self._starts, self._starts[1:], keys_RT, strict=False)
-        found = [self._keys[a:b].searchsorted(keys_T, side=side) for a, b, keys_T in spans]  # type: ignore[call-overload]
-        return np.array(found, np.int64).reshape(score_RT.shape)
+        found = [a + self._keys[a:b].searchsorted(keys_T, side=side) for a, b, keys_T in spans]  # type: ignore[call-overload]
+        end_RT = np.array(found, np.int64).reshape(score_RT.shape)
+        place, bounds = self._positive(truth)
+        hits_RT = place.searchsorted(end_RT.ravel()).reshape(end_RT.shape) - bounds[:-1, None]
+        return self._counted(end_RT, self._starts[:-1, None]), hits_RT
 
-    def hits(self, truth: int, count_RT: np.ndarray) -> np.ndarray:
-        """How many of the first so many pixels of each row carry any of these bits, (R, T)."""
-        positive, bounds = self._positive(truth)
-        ends = positive.searchsorted((self._starts[:-1, None] + count_RT).ravel())
-        return ends.reshape(count_RT.shape) - bounds[:-1, None]
+    def _counted(self, end: np.ndarray, start: np.ndarray) -> np.ndarray:
+        """How many pixels count between two places of all rows together."""
+        return end - start if self._running is None else self._running[end] - self._running[start]
+
+    @cached_property
+    def _running(self) -> np.ndarray | None:
+        """How many pixels of the panel come before each place of all rows together; None where all pixels count."""
+        if self._whole is None:
+            return None
+        running = np.zeros(len(self._labels) + 1, np.int32)
+        np.cumsum((self._labels & self._labels.dtype.type(self._panel)).astype(bool), out=running[1:])
+        return running
 
     @cached_property
     def _last(self) -> np.ndarray:
-        return last_of_ties(self._keys, self._starts)
+        return last_of_ties(self._keys, self._starts) if self._whole is None else self._whole._last
 
     def _positive(self, truth: int) -> tuple[np.ndarray, np.ndarray]:
-        """Places of the pixels with any of these bits, ascending, and where each row's begin among them."""
+        """Places of the pixels with any of these bits that count, ascending, and where each row's begin among them."""
         if truth not in self._found:
-            place = np.flatnonzero(self._labels & self._labels.dtype.type(truth))
+            if self._whole is None:
+                place = np.flatnonzero(
+                    (self._labels & self._labels.dtype.type(truth)).astype(bool)
+                )  # bool: much faster
+            else:
+                place = self._whole._positive(truth)[0]
+                place = place[(self._labels[place] & self._labels.dtype.type(self._panel)).astype(bool)]
             self._found[truth] = place, place.searchsorted(self._starts)
         return self._found[truth]
+
+
+class Plain:
+    """The same counts of maps that nobody has to sort, for protocols that cut each map once at a value."""
+
+    def __init__(self, scores_NMP: np.ndarray, labels_NP: np.ndarray) -> None:
+        self._scores_NMP, self._labels_NP = scores_NMP, labels_NP
+        n, m, p = scores_NMP.shape
+        self.size_R = np.full(n * m, p)
+
+    @property
+    def highest_R(self) -> np.ndarray:
+        """The highest score of each row."""
+        return self._scores_NMP.max(axis=-1).ravel()
+
+    @property
+    def lowest_R(self) -> np.ndarray:
+        """The lowest score of each row."""
+        return self._scores_NMP.min(axis=-1).ravel()
+
+    def area(self, truth: int) -> np.ndarray:
+        """Pixels of each row that carry any of the bits of `truth`, (R,)."""
+        return np.repeat(np.count_nonzero(self._inside(truth), axis=-1), self._scores_NMP.shape[1])
+
+    def counts(self, truth: int, score_R1: np.ndarray, strict: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """How many pixels reach (strict: exceed) a float32 threshold, and how many of those are in `truth`, (R, 1)."""
+        at_NM1 = score_R1.reshape(*self._scores_NMP.shape[:2], 1)
+        predicted_NMP = self._scores_NMP > at_NM1 if strict else self._scores_NMP >= at_NM1
+        hit_NMP = predicted_NMP & self._inside(truth)[:, None, :]
+        return tuple(np.count_nonzero(each, axis=-1).reshape(-1, 1) for each in (predicted_NMP, hit_NMP))
+
+    def _inside(self, truth: int) -> np.ndarray:
+        return (self._labels_NP & np.uint32(truth)).astype(bool)
 
 
 def _scores(keys: np.ndarray) -> np.ndarray:

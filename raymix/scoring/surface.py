@@ -13,7 +13,7 @@ import numpy as np
 
 from raymix.metrics import resize, unit_scale
 from raymix.protocol import Protocol
-from raymix.scoring.order import Order
+from raymix.scoring.order import Order, Plain
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,22 @@ class Surface:
     labels_NP: np.ndarray
     binary: bool = False  # predictions, not scores
 
+    @property
+    def plain(self) -> Order | Plain:
+        """All pixels of all maps, sorted only if somebody else needs them sorted."""
+        return self.order if "order" in self.__dict__ else Plain(self.value_NMP, self.labels_NP)
+
     @cached_property
     def order(self) -> Order:
         """All pixels of all maps, sorted; row r is map r % M of scene r // M."""
         return Order.of(self.value_NMP, self.labels_NP)
 
-    def scale(self, order: Order, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
+    def scale(self, order: Order | Plain, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
         """(scale, shift), both (R,): a pixel's normalised score is `scale * value + shift`, within the order's pixels."""
         if self.binary:
             return np.ones(self.base_NM.size), np.zeros(self.base_NM.size)
-        high_NM = order.score_at(np.zeros(len(order.size_R), np.int64)).astype(np.float64).reshape(self.base_NM.shape)
-        low_NM = order.score_at(order.size_R - 1).astype(np.float64).reshape(self.base_NM.shape)
+        low_NM = order.lowest_R.astype(np.float64).reshape(self.base_NM.shape)
+        high_NM = order.highest_R.astype(np.float64).reshape(self.base_NM.shape)
         scale_NM, shift_NM = _normalising(self, protocol, low_NM, high_NM)
         return scale_NM.ravel(), shift_NM.ravel()
 
@@ -134,18 +139,24 @@ def onto(wanted_RT: np.ndarray, scale_R: np.ndarray, shift_R: np.ndarray, strict
     return np.where(scale_R1 > 0, on_RT, np.where(reached_RT, -np.inf, np.inf))
 
 
-def threshold(surface: Surface, order: Order, truth: int, protocol: Protocol, binarise: str) -> np.ndarray:
+def sorts(protocol: Protocol) -> bool:
+    """Whether a protocol needs pixels sorted: it does not if it cuts each map once, at a value."""
+    cuts = protocol.binarise in ("absolute", "fraction_of_max") and not protocol.adaptive
+    return not cuts or protocol.scope == "panel" or protocol.ap not in ("binary", "swapped")
+
+
+def threshold(surface: Surface, order: Order | Plain, truth: int, protocol: Protocol, binarise: str) -> np.ndarray:
     """The value at which a map is cut, float32 (R, 1); `truth` are the bits whose area is meant by "truth_area"."""
     size_R, rows = order.size_R, len(order.size_R)
     if surface.binary:
         return np.full((rows, 1), np.float32(0.5))
-    if binarise == "quantile":
+    if isinstance(order, Order) and binarise == "quantile":
         return order.score_at(size_R - 1 - np.floor(protocol.threshold * size_R).astype(np.int64))[:, None]
-    if binarise == "truth_area":
+    if isinstance(order, Order) and binarise == "truth_area":
         return order.score_at(order.area(truth) - 1)[:, None]
     scale_R, shift_R = surface.scale(order, protocol)
     wanted_R = np.full(rows, protocol.threshold)
     if binarise == "fraction_of_max":
-        wanted_R *= scale_R * order.score_at(np.zeros(rows, np.int64)) + shift_R
+        wanted_R *= scale_R * order.highest_R + shift_R
     with np.errstate(over="ignore"):
         return onto(wanted_R[:, None], scale_R, shift_R, protocol.threshold_strict).astype(np.float32)

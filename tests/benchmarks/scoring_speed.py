@@ -1,8 +1,8 @@
 """What scoring costs under all protocols at once, beside its floor: each map upsampled once a kind and sorted once.
 
-    python tests/benchmarks/scoring_speed.py                     scenes of the paper's size: 224x224, and 448x224 with two sources
-    python tests/benchmarks/scoring_speed.py --scenes 200        a longer run
-    python tests/benchmarks/scoring_speed.py --parts             also where the time goes
+    python tests/benchmarks/scoring_speed.py                  the paper's sizes: 224x224, 448x224 with two sources
+    python tests/benchmarks/scoring_speed.py --scenes 200     a longer run
+    python tests/benchmarks/scoring_speed.py --parts          also where the time goes
 
 The floor makes, for each kind of upsampling that the protocols of a layout ask for, the pixels of every map, and sorts them
 with the truths that they belong to; nothing else. "all" is `score_all` under every protocol that takes the layout, "apart"
@@ -108,7 +108,7 @@ def main() -> int:
         print(f"{name:24} {len(chosen):>9}{times} {whole / low:>9.2f} {single / whole:>9.2f}", flush=True)
         slow += whole > LIMIT * low
         if asked.parts:
-            with cProfile.Profile() as profile:
+            with cProfile.Profile(time.process_time) as profile:
                 together()
             pstats.Stats(profile).sort_stats("tottime").print_stats(14)
     return 1 if slow else 0
