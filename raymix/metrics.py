@@ -1,14 +1,14 @@
-"""Numbers on maps and masks: resizing, IoU, average precision, AUC, pairing of maps with sources, peaks, bootstrap.
+"""Numbers on maps and masks: resizing, IoU, AUC, pairing of maps with sources, peaks, bootstrap.
 
-The primitives under Section 4.2-4.4 of the paper (AP, IoU, AUC, CAP of Eq. 5, PIAP); which of them is used how is the
-business of `raymix.protocol`. Everything is vectorised over scenes, gives the same numbers whatever the size of the
-batch, and knows neither scenes nor models. Axes: N scenes, M maps, S sources, Y X pixels, P pixels in a row, H W cells.
+The primitives under Section 4.2-4.4 of the paper, with `raymix.precision` for its AP, CAP and PIAP; which of them is used
+how is the business of `raymix.protocol`. Everything is vectorised over scenes, gives the same numbers whatever the size of
+the batch, and knows neither scenes nor models. Axes: N scenes, M maps, S sources, Y X pixels, P pixels in a row, H W cells.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import permutations
 from math import comb
 
@@ -16,18 +16,31 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 _TIE = 1e-9  # two sums of IoUs nearer than this are equal: sums of ratios of whole numbers, in floating point
+_BLOCK = 1 << 17  # pixels worked on at a time
 _MOST_PAIRINGS = 840  # more pairings of maps with sources than this are not enumerated (7 maps for 4 sources are)
 
 
 def unit_scale(maps_NMYX: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Each map min-maxed to [0, 1] as float32, its lowest value and its range (N, M), 0 for a constant map."""
-    # in float64, because high - low may overflow float32, and small differences on a large offset would vanish
-    maps = maps_NMYX.astype(np.float64)
-    low = maps.min(axis=(-2, -1), keepdims=True)
-    spread = maps.max(axis=(-2, -1), keepdims=True) - low
-    maps -= low
-    maps /= np.where(spread > 0, spread, 1.0)
-    return maps.astype(np.float32), low[..., 0, 0], spread[..., 0, 0]
+    flat_RYX = maps_NMYX.reshape(-1, *maps_NMYX.shape[-2:])
+    unit_RYX = np.empty(flat_RYX.shape, np.float32)
+    low_R, spread_R = np.zeros(len(flat_RYX)), np.zeros(len(flat_RYX))
+    for part in blocks(*flat_RYX.shape[:2], flat_RYX.shape[2]):
+        # in float64, because high - low may overflow float32, and small differences on a large offset would vanish
+        maps = flat_RYX[part].astype(np.float64)
+        low = maps.min(axis=(-2, -1), keepdims=True)
+        spread = maps.max(axis=(-2, -1), keepdims=True) - low
+        maps -= low
+        maps /= np.where(spread > 0, spread, 1.0)
+        unit_RYX[part], low_R[part], spread_R[part] = maps, low[:, 0, 0], spread[:, 0, 0]
+    lead = maps_NMYX.shape[:-2]
+    return unit_RYX.reshape(maps_NMYX.shape), low_R.reshape(lead), spread_R.reshape(lead)
+
+
+def blocks(rows: int, *size: int) -> Iterator[slice]:
+    """Slices of so many rows that what is made of them stays in the processor's cache; it changes no number."""
+    step = max(1, _BLOCK // max(1, int(np.prod(size))))
+    return (slice(start, start + step) for start in range(0, rows, step))
 
 
 def unit_range(maps_NMYX: np.ndarray) -> np.ndarray:
@@ -35,6 +48,7 @@ def unit_range(maps_NMYX: np.ndarray) -> np.ndarray:
     return unit_scale(maps_NMYX)[0]
 
 
+@lru_cache(maxsize=16)
 def _taps(cells: int, pixels: int, align_corners: bool, cubic: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """For each of the pixels along one axis the cell to its left, and the weights of the steps between cells around it.
 
@@ -57,17 +71,18 @@ def _taps(cells: int, pixels: int, align_corners: bool, cubic: bool = False) -> 
     return left, np.stack([1 - far_left - near, -far_left, far_right]).astype(np.float32)
 
 
-def _stretch(cells_RC: np.ndarray, pixels: int, align_corners: bool, cubic: bool) -> np.ndarray:
+def _stretch(cells_RC: np.ndarray, taps: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """Each row of cells as a row of pixels, (R, pixels)."""
-    count = cells_RC.shape[-1]
-    left, weights = _taps(count, pixels, align_corners, cubic)
+    left, weights = taps
     padded = np.pad(cells_RC, ((0, 0), (2, 2)), mode="edge")  # a step beyond the edge is 0
     steps = np.diff(padded, axis=-1)  # steps[..., i + 2] leads from cell i to cell i + 1
     pixels_RX = steps.take(left + 2, axis=-1)
     pixels_RX *= weights[0]
     pixels_RX += padded.take(left + 2, axis=-1)
     for beside, weight in zip((1, 3), weights[1:], strict=False):
-        pixels_RX += weight * steps.take(left + beside, axis=-1)
+        step_RX = steps.take(left + beside, axis=-1)
+        step_RX *= weight
+        pixels_RX += step_RX
     return pixels_RX
 
 
@@ -80,9 +95,14 @@ def resize(
     precision counts ties, and a sum of weighted cells would break them by a rounding error.
     """
     (*lead, h, w), (y, x) = maps_NMHW.shape, size_YX
-    columns = _stretch(maps_NMHW.swapaxes(-1, -2).reshape(-1, h), y, align_corners, cubic)
-    rows = columns.reshape(*lead, w, y).swapaxes(-1, -2).reshape(-1, w)
-    return _stretch(rows, x, align_corners, cubic).reshape(*lead, y, x)
+    down, across = (_taps(cells, pixels, align_corners, cubic) for cells, pixels in ((h, y), (w, x)))
+    flat_RHW = maps_NMHW.reshape(-1, h, w)
+    found_RYX = np.empty((len(flat_RHW), y, x), np.float32)
+    for part in blocks(len(flat_RHW), y, x):
+        columns = _stretch(flat_RHW[part].swapaxes(-1, -2).reshape(-1, h), down)
+        rows = columns.reshape(-1, w, y).swapaxes(-1, -2).reshape(-1, w)
+        found_RYX[part] = _stretch(rows, across).reshape(-1, y, x)
+    return found_RYX.reshape(*lead, y, x)
 
 
 def overlaps(predicted_NMP: np.ndarray, truth_NSP: np.ndarray) -> np.ndarray:
@@ -94,89 +114,6 @@ def overlaps(predicted_NMP: np.ndarray, truth_NSP: np.ndarray) -> np.ndarray:
     predicted_N1M = predicted_NMP.sum(axis=-1, dtype=np.int64)[:, None, :]
     union_NSM = truth_NSP.sum(axis=-1, dtype=np.int64)[:, :, None] + predicted_N1M - both_NSM
     return both_NSM / np.where(union_NSM > 0, union_NSM, 1.0)
-
-
-def sort_keys(scores: np.ndarray) -> np.ndarray:
-    """Unsigned integers that sort as float32 scores do, highest score first."""
-    bits = (scores.astype(np.float32, copy=False) + np.float32(0)).view(np.uint32)  # + 0 makes -0.0 equal to 0.0
-    if bits.size and int(bits.max()) >> 31 == 0:
-        return bits ^ np.uint32(0x7FFFFFFF)
-    negative = bits >> 31 == 1
-    return np.where(negative, bits, ~bits & np.uint32(0x7FFFFFFF))
-
-
-def sorted_pixels(scores_NMP: np.ndarray, labels_NP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each map's pixels from the highest score to the lowest: sort keys and labels, both uint32 (N, M, P).
-
-    One sort of 64-bit integers, the label of a pixel travelling in the low half of its key.
-    """
-    both = np.empty((*scores_NMP.shape, 2), np.uint32)
-    high, low = (1, 0) if sys.byteorder == "little" else (0, 1)
-    both[..., high] = sort_keys(scores_NMP)
-    both[..., low] = labels_NP[:, None, :]
-    both.view(np.uint64)[..., 0].sort(axis=-1)
-    return both[..., high], both[..., low]
-
-
-def average_precision(scores_NMP: np.ndarray, truth_NSP: np.ndarray) -> np.ndarray:
-    """Pixel-wise average precision of every map against every truth, (N, S, M); NaN where a truth has no pixel.
-
-    Sum over distinct scores of precision times the step in recall, without interpolation (pixels of one score enter
-    together, so a constant map scores the truth's share of the area). Each map is sorted once for all its truths:
-    which truths a pixel belongs to travels in the low bits of its sorting key. ValueError for more than 32 truths.
-    """
-    n, m, p = scores_NMP.shape
-    s = truth_NSP.shape[1]
-    if s > 32:
-        raise ValueError(f"average_precision: {s} truths for one map, at most 32 fit into a sorting key")
-    keys_NMP, labels_NMP = sorted_pixels(scores_NMP, bits_of(truth_NSP))
-    keys_R, labels_R = keys_NMP.ravel(), labels_NMP.ravel()
-    starts = np.arange(n * m + 1) * p
-    last_R = last_of_ties(keys_R, starts)
-    result_NSM = np.empty((n, s, m))
-    for source in range(s):
-        positive = np.flatnonzero((labels_R & np.uint32(1 << source)).astype(bool))
-        result_NSM[:, source] = mean_precision(positive, last_R, starts).reshape(n, m)
-    return result_NSM
-
-
-def bits_of(truth_NSP: np.ndarray) -> np.ndarray:
-    """Which truths each pixel belongs to, one bit each, (N, P)."""
-    labels_NP = np.zeros((truth_NSP.shape[0], truth_NSP.shape[2]), np.uint32)
-    for source in range(truth_NSP.shape[1]):
-        labels_NP |= truth_NSP[:, source].astype(np.uint32) << np.uint32(source)
-    return labels_NP
-
-
-def last_of_ties(keys_R: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """True for the last pixel of each score in rows of sorted keys; row r is from starts[r] to starts[r + 1]."""
-    last_R = np.ones(len(keys_R), bool)
-    np.not_equal(keys_R[1:], keys_R[:-1], out=last_R[:-1])
-    last_R[starts[1:][starts[1:] > 0] - 1] = True
-    return last_R
-
-
-def mean_precision(
-    positive: np.ndarray, last_R: np.ndarray, starts: np.ndarray, running: np.ndarray | None = None
-) -> np.ndarray:
-    """Mean over each sorted row's positive pixels of the precision at the last pixel that has the same score.
-
-    With `running`, the number of pixels before each place, precision is among those pixels only.
-    """
-    bounds = np.searchsorted(positive, starts)
-    count, rows = np.diff(bounds), len(starts) - 1
-    end, hits = positive, np.arange(1, len(positive) + 1)
-    tied = np.flatnonzero(~last_R[positive])
-    if len(tied):
-        end, ends = positive.copy(), np.flatnonzero(last_R)
-        end[tied] = ends[np.searchsorted(ends, positive[tied])]
-        hits[tied] = np.searchsorted(positive, end[tied], side="right")
-    first, before = starts[:-1], 1
-    if running is not None:
-        end, first, before = running[end + 1], running[first], 0
-    precision = (hits - np.repeat(bounds[:-1], count)) / (end - np.repeat(first - before, count))
-    total = np.bincount(np.repeat(np.arange(rows), count), weights=precision, minlength=rows)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def success(iou_N: np.ndarray, threshold: float | np.ndarray, strict: bool = False) -> np.ndarray:

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from raymix.precision import bits_of
 from raymix.protocol import Protocol
 from raymix.scoring.order import Order, Plain
 from raymix.scoring.surface import Surface, combined, sorts, upsampled
@@ -92,16 +93,10 @@ class Chunk:
     @cached_property
     def _labels_NP(self) -> np.ndarray:
         """Bit s: the pixel is in source s; bit S + s, where panels matter: it is in the panel of source s."""
-        n, s, p = self._masks_NSP.shape
-        labels_NP = np.zeros((n, p), np.uint32)
-        for source in range(s):
-            labels_NP |= self._masks_NSP[:, source].astype(np.uint32) << np.uint32(source)
-            if self._panels:
-                inside_QP = _inside(self._truth).reshape(len(self._truth.rects_P4), p).astype(np.uint32) << np.uint32(
-                    s + source
-                )
-                labels_NP |= inside_QP[self._truth.panels_NS[:, source]]
-        return labels_NP
+        if not self._panels:
+            return bits_of(self._masks_NSP)
+        inside_QP = _inside(self._truth).reshape(len(self._truth.rects_P4), self._masks_NSP.shape[2])
+        return bits_of(np.concatenate([self._masks_NSP, inside_QP[self._truth.panels_NS]], axis=1))
 
 
 def _inside(truth: Truth) -> np.ndarray:

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from raymix.metrics import last_of_ties, mean_precision, sort_keys, sorted_pixels
+from raymix.precision import last_of_ties, mean_precision, sort_keys, sorted_pixels
 
 
 class Order:
@@ -33,10 +33,8 @@ class Order:
     def of(scores_NMP: np.ndarray, labels_NP: np.ndarray) -> Order:
         """Sort each map's pixels: a row for each map of each scene, R = N M."""
         n, m, p = scores_NMP.shape
-        keys_NMP, labels_NMP = sorted_pixels(scores_NMP, labels_NP)
-        small = np.uint8 if labels_NP.size == 0 or int(labels_NP.max()) < 256 else np.uint32
-        labels = labels_NMP.astype(small)
-        return Order(np.ascontiguousarray(keys_NMP).ravel(), labels.ravel(), np.arange(n * m + 1) * p)
+        keys_RP, labels_RP = sorted_pixels(scores_NMP, labels_NP)
+        return Order(keys_RP.ravel(), labels_RP.ravel(), np.arange(n * m + 1) * p)
 
     def within(self, bit: int) -> Order:
         """The same rows, where only the pixels that carry this bit count."""
@@ -67,21 +65,18 @@ class Order:
         """AP of each row against the pixels that carry any of these bits, (R,); NaN where there are none."""
         if truth not in self._precision:
             place = self._positive(truth)[0]
-            self._precision[truth] = mean_precision(place, self._last, self._starts, self._running)
+            self._precision[truth] = mean_precision(place, *self._ties, self._starts, self._running)
         return self._precision[truth]
 
     def score_at(self, rank_R: np.ndarray) -> np.ndarray:
         """The score of rank 0 (the highest) and so on of each row, (R,); of the nearest rank that exists."""
         rank_R = np.clip(rank_R, 0, np.maximum(self.size_R - 1, 0))
+        if not len(self._keys):
+            return np.zeros(len(rank_R), np.float32)
         place_R = self._starts[:-1] + rank_R
         if self._running is not None:
-            before_R = self._running[self._starts[:-1]]
-            place_R = self._running.searchsorted(before_R + rank_R, side="right") - 1
-        return (
-            np.where(self.size_R > 0, _scores(self._keys[place_R]), np.float32(0))
-            if len(self._keys)
-            else self.size_R * 0.0
-        )
+            place_R = self._running.place(self._running(self._starts[:-1]) + rank_R)
+        return np.where(self.size_R > 0, _scores(self._keys[np.minimum(place_R, len(self._keys) - 1)]), np.float32(0))
 
     def top_mean(self, share: float) -> np.ndarray:
         """Mean of the highest scores of each whole row, this share of its pixels and at least one, (R,) in float64."""
@@ -102,20 +97,18 @@ class Order:
 
     def _counted(self, end: np.ndarray, start: np.ndarray) -> np.ndarray:
         """How many pixels count between two places of all rows together."""
-        return end - start if self._running is None else self._running[end] - self._running[start]
+        return end - start if self._running is None else self._running(end) - self._running(start)
 
     @cached_property
-    def _running(self) -> np.ndarray | None:
-        """How many pixels of the panel come before each place of all rows together; None where all pixels count."""
+    def _running(self) -> _Running | None:
+        """Counts the pixels of the panel; None where all pixels count."""
         if self._whole is None:
             return None
-        running = np.zeros(len(self._labels) + 1, np.int32)
-        np.cumsum((self._labels & self._labels.dtype.type(self._panel)).astype(bool), out=running[1:])
-        return running
+        return _Running((self._labels & self._labels.dtype.type(self._panel)).astype(bool))
 
     @cached_property
-    def _last(self) -> np.ndarray:
-        return last_of_ties(self._keys, self._starts) if self._whole is None else self._whole._last
+    def _ties(self) -> tuple[np.ndarray, np.ndarray]:
+        return last_of_ties(self._keys, self._starts) if self._whole is None else self._whole._ties
 
     def _positive(self, truth: int) -> tuple[np.ndarray, np.ndarray]:
         """Places of the pixels with any of these bits that count, ascending, and where each row's begin among them."""
@@ -129,6 +122,28 @@ class Order:
                 place = place[(self._labels[place] & self._labels.dtype.type(self._panel)).astype(bool)]
             self._found[truth] = place, place.searchsorted(self._starts)
         return self._found[truth]
+
+
+class _Running:
+    """How many flags are set before any place, in an eighth of a byte a flag and a sum every eight."""
+
+    _ONES = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
+    _HEAD = np.array([0xFF00 >> bits & 0xFF for bits in range(8)], np.uint8)
+
+    def __init__(self, flags: np.ndarray) -> None:
+        self._bytes = np.append(np.packbits(flags), np.uint8(0))
+        self._before = np.zeros(len(self._bytes) + 1, np.int64)
+        np.cumsum(self._ONES[self._bytes], out=self._before[1:])
+
+    def __call__(self, place: np.ndarray) -> np.ndarray:
+        byte = place >> 3
+        return self._before[byte] + self._ONES[self._bytes[byte] & self._HEAD[place & 7]]
+
+    def place(self, number: np.ndarray) -> np.ndarray:
+        """The place of the flag before which so many are set."""
+        byte = self._before.searchsorted(number, side="right") - 1
+        up_to = self(8 * np.minimum(byte, len(self._bytes) - 2)[:, None] + np.arange(1, 9))
+        return 8 * byte + (up_to > number[:, None]).argmax(axis=1)
 
 
 class Plain:
@@ -161,7 +176,7 @@ class Plain:
         return tuple(np.count_nonzero(each, axis=-1).reshape(-1, 1) for each in (predicted_NMP, hit_NMP))
 
     def _inside(self, truth: int) -> np.ndarray:
-        return (self._labels_NP & np.uint32(truth)).astype(bool)
+        return (self._labels_NP & self._labels_NP.dtype.type(truth)).astype(bool)
 
 
 def _scores(keys: np.ndarray) -> np.ndarray:

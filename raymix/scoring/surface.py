@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from raymix.metrics import resize, unit_scale
+from raymix.metrics import blocks, resize, unit_scale
 from raymix.protocol import Protocol
 from raymix.scoring.order import Order, Plain
 
@@ -85,10 +85,14 @@ def upsampled(
         return Surface(flat, np.zeros((n, m)), np.ones((n, m)), there_NM, labels_NP, binary=True)
     # normalised before upsampling too (which changes no min-max score), so that float32 holds any range of values
     cells, low_NM, range_NM = unit_scale(maps_NMHW)
-    pixels = resize(cells, canvas_YX, protocol.align_corners, protocol.upsample == "bicubic")
-    value, base_NM, span_NM = unit_scale(pixels)
-    base_NM, span_NM = low_NM + range_NM * base_NM, range_NM * span_NM
-    return Surface(value.reshape(n, m, p), base_NM, span_NM, there_NM, labels_NP)
+    flat_RHW = cells.reshape(n * m, *cells.shape[2:])
+    value_RP, base_R, span_R = np.empty((n * m, p), np.float32), np.zeros(n * m), np.zeros(n * m)
+    for part in blocks(n * m, p):
+        pixels = resize(flat_RHW[part], canvas_YX, protocol.align_corners, protocol.upsample == "bicubic")
+        unit, base_R[part], span_R[part] = unit_scale(pixels)
+        value_RP[part] = unit.reshape(-1, p)
+    base_NM, span_NM = low_NM + range_NM * base_R.reshape(n, m), range_NM * span_R.reshape(n, m)
+    return Surface(value_RP.reshape(n, m, p), base_NM, span_NM, there_NM, labels_NP)
 
 
 def combined(surface: Surface, protocol: Protocol, again: bool) -> Surface:
@@ -103,8 +107,10 @@ def combined(surface: Surface, protocol: Protocol, again: bool) -> Surface:
     value, there_NM = _normalised(surface, protocol), surface.there_NM
     some_N1, only_N = np.asarray(there_NM.any(axis=1, keepdims=True)), there_NM.sum(axis=1) == 1
     if protocol.combine == "max":
-        one = np.where(there_NM[..., None], value, np.float32(-np.inf)).max(axis=1, keepdims=True)
-        one = np.where(some_N1[..., None], one, np.float32(0))
+        if not there_NM.all():
+            value = np.where(there_NM[..., None], value, np.float32(-np.inf))
+        one = value.max(axis=1, keepdims=True)
+        one[~some_N1] = 0
     else:
         count_N = np.maximum(there_NM.sum(axis=1), 1).astype(np.float32)
         one = value.sum(axis=1, keepdims=True, dtype=np.float32) / count_N[:, None, None]

@@ -21,7 +21,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from raymix.metrics import bits_of, resize, sorted_pixels, unit_range
+from raymix.metrics import resize, unit_range
+from raymix.precision import bits_of, sorted_pixels
 from raymix.protocol import PROTOCOLS, Protocol
 from raymix.scoring import score, score_all
 from raymix.truth import Truth
