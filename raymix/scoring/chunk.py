@@ -76,7 +76,7 @@ class Chunk:
         if not sorts(protocol):
             return [(surface.plain, truth) for truth in truths]
         if protocol.scope == "panel" and self._panels:
-            return [(surface.order.within(self.sources + source), truth) for source, truth in enumerate(truths)]
+            return [(surface.panel(self.sources + source), truth) for source, truth in enumerate(truths)]
         return [(surface.order, truth) for truth in truths]
 
     def _combined(self, protocol: Protocol) -> Surface:

@@ -18,7 +18,7 @@ from raymix.scoring.chunk import Chunk
 from raymix.scoring.order import Order, Plain
 from raymix.scoring.pairing import Pairing, only_map, pairings, take
 from raymix.scoring.pooled import Pool, detection, pxap
-from raymix.scoring.surface import Surface, onto, threshold
+from raymix.scoring.surface import Surface, threshold
 
 CONFIDENT = 0.25  # share of a map's highest pixels whose mean is its confidence
 
@@ -181,9 +181,8 @@ def _by_source(chunk: Chunk, known_NT: np.ndarray, iou_NTM: np.ndarray, ap_NTM: 
 
 def _silence(surface: Surface, protocol: Protocol, map_NS: np.ndarray, counts_N: np.ndarray) -> np.ndarray:
     """NSA: mean over the maps of no source of their share of pixels at most `silence_threshold`; NaN without such maps."""
-    scale_R, shift_R = surface.scale(surface.order, protocol)
-    wanted_R1 = np.full((len(scale_R), 1), protocol.silence_threshold)
-    at_R1 = onto(wanted_R1, scale_R, shift_R, strict=True).astype(np.float32)
+    wanted_R1 = np.full((surface.there_NM.size, 1), protocol.silence_threshold)
+    at_R1 = surface.scale(surface.order, protocol).onto(wanted_R1, strict=True).astype(np.float32)
     loud_R1, _ = surface.order.counts(0, at_R1, strict=True)
     quiet_NM = 1 - loud_R1[:, 0].reshape(surface.there_NM.shape) / surface.value_NMP.shape[-1]
     used_NM = (map_NS[:, :, None] == np.arange(quiet_NM.shape[1])).any(axis=1)
@@ -197,16 +196,17 @@ def _pooled(found: Judged, chunk: Chunk, surface: Surface, views: list[tuple[Ord
     how, (order, truth) = rows.protocol, views[0]
     if how.ap not in ("dataset", "detection") or not isinstance(order, Order):
         return
-    scale_R, shift_R = surface.scale(order, how)
-    if how.ap == "dataset":
-        edges_B = np.arange(how.ap_bins) / how.ap_bins
-        at_RB = onto(np.broadcast_to(np.append(edges_B, 1.0), (len(scale_R), how.ap_bins + 1)), scale_R, shift_R)
-        reach_RB, true_RB = order.counts(truth, _ceil(at_RB))
+    scale = surface.scale(order, how)
+    if how.ap == "dataset":  # edges 0, 1 / bins ... 1: a bin starts at its edge, the first takes all that is lower
+        edges_B = np.append(np.arange(how.ap_bins) / how.ap_bins, 1.0)
+        at_RB = _ceil(scale.onto(np.broadcast_to(edges_B, (len(order.size_R), len(edges_B)))))
+        at_RB[:, 0] = -np.inf
+        reach_RB, true_RB = order.counts(truth, at_RB)
         reach_R2B = np.stack([true_RB, reach_RB - true_RB], axis=1)
         kept = (reach_R2B - np.pad(reach_R2B[..., 1:], ((0, 0), (0, 0), (0, 1)))).astype(np.uint32)
         found.pools["pxap"] = Pool(kept * rows.counts_N[:, None, None].astype(np.uint32), rows.counts_N, pxap, True)
     if how.ap == "detection":
-        sure_N = np.where(surface.there_NM[:, 0], scale_R * order.top_mean(CONFIDENT) + shift_R, -np.inf)
+        sure_N = np.where(surface.there_NM[:, 0], scale.of(order.top_mean(CONFIDENT)), -np.inf)
         for at in how.iou_thresholds:
             found.columns[f"loc_acc@{at:g}"] = found.columns[f"iou@{at:g}"]
             kept = np.stack([np.nan_to_num(found.iou_NS[:, 0]), sure_N, rows.known_NS[:, 0]], axis=1)

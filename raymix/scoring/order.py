@@ -27,7 +27,6 @@ class Order:
         self._whole, self._panel = whole, panel
         self._found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._precision: dict[int, np.ndarray] = {}
-        self._within: dict[int, Order] = {}
 
     @staticmethod
     def of(scores_NMP: np.ndarray, labels_NP: np.ndarray) -> Order:
@@ -38,9 +37,7 @@ class Order:
 
     def within(self, bit: int) -> Order:
         """The same rows, where only the pixels that carry this bit count."""
-        if bit not in self._within:
-            self._within[bit] = Order(self._keys, self._labels, self._starts, self, 1 << bit)
-        return self._within[bit]
+        return Order(self._keys, self._labels, self._starts, self, 1 << bit)
 
     @cached_property
     def size_R(self) -> np.ndarray:

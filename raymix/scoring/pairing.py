@@ -30,11 +30,19 @@ def pairings(
         return [_one(np.where(fits_NSM.any(axis=-1), fits_NSM.argmax(axis=-1), -1))]
     if protocol.match == "greedy_iou":
         return [_one(_greedy(iou_NSM, there_NSM))]
-    joint_NS = _existing(assign(iou_NSM, ap_NSM), there_NSM)
+    second_NSM = ap_NSM + _fine(iou_NSM, ap_NSM) if protocol.unit == "source" else ap_NSM
+    joint_NS = _existing(assign(iou_NSM, second_NSM), there_NSM)
     if protocol.match == "joint_iou":
         return [_one(joint_NS)]
     starred = Pairing("*", joint_NS, _existing(assign(ap_NSM, iou_NSM), there_NSM))
     return [starred] if protocol.match == "labels" else [_one(joint_NS), starred]
+
+
+def _fine(iou_NSM: np.ndarray, ap_NSM: np.ndarray) -> np.ndarray:
+    """A millionth of numbers that tell pairings of equal totals apart by their sources, so that where sources are
+    scored one by one the order of the maps decides nothing."""
+    weight_S = np.sqrt(np.arange(2, 2 + iou_NSM.shape[1]))[:, None]
+    return 1e-6 * weight_S * (iou_NSM + np.pi * ap_NSM)
 
 
 def only_map(there_NSM: np.ndarray) -> list[Pairing]:

@@ -6,14 +6,37 @@ threshold is carried onto it; what changes the order of pixels (upsampling, comb
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from raymix.metrics import blocks, resize, unit_scale
 from raymix.protocol import Protocol
 from raymix.scoring.order import Order, Plain
+
+
+class Scale(NamedTuple):
+    """How values become normalised scores: `(span * value + offset) / range`, and 0 where the range is not positive."""
+
+    span: np.ndarray
+    offset: np.ndarray
+    range: np.ndarray
+
+    def of(self, value: np.ndarray) -> np.ndarray:
+        """The normalised scores of values, in float64."""
+        score = (self.span * value + self.offset) / np.where(self.range > 0, self.range, 1.0)
+        return np.where(self.range > 0, score, 0.0)
+
+    def onto(self, wanted_RT: np.ndarray, strict: bool = False) -> np.ndarray:
+        """Thresholds on normalised scores as thresholds on values, float64 (R, T); all of `self` is (R,)."""
+        span_R1, offset_R1, range_R1 = (each[:, None] for each in self)
+        varies_R1 = (span_R1 > 0) & (range_R1 > 0)
+        everywhere_R1 = self.of(np.zeros(len(self.span)))[:, None]  # the score of a map that does not vary
+        reached_RT = everywhere_R1 > wanted_RT if strict else everywhere_R1 >= wanted_RT
+        on_RT = (wanted_RT * range_R1 - offset_R1) / np.where(varies_R1, span_R1, 1.0)
+        return np.where(varies_R1, on_RT, np.where(reached_RT, -np.inf, np.inf))
 
 
 @dataclass(frozen=True)
@@ -26,6 +49,7 @@ class Surface:
     there_NM: np.ndarray
     labels_NP: np.ndarray
     binary: bool = False  # predictions, not scores
+    _panels: dict[int, Order] = field(default_factory=dict)
 
     @property
     def plain(self) -> Order | Plain:
@@ -37,42 +61,39 @@ class Surface:
         """All pixels of all maps, sorted; row r is map r % M of scene r // M."""
         return Order.of(self.value_NMP, self.labels_NP)
 
-    def scale(self, order: Order | Plain, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
-        """(scale, shift), both (R,): a pixel's normalised score is `scale * value + shift`, within the order's pixels."""
+    def panel(self, bit: int) -> Order:
+        """The same where only the pixels that carry this bit count."""
+        if bit not in self._panels:
+            self._panels[bit] = self.order.within(bit)
+        return self._panels[bit]
+
+    def scale(self, order: Order | Plain, protocol: Protocol) -> Scale:
+        """How a protocol normalises each row of pixels, all (R,)."""
         if self.binary:
-            return np.ones(self.base_NM.size), np.zeros(self.base_NM.size)
+            rows = self.base_NM.size
+            return Scale(np.ones(rows), np.zeros(rows), np.ones(rows))
         low_NM = order.lowest_R.astype(np.float64).reshape(self.base_NM.shape)
         high_NM = order.highest_R.astype(np.float64).reshape(self.base_NM.shape)
-        scale_NM, shift_NM = _normalising(self, protocol, low_NM, high_NM)
-        return scale_NM.ravel(), shift_NM.ravel()
+        return Scale(*(each.ravel() for each in _normalising(self, protocol, low_NM, high_NM)))
 
 
-def _normalising(
-    surface: Surface, protocol: Protocol, low_NM: np.ndarray, high_NM: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """(scale, shift), both (N, M), where the values of a map go from low to high."""
-    base_NM, span_NM = surface.base_NM, surface.span_NM
+def _normalising(surface: Surface, protocol: Protocol, low_NM: np.ndarray, high_NM: np.ndarray) -> Scale:
+    """How a protocol normalises maps whose values go from low to high, all (N, M)."""
+    base_NM, span_NM, one_NM = surface.base_NM, surface.span_NM, np.ones_like(surface.base_NM)
     if protocol.normalise == "none":
-        return span_NM, base_NM
+        return Scale(span_NM, base_NM, one_NM)
     if protocol.normalise == "affine":
         low, high = protocol.affine
-        return span_NM / (high - low), (base_NM - low) / (high - low)
-    if protocol.normalise == "minmax_map":  # exactly 1 and 0 where the values are those of the whole map
-        range_NM = high_NM - low_NM
-        return _over(np.ones_like(range_NM), range_NM), _over(-low_NM, range_NM)
+        return Scale(span_NM, base_NM - low, one_NM * (high - low))
+    if protocol.normalise == "minmax_map":  # in values, which are exact
+        return Scale(one_NM, -low_NM, high_NM - low_NM)
     raw_low_NM, raw_high_NM = base_NM + span_NM * low_NM, base_NM + span_NM * high_NM
     if protocol.normalise == "max_map":
-        return _over(span_NM, raw_high_NM), _over(base_NM, raw_high_NM)
+        return Scale(span_NM, base_NM, raw_high_NM)
     lowest_N1 = np.where(surface.there_NM, raw_low_NM, np.inf).min(axis=1, keepdims=True)
     lowest_N1 = np.where(np.isfinite(lowest_N1), lowest_N1, 0.0)
     highest_N1 = np.where(surface.there_NM, raw_high_NM, -np.inf).max(axis=1, keepdims=True)
-    range_NM = np.broadcast_to(highest_N1 - lowest_N1, base_NM.shape)
-    return _over(span_NM, range_NM), _over(base_NM - lowest_N1, range_NM)
-
-
-def _over(value: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """The quotient, 0 where the divisor is not positive."""
-    return np.where(by > 0, value / np.where(by > 0, by, 1.0), 0.0)
+    return Scale(span_NM, base_NM - lowest_N1, one_NM * (highest_N1 - lowest_N1))
 
 
 def upsampled(
@@ -125,24 +146,14 @@ def combined(surface: Surface, protocol: Protocol, again: bool) -> Surface:
 
 def _normalised(surface: Surface, protocol: Protocol) -> np.ndarray:
     """What is combined: each map as the protocol normalises it, 0 everywhere where there is none."""
-    if surface.binary:
+    if surface.binary or protocol.normalise == "minmax_map":
         return surface.value_NMP
-    scale_NM, shift_NM = surface.span_NM, surface.base_NM
+    scale = Scale(surface.span_NM, surface.base_NM, np.ones_like(surface.base_NM))
     if protocol.normalise not in ("none", "affine"):
         high_NM = (surface.span_NM > 0).astype(np.float64)
-        scale_NM, shift_NM = _normalising(surface, protocol, np.zeros_like(high_NM), high_NM)
-    if (np.where(surface.span_NM > 0, scale_NM, 1.0) == 1).all() and not shift_NM.any():
-        return surface.value_NMP
-    value = (surface.value_NMP * scale_NM[..., None] + shift_NM[..., None]).astype(np.float32)
+        scale = _normalising(surface, protocol, np.zeros_like(high_NM), high_NM)
+    value = Scale(*(each[..., None] for each in scale)).of(surface.value_NMP).astype(np.float32)
     return np.where(surface.there_NM[..., None], value, np.float32(0))
-
-
-def onto(wanted_RT: np.ndarray, scale_R: np.ndarray, shift_R: np.ndarray, strict: bool = False) -> np.ndarray:
-    """Thresholds on normalised scores as thresholds on the values of a surface, float64 (R, T)."""
-    scale_R1, shift_R1 = scale_R[:, None], shift_R[:, None]
-    reached_RT = shift_R1 > wanted_RT if strict else shift_R1 >= wanted_RT  # by a map that is the same everywhere
-    on_RT = (wanted_RT - shift_R1) / np.where(scale_R1 > 0, scale_R1, 1.0)
-    return np.where(scale_R1 > 0, on_RT, np.where(reached_RT, -np.inf, np.inf))
 
 
 def sorts(protocol: Protocol) -> bool:
@@ -160,9 +171,8 @@ def threshold(surface: Surface, order: Order | Plain, truth: int, protocol: Prot
         return order.score_at(size_R - 1 - np.floor(protocol.threshold * size_R).astype(np.int64))[:, None]
     if isinstance(order, Order) and binarise == "truth_area":
         return order.score_at(order.area(truth) - 1)[:, None]
-    scale_R, shift_R = surface.scale(order, protocol)
-    wanted_R = np.full(rows, protocol.threshold)
+    scale, wanted_R = surface.scale(order, protocol), np.full(rows, protocol.threshold)
     if binarise == "fraction_of_max":
-        wanted_R *= scale_R * order.highest_R + shift_R
+        wanted_R *= scale.of(order.highest_R.astype(np.float64))
     with np.errstate(over="ignore"):
-        return onto(wanted_R[:, None], scale_R, shift_R, protocol.threshold_strict).astype(np.float32)
+        return scale.onto(wanted_R[:, None], protocol.threshold_strict).astype(np.float32)
