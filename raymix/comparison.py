@@ -20,7 +20,7 @@ from raymix.truth import Truth
 
 BOX_SIDES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of centre boxes, as shares of the sides of the canvas
 
-_COLUMNS = ("sounding_accuracy", "ciou", "iou", "ap", "cap", "piap", "auc")
+_COLUMNS = ("sounding_accuracy", "ciou", "iou", "ap", "cap", "piap", "auc")  # others stand behind them
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _part(rows: Sequence[Row], chosen: Sequence[str] | None) -> str:
                 f"table: {rows[0].system} was scored on {first.scenes} scenes {first.counts}, {row.system} on "
                 f"{row.summary.scenes} {row.summary.counts}; one table needs the same scenes"
             )
-    order = sorted(first, key=lambda name: (_COLUMNS.index(name.partition("@")[0]), name))
+    order = sorted(first, key=_column)
     metrics = order if chosen is None else [name for name in chosen if name in first]
     heads = [name if first.counts[name] == first.scenes else f"{name} (n={first.counts[name]})" for name in metrics]
     cells = [["system", *heads]]
@@ -148,6 +148,12 @@ def _part(rows: Sequence[Row], chosen: Sequence[str] | None) -> str:
     facts = f"protocol {first.protocol}, layout {first.layout}, scenes {first.scenes_hash}"
     counts = f"{first.scenes} scenes of {first.videos} videos, 95 % intervals by bootstrap over videos"
     return "\n".join([f"{facts}: {counts} ({first.resamples} resamples, seed {first.seed})", "", *grid(cells)])
+
+
+def _column(metric: str) -> tuple[int, str]:
+    """Where a metric stands in a table."""
+    kind = metric.rstrip("*").partition("@")[0]
+    return (_COLUMNS.index(kind) if kind in _COLUMNS else len(_COLUMNS)), metric
 
 
 def grid(cells: Sequence[Sequence[str]]) -> list[str]:

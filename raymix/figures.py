@@ -255,6 +255,13 @@ def _scale(axes: Axes, order: Sequence[str], below: str) -> None:
     axes.spines["bottom"].set_color("#cccccc")
 
 
+def pdf(figure: Figure) -> bytes:
+    """The figure as a PDF file, the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
+    return buffer.getvalue()
+
+
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file, for whatever file system it is to be written to."""
     buffer = io.BytesIO()

@@ -32,6 +32,7 @@ class Measured:
     summary: Summary  # its layout and protocol say which columns it may fill
     note: str = ""  # where the numbers come from: a study, a checkpoint
     null: bool = False
+    starred: bool = True  # False for one map, which no pairing can favour
 
 
 def parts(table: PaperTable, dataset: str) -> tuple[Part, ...]:
@@ -83,10 +84,11 @@ def _filled(columns: Sequence[Part], own: Sequence[Measured], kind: str) -> list
     for part in columns:
         for each in own:
             summary = each.summary
-            if (each.dataset, summary.layout, summary.protocol) != (part.dataset, part.layout, part.protocol):
+            protocols = (part.protocol, f"{part.protocol}-named")  # by class names, of systems whose maps have them
+            if (each.dataset, summary.layout) != (part.dataset, part.layout) or summary.protocol not in protocols:
                 continue
             for metric in part.metrics:
-                star = f"{metric}*" in summary
+                star = each.starred and f"{metric}*" in summary
                 if star or metric in summary:
                     facts = {
                         "scenes": summary.scenes,
@@ -108,9 +110,14 @@ def markdown(table: PaperTable, dataset: str, found: Sequence[Mapping[str, Any]]
     columns = [(part, metric) for part in parts(table, dataset) for metric in part.metrics]
     heads = [f"{part.head}: {heading(metric)}" for part, metric in columns]
     cells = [["", *heads]]
-    for row, kind in dict.fromkeys((each["row"], each["kind"]) for each in found):
-        own = {(each["layout"], each["metric"]): each for each in found if (each["row"], each["kind"]) == (row, kind)}
-        name = {PUBLISHED: f"{row}, published", MEASURED: f"{row}, measured", NULL: f"null: {row}"}[kind]
+    for key in dict.fromkeys((each["row"], each["kind"], each["note"]) for each in found):
+        row, kind, note = key
+        own = {
+            (each["layout"], each["metric"]): each
+            for each in found
+            if (each["row"], each["kind"], each["note"]) == key
+        }
+        name = {PUBLISHED: f"{row}, published", MEASURED: f"{row}, {note or 'measured'}", NULL: f"null: {row}"}[kind]
         cells.append([name, *(_cell(own.get((part.layout, metric))) for part, metric in columns)])
     return "\n".join(
         [f"## Table {table.number}: {table.title}", "", *_facts(table, dataset, found), "", *grid(cells), ""]

@@ -8,7 +8,6 @@ import pytest
 from raymix.metrics import (
     area_under_success,
     assign,
-    average_precision,
     bootstrap,
     overlaps,
     peak_panels,
@@ -17,6 +16,7 @@ from raymix.metrics import (
     success,
     unit_range,
 )
+from raymix.precision import average_precision
 
 
 def slow_average_precision(score_P, truth_P):
