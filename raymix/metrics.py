@@ -27,9 +27,9 @@ def unit_scale(maps_NMYX: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     low_R, spread_R = np.zeros(len(flat_RYX)), np.zeros(len(flat_RYX))
     for part in blocks(*flat_RYX.shape[:2], flat_RYX.shape[2]):
         # in float64, because high - low may overflow float32, and small differences on a large offset would vanish
+        low = flat_RYX[part].min(axis=(-2, -1), keepdims=True).astype(np.float64)
+        spread = flat_RYX[part].max(axis=(-2, -1), keepdims=True).astype(np.float64) - low
         maps = flat_RYX[part].astype(np.float64)
-        low = maps.min(axis=(-2, -1), keepdims=True)
-        spread = maps.max(axis=(-2, -1), keepdims=True) - low
         maps -= low
         maps /= np.where(spread > 0, spread, 1.0)
         unit_RYX[part], low_R[part], spread_R[part] = maps, low[:, 0, 0], spread[:, 0, 0]

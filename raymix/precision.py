@@ -76,8 +76,8 @@ def last_of_ties(keys_R: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np
     last = np.ones(len(keys_R), bool)
     np.not_equal(keys_R[1:], keys_R[:-1], out=last[:-1])
     last[starts[1:][starts[1:] > 0] - 1] = True
-    tied = np.flatnonzero(~last)
-    return last, tied[np.append(tied[1:] != tied[:-1] + 1, True)[: len(tied)]] + 1
+    tied = np.flatnonzero(np.logical_not(last))
+    return last, tied[np.append(np.diff(tied) != 1, True)[: len(tied)]] + 1
 
 
 def mean_precision(
