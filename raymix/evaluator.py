@@ -87,7 +87,7 @@ def same_peak(maps_NMHW: np.ndarray) -> float:
 
 def mean(table: Table) -> dict[str, float]:
     """The mean of each metric over the scenes that have truth for it."""
-    return {name: float(np.nanmean(v)) for name, v in table.values.items() if not np.isnan(v).all()}
+    return {name: table.mean(name) for name, values in table.values.items() if not np.isnan(values).all()}
 
 
 def judge(method: Method, bench: Bench, run: Run, device: torch.device | str = "cpu") -> dict[str, float]:

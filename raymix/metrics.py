@@ -25,12 +25,14 @@ def unit_scale(maps_NMYX: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     flat_RYX = maps_NMYX.reshape(-1, *maps_NMYX.shape[-2:])
     unit_RYX = np.empty(flat_RYX.shape, np.float32)
     low_R, spread_R = np.zeros(len(flat_RYX)), np.zeros(len(flat_RYX))
+    held = np.empty((0, *flat_RYX.shape[1:]))
     for part in blocks(*flat_RYX.shape[:2], flat_RYX.shape[2]):
+        rows = flat_RYX[part]
+        held = held if len(held) >= len(rows) else np.empty(rows.shape)
         # in float64, because high - low may overflow float32, and small differences on a large offset would vanish
-        maps = flat_RYX[part].astype(np.float64)
-        low = maps.min(axis=(-2, -1), keepdims=True)
-        spread = maps.max(axis=(-2, -1), keepdims=True) - low
-        maps -= low
+        low = rows.min(axis=(-2, -1), keepdims=True).astype(np.float64)
+        spread = rows.max(axis=(-2, -1), keepdims=True).astype(np.float64) - low
+        maps = np.subtract(rows, low, out=held[: len(rows)])
         maps /= np.where(spread > 0, spread, 1.0)
         unit_RYX[part], low_R[part], spread_R[part] = maps, low[:, 0, 0], spread[:, 0, 0]
     lead = maps_NMYX.shape[:-2]

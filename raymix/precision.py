@@ -32,9 +32,12 @@ def sorted_pixels(scores_NMP: np.ndarray, labels_NP: np.ndarray) -> tuple[np.nda
     (n, m, p), high, low = scores_NMP.shape, *((1, 0) if sys.byteorder == "little" else (0, 1))
     scores_RP, small = scores_NMP.reshape(n * m, p), labels_NP.dtype == np.uint8
     keys_RP, sorted_RP = np.empty((n * m, p), np.uint32), np.empty((n * m, p), np.uint8 if small else np.uint32)
+    held = np.empty((0, p, 2), np.uint32)
     for part in blocks(n * m, p):
-        both = np.empty((len(scores_RP[part]), p, 2), np.uint32)
-        both[..., high] = sort_keys(scores_RP[part])
+        rows = scores_RP[part]
+        held = held if len(held) >= len(rows) else np.empty((len(rows), p, 2), np.uint32)
+        both = held[: len(rows)]
+        both[..., high] = sort_keys(rows)
         both[..., low] = labels_NP[np.arange(n * m)[part] // m]
         both.view(np.uint64)[..., 0].sort(axis=-1)
         keys_RP[part], sorted_RP[part] = both[..., high], both[..., low]
@@ -54,11 +57,10 @@ def average_precision(scores_NMP: np.ndarray, truth_NSP: np.ndarray) -> np.ndarr
         raise ValueError(f"average_precision: {s} truths for one map, at most 32 fit into a sorting key")
     keys_RP, labels_RP = sorted_pixels(scores_NMP, bits_of(truth_NSP))
     keys, labels, starts = keys_RP.ravel(), labels_RP.ravel(), np.arange(n * m + 1) * p
-    last, ends = last_of_ties(keys, starts)
     result_NSM = np.empty((n, s, m))
     for source in range(s):
         positive = np.flatnonzero((labels & labels.dtype.type(1 << source)).astype(bool))
-        result_NSM[:, source] = mean_precision(positive, last, ends, starts).reshape(n, m)
+        result_NSM[:, source] = mean_precision(positive, keys, starts).reshape(n, m)
     return result_NSM
 
 
@@ -70,41 +72,31 @@ def bits_of(truth_NSP: np.ndarray) -> np.ndarray:
     return labels_NP
 
 
-def last_of_ties(keys_R: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """In rows of sorted keys (row r is from starts[r] to starts[r + 1]): is a pixel the last of its score, and, ascending,
-    the places of those last pixels that others tie with."""
-    last = np.ones(len(keys_R), bool)
-    np.not_equal(keys_R[1:], keys_R[:-1], out=last[:-1])
-    last[starts[1:][starts[1:] > 0] - 1] = True
-    tied = np.flatnonzero(~last)
-    return last, tied[np.append(tied[1:] != tied[:-1] + 1, True)[: len(tied)]] + 1
-
-
 def mean_precision(
     positive: np.ndarray,
-    last: np.ndarray,
-    ends: np.ndarray,
+    keys: np.ndarray,
     starts: np.ndarray,
     counted: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Mean over each sorted row's positive pixels of the precision at the last pixel that has the same score.
 
-    `last` and `ends` are those of `last_of_ties`. With `counted`, how many pixels count before each place, precision is
-    among those pixels only.
+    Row r of the sort keys is from starts[r] to starts[r + 1]; `positive` are ascending places in all rows together. With
+    `counted`, how many pixels count before each place, precision is among those pixels only. NaN for a row without any.
     """
-    bounds = np.searchsorted(positive, starts)
-    end, hits = positive, np.arange(1, len(positive) + 1)
-    tied = np.flatnonzero(~last[positive])
-    if len(tied):
-        end = positive.copy()
-        end[tied] = ends[np.searchsorted(ends, positive[tied])]
-        hits[tied] = np.searchsorted(positive, end[tied], side="right")
-    end, first = (end + 1, starts) if counted is None else (counted(end + 1), counted(starts))
+    bounds = np.searchsorted(positive, starts).tolist()
+    number = np.arange(1, max(np.diff(bounds), default=0) + 1)
     result_R = np.full(len(starts) - 1, np.nan)
-    for row, (a, b) in enumerate(pairwise(bounds.tolist())):
-        if a < b:
-            precision = (hits[a:b] - a) / (end[a:b] - first[row])
-            result_R[row] = np.cumsum(precision)[-1] / (
-                b - a
-            )  # one after the other, so that no row's sum moves by a bit
+    for row, ((a, b), (start, stop)) in enumerate(zip(pairwise(bounds), pairwise(starts.tolist()), strict=True)):
+        if a == b:
+            continue
+        end, hits = positive[a:b], number[: b - a]
+        own = keys[end]
+        tied = np.flatnonzero(keys[np.minimum(end + 1, stop - 1)] == own)
+        if len(tied):
+            end, hits = end.copy(), hits.copy()
+            end[tied] = start + keys[start:stop].searchsorted(own[tied], side="right") - 1
+            hits[tied] = positive[a:b].searchsorted(end[tied], side="right")
+        before = end + (1 - start) if counted is None else counted(end + 1) - counted(np.array(start))
+        # one after the other, so that no sum moves by a bit with the rows beside it
+        result_R[row] = np.cumsum(hits / before)[-1] / (b - a)
     return result_R

@@ -17,7 +17,7 @@ SIZE, CELLS = 12, 3
 GRID = np.arange(21) / 20
 
 
-def scenes(sources, maps, n=9, seed=0):
+def scenes(sources, maps, n=8, seed=0):
     """Random maps that know a little, boxes that overlap, a truth without a pixel, a scene without maps, one with few."""
     rng = np.random.default_rng(seed)
     masks = np.zeros((n, sources, SIZE, SIZE * sources), bool)
@@ -200,7 +200,7 @@ ONE = [name for name, how in PROTOCOLS.items() if how.declines(1) is None]
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
-@pytest.mark.parametrize("sources, maps", [(2, 1), (2, 2), (2, 4), (3, 3), (4, 2)])
+@pytest.mark.parametrize("sources, maps", [(2, 1), (2, 4), (3, 3), (4, 2)])
 def test_several_sources(sources, maps, named):
     rows, truth, classes = scenes(sources, maps, seed=10 * sources + maps)
     classes = classes if named else None

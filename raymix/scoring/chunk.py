@@ -95,8 +95,11 @@ class Chunk:
         """Bit s: the pixel is in source s; bit S + s, where panels matter: it is in the panel of source s."""
         if not self._panels:
             return bits_of(self._masks_NSP)
+        ways_WS, way_N = np.unique(self._truth.panels_NS, axis=0, return_inverse=True)
         inside_QP = _inside(self._truth).reshape(len(self._truth.rects_P4), self._masks_NSP.shape[2])
-        return bits_of(np.concatenate([self._masks_NSP, inside_QP[self._truth.panels_NS]], axis=1))
+        empty_WSP = np.zeros((len(ways_WS), *self._masks_NSP.shape[1:]), bool)
+        panels_WP = bits_of(np.concatenate([empty_WSP, inside_QP[ways_WS]], axis=1))
+        return bits_of(self._masks_NSP) | panels_WP[way_N.ravel()]
 
 
 def _inside(truth: Truth) -> np.ndarray:

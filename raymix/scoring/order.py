@@ -8,10 +8,11 @@ a running count of its pixels along the row of the whole canvas says the same.
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
-from raymix.precision import last_of_ties, mean_precision, sort_keys, sorted_pixels
+from raymix.precision import mean_precision, sort_keys, sorted_pixels
 
 
 class Order:
@@ -62,7 +63,7 @@ class Order:
         """AP of each row against the pixels that carry any of these bits, (R,); NaN where there are none."""
         if truth not in self._precision:
             place = self._positive(truth)[0]
-            self._precision[truth] = mean_precision(place, *self._ties, self._starts, self._running)
+            self._precision[truth] = mean_precision(place, self._keys, self._starts, self._running)
         return self._precision[truth]
 
     def score_at(self, rank_R: np.ndarray) -> np.ndarray:
@@ -103,20 +104,17 @@ class Order:
             return None
         return _Running((self._labels & self._labels.dtype.type(self._panel)).astype(bool))
 
-    @cached_property
-    def _ties(self) -> tuple[np.ndarray, np.ndarray]:
-        return last_of_ties(self._keys, self._starts) if self._whole is None else self._whole._ties
-
     def _positive(self, truth: int) -> tuple[np.ndarray, np.ndarray]:
         """Places of the pixels with any of these bits that count, ascending, and where each row's begin among them."""
         if truth not in self._found:
-            if self._whole is None:
-                place = np.flatnonzero(
-                    (self._labels & self._labels.dtype.type(truth)).astype(bool)
-                )  # bool: much faster
+            labels, kind = self._labels, self._labels.dtype.type
+            if self._whole is None:  # row by row, and as bool: a long way faster
+                spans = pairwise(self._starts.tolist())
+                parts = [a + np.flatnonzero((labels[a:b] & kind(truth)).astype(bool)) for a, b in spans]
+                place = np.concatenate(parts) if parts else np.zeros(0, np.int64)
             else:
                 place = self._whole._positive(truth)[0]
-                place = place[(self._labels[place] & self._labels.dtype.type(self._panel)).astype(bool)]
+                place = place[(labels[place] & kind(self._panel)).astype(bool)]
             self._found[truth] = place, place.searchsorted(self._starts)
         return self._found[truth]
 

@@ -37,6 +37,17 @@ class Table:
     weights: dict[str, np.ndarray] = field(default_factory=dict)
     pools: dict[str, Pool] = field(default_factory=dict)
 
+    def mean(self, name: str) -> float:
+        """The mean of a metric over the rows that its scenes stand for; NaN where no scene has it."""
+        value_N = self.values[name]
+        there_N = ~np.isnan(value_N)
+        if not there_N.any():
+            return math.nan
+        if name not in self.weights:
+            return float(np.nanmean(value_N))
+        weight_N = self.weights[name][there_N]
+        return float((value_N[there_N] * weight_N).sum() / weight_N.sum())
+
     @staticmethod
     def merge(tables: Sequence[Table]) -> Table:
         """One table from shards of one set of scenes, each scene once, ordered by id; ValueError if they differ."""
@@ -144,12 +155,8 @@ def _means(table: Table, seed: int, resamples: int) -> tuple[dict[str, Interval]
     lows, highs = bootstrap(values_NK, np.array(table.videos), seed, resamples, weights_NK=weights_NK)
     intervals = {}
     for place, name in enumerate(names):
-        value_N = values_NK[:, place]
         if counts[name]:
-            mean = np.nanmean(value_N)
-            if name in table.weights:
-                mean = np.nansum(value_N * weights_NK[:, place]) / weights_NK[~np.isnan(value_N), place].sum()
-            intervals[name] = Interval(float(mean), float(lows[place]), float(highs[place]))
+            intervals[name] = Interval(table.mean(name), float(lows[place]), float(highs[place]))
     return intervals, counts
 
 
