@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from raymix import benchmark, clip, paired, per_scene, results, scene_files, submission, verdict
+from raymix import benchmark, clip, exhibits, paired, per_scene, results, scene_files, submission, verdict
 from raymix.config import BadInput, Evaluate, from_plain, signature
 from raymix.contenders import Source, choose
 from raymix.door import enter, refusing
@@ -37,6 +37,7 @@ def evaluate(settings: Evaluate, echo: Echo = print) -> Report:
     """What the settings ask for: checkpoints scored, or predictions, two results compared, or scenes written out."""
     check(settings)
     asked = [name for name in ("predictions", "export", "compare") if getattr(settings, name)]
+    asked += ["tables"] if settings.tables or settings.figures else []
     if len(asked) > 1:
         raise BadInput(f"{asked[0]}= and {asked[1]}=: one at a time")
     if not asked:
@@ -45,6 +46,8 @@ def evaluate(settings: Evaluate, echo: Echo = print) -> Report:
         if getattr(settings, name):
             raise BadInput(f"{name}={getattr(settings, name)}: is about checkpoints, {asked[0]}= is not")
     with refusing():
+        if asked == ["tables"]:
+            return exhibits.evaluate(settings, echo)
         source = Source.find(settings) if settings.study else None
         run = from_plain(source.study.config) if source else None
         if asked == ["predictions"]:

@@ -113,9 +113,7 @@ def markdown(table: PaperTable, dataset: str, found: Sequence[Mapping[str, Any]]
     for key in dict.fromkeys((each["row"], each["kind"], each["note"]) for each in found):
         row, kind, note = key
         own = {
-            (each["layout"], each["metric"]): each
-            for each in found
-            if (each["row"], each["kind"], each["note"]) == key
+            (each["layout"], each["metric"]): each for each in found if (each["row"], each["kind"], each["note"]) == key
         }
         name = {PUBLISHED: f"{row}, published", MEASURED: f"{row}, {note or 'measured'}", NULL: f"null: {row}"}[kind]
         cells.append([name, *(_cell(own.get((part.layout, metric))) for part, metric in columns)])

@@ -20,6 +20,7 @@ from raymix.config import Run
 from raymix.evaluator import LABEL_FREE, LAYOUTS, Bench, localise, predict
 from raymix.methods import Maps, Method, from_run
 from raymix.metrics import sounding_chance, unit_range
+from raymix.protocol import Protocol
 from raymix.protocol import protocol as named
 from raymix.scene import Scenes, compose, derangement
 from raymix.scoring import score
@@ -218,26 +219,39 @@ def pictures(verdict: Verdict, count: int) -> dict[str, bytes]:
     for layout, share in (("quad", (count + 1) // 2), ("pair", count // 2)):
         truth, scenes = verdict.bench.truth[layout], verdict.bench.scenes[layout]
         index = np.argsort(~truth.has_truth_N, kind="stable")[:share]  # scenes with truth first, in their order
-        chosen, maps_NMHW = truth.take(index), verdict.maps[layout][index]
-        table = score(maps_NMHW, chosen, named(best.run.evaluation.protocol)) if len(index) else None
-        for place, scene in enumerate(index):
-            known = bool(truth.has_truth_N[scene]) and truth.masks_NSYX is not None
-            panels = [int(panel) for panel in truth.panels_NS[scene]]
-            picture = figures.Picture(
+        how = named(best.run.evaluation.protocol)
+        for place, picture in enumerate(pictured(scenes, truth, verdict.maps[layout], index, how)):
+            heading = f"{where}: {verdict.bench.split} split, {SAID[layout]}"
+            name = f"{SAID[layout].replace(' ', '-')}-{place + 1:02d}.png"
+            files[name] = figures.png(figures.scenes([picture], heading))
+    return files
+
+
+def pictured(
+    scenes: Scenes, truth: Truth, maps_NMHW: np.ndarray, index: np.ndarray, how: Protocol
+) -> list[figures.Picture]:
+    """The scenes of these indices as pictures, each map named by the source that it fits."""
+    drawn = []
+    places = _PANELS.get(next((name for name, layout in LAYOUTS.items() if layout == truth.layout), ""), ())
+    chosen = truth.take(index)
+    table = score(maps_NMHW[index], chosen, how) if len(index) else None
+    for place, scene in enumerate(index):
+        known = bool(truth.has_truth_N[scene]) and truth.masks_NSYX is not None
+        panels = [int(panel) for panel in truth.panels_NS[scene]]
+        drawn.append(
+            figures.Picture(
                 title=truth.ids[scene],
                 frame_YX3=scenes.frames_N3YX[scene].permute(1, 2, 0).cpu().numpy(),
-                maps_MHW=maps_NMHW[place],
+                maps_MHW=maps_NMHW[scene],
                 masks_SYX=truth.masks_NSYX[scene] if known and truth.masks_NSYX is not None else None,
-                sources=tuple(_PANELS[layout][panel] for panel in panels),
+                sources=tuple(places[panel] if places else f"source {panel + 1}" for panel in panels),
                 map_S=tuple(table.map_NS[place].tolist()) if known and table else (),
                 iou_S=tuple(table.iou_NS[place].tolist()) if known and table else (),
                 panels=tuple(tuple(map(float, rect)) for rect in truth.rects_P4),  # type: ignore[misc]
                 sounding=tuple(panels),
             )
-            heading = f"{where}: {verdict.bench.split} split, {SAID[layout]}"
-            name = f"{SAID[layout].replace(' ', '-')}-{place + 1:02d}.png"
-            files[name] = figures.png(figures.scenes([picture], heading))
-    return files
+        )
+    return drawn
 
 
 def charts(verdict: Verdict) -> dict[str, bytes]:
