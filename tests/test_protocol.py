@@ -44,7 +44,17 @@ def test_raymix_1_is_what_its_name_says():
 
 
 def test_all_presets_are_there():
-    published = ["mixloc-single", "mixloc-multi", "dsol-solo", "dsol-syn", "dsol-duet", "lvs", "ezvsl", "slavc"]
+    published = [
+        "mixloc-single",
+        "mixloc-multi",
+        "mixloc-multi-named",
+        "dsol-solo",
+        "dsol-syn",
+        "dsol-duet",
+        "lvs",
+        "ezvsl",
+        "slavc",
+    ]
     published += ["avgn-code", "noprior-code", "tvsl-code", "gar-union", "sslalign", "wsol-pxap"]
     twins = ["avgn-fixed", "noprior-fixed", "tvsl-fixed"]
     assert sorted(PROTOCOLS) == sorted(["raymix-1", *published, *twins])
@@ -69,6 +79,7 @@ def test_presets_say_which_scenes_they_are_for():
     assert one == {"mixloc-single", "dsol-solo", "lvs", "ezvsl", "slavc"}
     assert several == {
         "mixloc-multi",
+        "mixloc-multi-named",
         "dsol-syn",
         "dsol-duet",
         "noprior-code",

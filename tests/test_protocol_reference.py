@@ -67,6 +67,7 @@ CUT = {
     "raymix-1": lambda a: a >= 0.5,
     "mixloc-single": lambda a: a >= 0.4,
     "mixloc-multi": lambda a: a >= 0.4,
+    "mixloc-multi-named": lambda a: a >= 0.4,
     "dsol-solo": lambda a: a > 0.1 * a.max(),
     "dsol-syn": lambda a: a > 0.5 * a.max(),
     "dsol-duet": lambda a: a > 0.2 * a.max(),
@@ -126,7 +127,8 @@ def shown(name, maps, truth, i, s):
 def pair(name, ious, aps, names, labels):
     """{star: (pairs for IoU, pairs for AP)}, a pair for each source, None where it has no map."""
     s, m = ious.shape
-    if name.startswith(("dsol", "avgn", "tvsl", "sslalign")) and names is not None:
+    by_name = name.startswith(("dsol", "avgn", "tvsl", "sslalign")) or name.endswith("-named")
+    if by_name and names is not None:
         found = [names.index(label) if label in names else None for label in labels]
         return {"": (found, found)}
     if name == "noprior-code":
@@ -205,7 +207,7 @@ def test_several_sources(sources, maps, named):
     rows, truth, classes = scenes(sources, maps, seed=10 * sources + maps)
     classes = classes if named else None
     tables = score_all(rows, truth, [PROTOCOLS[name] for name in SEVERAL], classes)
-    assert len(tables) == len(SEVERAL) == 11
+    assert len(tables) == len(SEVERAL) == 12
     for name, table in tables.items():
         summary = summarise(table, resamples=2)
         expected = several(name, rows, truth, classes)

@@ -23,7 +23,7 @@ def test_golden_files_were_found():
         "sets_several_sources",
         "several_sources",
     ]
-    assert len(GOLDEN) == len({case["name"] for case, _ in GOLDEN}) == 81
+    assert len(GOLDEN) == len({case["name"] for case, _ in GOLDEN}) == 82
 
 
 def test_every_preset_and_every_choice_has_a_golden_scene():
