@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from pyarrow import fs
 
+from raymix.region import Region, by_source, union
 from raymix.storage import get, patiently, resolve, unreachable
 
 SCHEMA_VERSION = 1
@@ -61,18 +62,7 @@ def schema(preprocessing: str = "") -> pa.Schema:
 def columns(truth: bool, labels: bool) -> list[str]:
     """The columns to read: training reads neither regions nor labels, so it cannot learn from them."""
     wanted = ["clip_id", "video", "group", "frames", "stft", "stft_frames", "stft_bins"]
-    return wanted + (["labels"] if labels else []) + (["regions"] if truth else [])
-
-
-@dataclass(frozen=True)
-class Region:
-    """Where one object is in one frame: a box in [0, 1] (left, top, right, bottom), a mask (PNG bytes), or both."""
-
-    label: str
-    sounding: bool = True
-    frame: int = 0
-    box_xyxy: tuple[float, float, float, float] | None = None
-    mask: bytes | None = None
+    return wanted + (["labels"] if labels else []) + (["regions", "start_s", "duration_s"] if truth else [])
 
 
 @dataclass(frozen=True)
@@ -132,6 +122,10 @@ class Clips:
     stft: np.ndarray  # float16 (N, T, F, 2)
     masks: np.ndarray | None = None  # bool (N, Y, X): union of the sounding regions of frame 0
     has_truth: np.ndarray | None = None  # bool (N,)
+    start_s: np.ndarray | None = None  # float64 (N,), on the video's clock; with the truth only
+    duration_s: np.ndarray | None = None
+    sources: np.ndarray | None = None  # bool (N, S, Y, X): of each sounding source, empty where there are fewer
+    source_label: np.ndarray | None = None  # (N, S), '' where it is unknown or there is none
 
     def __len__(self) -> int:
         return len(self.clip_id)
@@ -142,6 +136,17 @@ class Clips:
         taken = {name: None if value is None else value[index] for name, value in taken.items()}
         return Clips(**taken)
 
+    def with_sources(self, count: int) -> Clips:
+        """The clips in which exactly so many sources sound; ValueError where there is none, or none was read."""
+        if self.sources is None:
+            raise ValueError("layout=natural: these clips came without the regions of each source")
+        count_N = self.sources.any(axis=(2, 3)).sum(axis=1)
+        if not (count_N == count).any():
+            raise ValueError(
+                f"layout=natural: none of {len(self)} clips has regions of exactly {count} sounding source(s)"
+            )
+        return self.take(np.flatnonzero(count_N == count))
+
     @staticmethod
     def concat(parts: Sequence[Clips]) -> Clips:
         """All clips of all parts; ValueError where there is none or their shapes differ."""
@@ -151,12 +156,20 @@ class Clips:
         if len(shapes) > 1:
             raise ValueError(f"clips of different shapes cannot be joined: {sorted(map(str, shapes))}")
         every: dict[str, Any] = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Clips)}
+        if parts[0].sources is not None:
+            most = max(each.shape[1] for each in every["sources"])
+            for name in ("sources", "source_label"):
+                blank = (np.zeros((len(v), most - v.shape[1], *v.shape[2:]), v.dtype) for v in every[name])
+                every[name] = [np.concatenate(pair, axis=1) for pair in zip(every[name], blank, strict=True)]
         every = {name: None if v[0] is None else np.concatenate(v) for name, v in every.items()}
         return Clips(**every)
 
 
-def decode(table: pa.Table, image_size: int, truth: bool) -> Clips:
-    """Rows to arrays: frames and masks squeezed to `image_size` squared; ValueError if the rows differ in shape."""
+def decode(table: pa.Table, image_size: int, truth: bool, sources: bool = False) -> Clips:
+    """Rows to arrays: frames and masks squeezed to `image_size` squared; ValueError if the rows differ in shape.
+
+    With `sources` also the masks of each sounding source for itself.
+    """
     require(table.schema, columns(truth, labels=False), "these rows")
     count = table.num_rows
     bins = set(zip(table["stft_frames"].to_pylist(), table["stft_bins"].to_pylist(), strict=True))
@@ -173,7 +186,10 @@ def decode(table: pa.Table, image_size: int, truth: bool) -> Clips:
         for position, frame in enumerate(frames):
             frames_NnYX3[row, position] = _picture(frame["jpeg"], image_size)
     labels = table["labels"].to_pylist() if "labels" in table.column_names else [[]] * count
-    masks, has_truth = _truth(table["regions"].to_pylist(), image_size) if truth else (None, None)
+    regions = table["regions"].to_pylist() if truth or sources else []
+    masks, has_truth = union(regions, image_size) if truth else (None, None)
+    own = by_source(regions, image_size) if sources else (None, None)
+    times = [np.array(table[name].to_pylist(), np.float64) if truth else None for name in ("start_s", "duration_s")]
     return Clips(
         clip_id=np.array(table["clip_id"].to_pylist(), dtype=str),
         video=np.array(table["video"].to_pylist(), dtype=str),
@@ -183,6 +199,10 @@ def decode(table: pa.Table, image_size: int, truth: bool) -> Clips:
         stft=stft_NTF2,
         masks=masks,
         has_truth=has_truth,
+        start_s=times[0],
+        duration_s=times[1],
+        sources=own[0],
+        source_label=own[1],
     )
 
 
@@ -191,28 +211,6 @@ def _picture(jpeg: bytes, size: int) -> np.ndarray:
     source.draft("RGB", (size, size))  # lets the decoder skip detail that the resize would drop
     image = source.convert("RGB")
     return np.asarray(image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR))
-
-
-def _truth(region_lists: list[list[dict[str, Any]]], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Union masks (N, Y, X) of the sounding regions of frame 0, and which clips have any."""
-    masks_NYX = np.zeros((len(region_lists), size, size), bool)
-    for row, regions in enumerate(region_lists):
-        for region in regions or []:
-            if region["sounding"] and region["frame"] == 0:
-                masks_NYX[row] |= raster(region["box_xyxy"], region["mask"], size)
-    return masks_NYX, np.asarray(masks_NYX.any(axis=(1, 2)))
-
-
-def raster(box_xyxy: Sequence[float] | None, mask: bytes | None, size: int) -> np.ndarray:
-    """A region as a bool mask (size, size); the mask wins where there is both a mask and a box."""
-    if mask is not None:
-        image = Image.open(io.BytesIO(mask)).convert("L")
-        return np.asarray(image.resize((size, size), Image.Resampling.BOX)) > 127
-    out_YX = np.zeros((size, size), bool)
-    if box_xyxy is not None:
-        left, top, right, bottom = (round(float(edge) * size) for edge in box_xyxy)
-        out_YX[max(top, 0) : max(bottom, top + 1), max(left, 0) : max(right, left + 1)] = True
-    return out_YX
 
 
 def require(found: pa.Schema, wanted: Sequence[str], where: str) -> None:
@@ -254,7 +252,14 @@ def shards(directory: str, split: str) -> list[str]:
 
 
 def read(
-    directory: str, split: str, image_size: int, *, truth: bool, labels: bool = True, limit: int | None = None
+    directory: str,
+    split: str,
+    image_size: int,
+    *,
+    truth: bool,
+    labels: bool = True,
+    sources: bool = False,
+    limit: int | None = None,
 ) -> Clips:
     """The clips of one split, decoded, by plain pyarrow; `limit`: so many rows (videos are in random order)."""
     paths, (filesystem, _) = shards(directory, split), resolve(directory)
@@ -262,7 +267,8 @@ def read(
     for path in paths:
         left = None if limit is None else limit - sum(map(len, parts))
         if left is None or left > 0:
-            parts.append(decode(_rows(filesystem, path, columns(truth, labels)).slice(0, left), image_size, truth))
+            rows = _rows(filesystem, path, columns(truth or sources, labels)).slice(0, left)
+            parts.append(decode(rows, image_size, truth, sources))
     if not sum(map(len, parts)):
         raise ValueError(f"{directory}: split '{split}' holds no clips")
     return Clips.concat([part for part in parts if len(part)])

@@ -17,10 +17,10 @@ from pyarrow import fs
 
 from raymix import door, engine, forecast, preflight, ranking, session, tune
 from raymix.config import BadInput, Compare, Evaluate, Tune, flatten, nearest, to_plain
+from raymix.contenders import Source, choose
 from raymix.datasets.folder import listing
 from raymix.door import DONE, Nothing, enter, refusing
 from raymix.engine import Plan, writable
-from raymix.evaluate import Source, choose
 from raymix.evaluator import Bench
 from raymix.ledger import Ledger
 from raymix.methods import METHODS

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 import numpy as np
 
 from raymix.protocol import RAYMIX_1, Protocol
-from raymix.scoring import Interval, Maps, Summary, score, summarise
+from raymix.scoring import Interval, Maps, Summary, Table, score, summarise
 from raymix.truth import Truth
 
 BOX_SIDES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of centre boxes, as shares of the sides of the canvas
 
-_COLUMNS = ("sounding_accuracy", "ciou", "iou", "ap", "cap", "piap", "auc")
+_COLUMNS = ("sounding_accuracy", "ciou", "iou", "ap", "cap", "piap", "auc")  # others stand behind them
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Row:
     system: str
     summary: Summary
     null: bool = False
+    table: Table | None = field(default=None, compare=False, repr=False)  # the scores of each scene
 
 
 def nulls(truth: Truth, mean_map_HW: np.ndarray | None = None, panel_boxes: bool = False) -> dict[str, Maps]:
@@ -61,6 +62,8 @@ def nulls(truth: Truth, mean_map_HW: np.ndarray | None = None, panel_boxes: bool
 def _random_panels(truth: Truth) -> np.ndarray:
     """As many different panels as sound, picked by the id of the scene alone: the same in any order of the scenes."""
     panels, s = len(truth.rects_P4), truth.panels_NS.shape[1]
+    if s > panels:  # several sources in one panel
+        return truth.panels_NS
     seeds = [int.from_bytes(blake2b(scene.encode(), digest_size=8).digest(), "little") for scene in truth.ids]
     picked = [np.random.default_rng(seed).permutation(panels)[:s] for seed in seeds]
     return np.array(picked, np.int64).reshape(len(truth), s)
@@ -97,8 +100,8 @@ def final(
     without_model = nulls(truth, mean_map_HW, panel_boxes)
     rows = []
     for name, each in (*maps.items(), *without_model.items()):
-        summary = summarise(score(each, truth, protocol), seed, resamples)
-        rows.append(Row(name, summary, null=name in null or name not in maps))
+        table = score(each, truth, protocol)
+        rows.append(Row(name, summarise(table, seed, resamples), name in null or name not in maps, table))
     return rows
 
 
@@ -135,7 +138,7 @@ def _part(rows: Sequence[Row], chosen: Sequence[str] | None) -> str:
                 f"table: {rows[0].system} was scored on {first.scenes} scenes {first.counts}, {row.system} on "
                 f"{row.summary.scenes} {row.summary.counts}; one table needs the same scenes"
             )
-    order = sorted(first, key=lambda name: (_COLUMNS.index(name.partition("@")[0]), name))
+    order = sorted(first, key=_column)
     metrics = order if chosen is None else [name for name in chosen if name in first]
     heads = [name if first.counts[name] == first.scenes else f"{name} (n={first.counts[name]})" for name in metrics]
     cells = [["system", *heads]]
@@ -145,6 +148,12 @@ def _part(rows: Sequence[Row], chosen: Sequence[str] | None) -> str:
     facts = f"protocol {first.protocol}, layout {first.layout}, scenes {first.scenes_hash}"
     counts = f"{first.scenes} scenes of {first.videos} videos, 95 % intervals by bootstrap over videos"
     return "\n".join([f"{facts}: {counts} ({first.resamples} resamples, seed {first.seed})", "", *grid(cells)])
+
+
+def _column(metric: str) -> tuple[int, str]:
+    """Where a metric stands in a table."""
+    kind = metric.rstrip("*").partition("@")[0]
+    return (_COLUMNS.index(kind) if kind in _COLUMNS else len(_COLUMNS)), metric
 
 
 def grid(cells: Sequence[Sequence[str]]) -> list[str]:

@@ -1,124 +1,78 @@
 """The door `python -m raymix.evaluate`: the last word on a study's best checkpoints, beside systems that hear nothing.
 
-Writes pictures, `table.md` and, last, `scores.json`. On the validation split it goes the way of the search's evaluator
-and shows its numbers beside the recorded ones. Starts no Ray: one process and torch are enough.
+Writes pictures, `table.md`, the scores of each scene and, last, `scores.json`. On the validation split it goes the way of
+the search's evaluator and shows its numbers beside the recorded ones. Starts no Ray: one process and torch are enough.
+Behind the same door: anybody's predictions (`submission`), two results compared (`paired`), scenes as files (`scene_files`).
 """
 
 from __future__ import annotations
 
 import datetime
 import json
-import re
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from pyarrow import fs
 
-from raymix import clip, verdict
-from raymix.checkpoint import Torn
-from raymix.config import BadInput, Evaluate, nearest, signature
-from raymix.door import Nothing, enter, refusing
+from raymix import benchmark, clip, exhibits, paired, per_scene, results, scene_files, submission, verdict
+from raymix.config import BadInput, Evaluate, from_plain, signature
+from raymix.contenders import Source, choose
+from raymix.door import enter, refusing
 from raymix.engine import writable
-from raymix.evaluator import Bench, judge, load
+from raymix.evaluator import Bench, judge
 from raymix.ledger import Ledger
+from raymix.results import PER_SCENE, TABLE, Report
 from raymix.rules import broken_rule, check
 from raymix.scoreboard import document, headlines, markdown, reproduction
 from raymix.session import Interrupted, interruptible
-from raymix.storage import get, put, resolve
-from raymix.study import Study
+from raymix.staging import staged
 from raymix.verdict import Contender, Verdict
 
 Echo = Callable[[str], Any]
-SCORES, TABLE = "scores.json", "table.md"
-_PLACE = re.compile(r"(?P<study>.+)/checkpoints/trial-(?P<trial>\d+)[^/]*/epoch-(?P<epoch>\d+)/?$")
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was found and written: the folder, its files (whole paths), and what is in scores.json."""
-
-    folder: str
-    files: list[str]
-    scores: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Source:
-    """The study that is scored, or that a lone checkpoint came from; without either, `study` is empty."""
-
-    uri: str
-    study: Study
-    named: bool  # by the person: its ledger may be written to
-
-    @staticmethod
-    def find(settings: Evaluate) -> Source:
-        if settings.study:
-            name, home = settings.study, settings.home.rstrip("/")
-            whole = "://" in name or name.startswith(("/", "~"))
-            uri = name.rstrip("/") if whole else f"{home}/studies/{name}"
-            study = Ledger(uri).read()
-            if not study.exists:
-                there = [] if whole else _studies(home)
-                hint = nearest(name, there) if there else "" if whole else f" (there is none yet under {home}/studies)"
-                raise BadInput(f"study={name}: no such study at {uri}{hint}")
-            return Source(uri, study, True)
-        place = _PLACE.match(settings.checkpoint or "")
-        uri = place["study"] if place else ""
-        return Source(uri, Ledger(uri).read() if uri else Study(), False)
-
-
-def _studies(home: str) -> list[str]:
-    filesystem, path = resolve(f"{home}/studies")
-    listing = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    return [info.base_name for info in listing if info.type == fs.FileType.Directory]
-
-
-def choose(settings: Evaluate, source: Source, echo: Echo) -> list[Contender]:
-    """The checkpoints to score, best first; of a study, torn ones give way to the next best trial's."""
-    if settings.checkpoint:
-        uri = settings.checkpoint.rstrip("/")
-        if source.named and "://" not in uri and not uri.startswith(("/", "~")):
-            uri = f"{source.uri}/{uri}"
-        return [_contender(uri, source, 1)]
-    name, ranked = source.study.name, source.study.ranked()
-    with_checkpoint = [row for row in ranked if row.best_checkpoint]
-    if not with_checkpoint:
-        raise Nothing(f"study {name}: no trial has a scored checkpoint; python -m raymix.leaderboard {name} says why")
-    found: list[Contender] = []
-    torn: list[str] = []
-    for row in with_checkpoint:
-        if len(found) < settings.top:
-            try:
-                found.append(_contender(f"{source.uri}/{row.best_checkpoint}", source, ranked.index(row) + 1))
-            except Torn as error:
-                torn.append(str(error))
-                echo(f"trial {row.number} (rank {ranked.index(row) + 1}) is passed over: {error}")
-    if not found:
-        more = f" (and {len(torn) - 1} more)" if len(torn) > 1 else ""
-        raise BadInput(f"study {name}: no whole checkpoint: {torn[0]}{more}")
-    if len(found) < settings.top:
-        echo(f"top={settings.top}: the study has {len(found)} usable checkpoint{'s' if len(found) > 1 else ''}")
-    return found
-
-
-def _contender(uri: str, source: Source, rank: int) -> Contender:
-    """A checkpoint with what the ledger knows of it; raises Torn where it is not whole."""
-    method, run = load(uri)
-    place = _PLACE.match(uri)
-    if place is None:
-        return Contender(uri.rsplit("/", 1)[-1], uri, method, run, rank, None, None, {}, {})
-    trial, epoch = int(place["trial"]), int(place["epoch"])
-    row = source.study.trials.get(trial)
-    scored = row.epochs.get(epoch) if row else None
-    # population-based training starts folders anew: recorded numbers are this checkpoint's only if the record names it
-    recorded = scored.metrics if scored and scored.checkpoint and uri.endswith(scored.checkpoint) else {}
-    return Contender(f"trial {trial}", uri, method, run, rank, trial, epoch, row.params if row else {}, dict(recorded))
+OF_SCENES = ("prepared", "sources", "seed", "image_size", "seconds", "rule", "level", "protocol")
 
 
 def evaluate(settings: Evaluate, echo: Echo = print) -> Report:
+    """What the settings ask for: checkpoints scored, or predictions, two results compared, or scenes written out."""
+    check(settings)
+    asked = [name for name in ("predictions", "export", "compare") if getattr(settings, name)]
+    asked += ["tables"] if settings.tables or settings.figures else []
+    if len(asked) > 1:
+        raise BadInput(f"{asked[0]}= and {asked[1]}=: one at a time")
+    if not asked:
+        return on_named_scenes(settings, echo) if settings.layout or settings.pair_list else last_word(settings, echo)
+    for name in ("checkpoint", "store"):
+        if getattr(settings, name):
+            raise BadInput(f"{name}={getattr(settings, name)}: is about checkpoints, {asked[0]}= is not")
+    with refusing():
+        if asked == ["tables"]:
+            return exhibits.evaluate(settings, echo)
+        source = Source.find(settings) if settings.study else None
+        run = from_plain(source.study.config) if source else None
+        if asked == ["predictions"]:
+            return submission.evaluate(settings, run, echo)
+        if asked == ["compare"]:
+            return paired.compare(settings, run, echo)
+        return scene_files.write(staged(settings, run), settings.export, echo)
+
+
+def on_named_scenes(settings: Evaluate, echo: Echo = print) -> Report:
+    """Score checkpoints on the scenes of `layout=` or `pair_list=`."""
+    _something(settings)
+    with refusing():
+        source = Source.find(settings)
+        contenders = choose(settings, source, echo)
+        if settings.split == "test":
+            _before(source, contenders, echo)
+        report = benchmark.evaluate(settings, source, contenders, echo)
+    if source.named and settings.split == "test":
+        of = report.scores["scenes"]
+        _remember(source, report, [{of["layout"]: of["scenes_hash"]}])
+    return report
+
+
+def last_word(settings: Evaluate, echo: Echo = print) -> Report:
     """Score checkpoints on a split, write the files, add the scores to the study's ledger, and tell.
 
     Raises BadInput for what a person can mend, Nothing where the study has no scored checkpoint.
@@ -144,21 +98,32 @@ def evaluate(settings: Evaluate, echo: Echo = print) -> Report:
         recomputed |= again
     scores = document(settings.split, source.study, source.uri, verdicts, facts, recomputed)
     count = contenders[0].run.evaluation.pictures if settings.pictures is None else settings.pictures
-    files = verdict.charts(verdicts[0]) | verdict.pictures(verdicts[0], count)
+    lines = [row for each in verdicts for rows in each.rows.values() for row in rows]
+    files = {TABLE: markdown(verdicts, scores).encode(), PER_SCENE: per_scene.encode(lines)}
+    files |= verdict.charts(verdicts[0]) | verdict.pictures(verdicts[0], count)
     with refusing():
-        written = _write(folder, files, scores, verdicts)
+        report = results.write(folder, files, scores, _stored(folder, verdicts))
     if source.named and settings.split == "test":
-        _remember(source, folder, scores)
-    _tell(verdicts, scores, written, echo)
-    return Report(folder, written, scores)
+        of = [{name: facts["scenes_hash"] for name, facts in bench["layouts"].items()} for bench in scores["benches"]]
+        _remember(source, report, of)
+    _tell(verdicts, scores, report.files, echo)
+    return report
 
 
 def _check(settings: Evaluate) -> None:
-    check(settings)
+    for name in OF_SCENES:
+        if (value := getattr(settings, name)) not in (None, ""):
+            raise BadInput(
+                f"{name}={value}: goes with layout= or pair_list=; else a study's scenes are those of its config"
+            )
     for name, low, high in (("scenes", 8, None), ("pictures", 0, 64)):
         value = getattr(settings, name)
         if value is not None and (broken := broken_rule(name, value, {"low": low, "high": high})):
             raise BadInput(broken)
+    _something(settings)
+
+
+def _something(settings: Evaluate) -> None:
     if not settings.study and not settings.checkpoint:
         raise BadInput("nothing to score: give study=NAME (python -m raymix.leaderboard lists them) or checkpoint=URI")
 
@@ -209,42 +174,31 @@ def _reach(settings: Evaluate, group: list[Contender], echo: Echo) -> tuple[Verd
     with verdict.threads(max(1, int(run.cluster.evaluator_cpus)) if split == "val" else None):
         if split == "val":
             again = {each.uri: judge(each.method.to(device), bench, each.run, device) for each in group}
-        return verdict.reach(group, bench, device, echo), again
+        return verdict.reach(group, bench, device, echo, settings.store), again
 
 
-def _write(folder: str, pictures: Mapping[str, bytes], scores: dict[str, Any], verdicts: list[Verdict]) -> list[str]:
-    """Files of one evaluation, scores.json last, so that where it is, all is; what an earlier one left goes first."""
-    filesystem, path = resolve(folder)
-    old = _old(filesystem, f"{path}/{SCORES}")
-    for name in (SCORES, *old):
-        if filesystem.get_file_info(f"{path}/{name}").type == fs.FileType.File:
-            filesystem.delete_file(f"{path}/{name}")
-    scores["files"] = [TABLE, *pictures]
-    contents = {**pictures, TABLE: markdown(verdicts, scores).encode()}
-    contents[SCORES] = json.dumps(scores, indent=1, allow_nan=False, ensure_ascii=False).encode()
-    for name, data in contents.items():
-        put(filesystem, f"{path}/{name}", data)
-    return [f"{folder.rstrip('/')}/{name}" for name in (SCORES, TABLE, *pictures)]
+def _stored(folder: str, verdicts: list[Verdict]) -> tuple[str, ...]:
+    """Write what the contenders predict, a file for each set of scenes; the files' names."""
+    written: list[str] = []
+    for number, reached in enumerate(verdicts, 1):
+        for layout, systems in reached.predicted.items():
+            truth = reached.bench.truth[layout]
+            if not written:
+                results.clear(folder)
+            name = f"predictions-{truth.layout}{'' if number == 1 else f'-{number}'}.parquet"
+            benchmark.write_maps(f"{folder.rstrip('/')}/{name}", truth, systems)
+            written.append(name)
+    return tuple(written)
 
 
-def _old(filesystem: fs.FileSystem, path: str) -> list[str]:
-    """The files that an earlier scores.json names, in its own folder only."""
-    try:
-        names = json.loads(get(filesystem, path))["files"]
-        return [str(name) for name in names if "/" not in str(name)]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
-def _remember(source: Source, folder: str, scores: dict[str, Any]) -> None:
+def _remember(source: Source, report: Report, scenes: list[dict[str, str]]) -> None:
     """The test scores go into the study's ledger; checkpoints as paths relative to the study."""
     known = ("rank", "trial", "epoch", "scores")
     checkpoints = [
         {"checkpoint": each["uri"].removeprefix(f"{source.uri}/"), **{name: each[name] for name in known}}
-        for each in scores["checkpoints"]
+        for each in report.scores["checkpoints"]
     ]
-    scenes = [{name: facts["scenes_hash"] for name, facts in bench["layouts"].items()} for bench in scores["benches"]]
-    record = {"split": "test", "output": folder, "protocol": scores["protocol"], "scenes": scenes}
+    record = {"split": "test", "output": report.folder, "protocol": report.scores["protocol"], "scenes": scenes}
     Ledger(source.uri).append("evaluated", {**record, "checkpoints": checkpoints})
 
 
@@ -273,8 +227,16 @@ def task(settings: Evaluate) -> int:
     return 0
 
 
+def _two_results() -> None:
+    """`compare=A,B` as a list, with whatever stands in A and B, which Hydra would take for something of its own."""
+    for place, word in enumerate(sys.argv):
+        if word.startswith("compare=") and not word.startswith(("compare=[", "compare='", 'compare="')):
+            both = word.removeprefix("compare=").split(",")
+            sys.argv[place] = "compare=" + json.dumps([each for each in both if each], ensure_ascii=False)
+
+
 def main() -> None:
-    enter(task, "evaluate")
+    enter(task, "evaluate", _two_results)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import torch
 
 from raymix import checkpoint, clip
 from raymix.config import Run, from_plain
-from raymix.methods import Method, from_run
+from raymix.methods import Maps, Method, from_run
 from raymix.protocol import protocol as named
 from raymix.scene import Scenes, compose, derangement
 from raymix.scoring import Table, score
@@ -67,6 +67,16 @@ def localise(method: Method, scenes: Scenes, device: torch.device | str = "cpu")
         return np.concatenate([maps_NMHW.float().cpu().numpy() for maps_NMHW in found])
 
 
+def predict(method: Method, scenes: Scenes, device: torch.device | str = "cpu") -> Maps:
+    """Everything that a method says of scenes, in batches, without gradients, on the CPU: all maps, classes, loudness."""
+    method.eval()
+    with torch.inference_mode():
+        found = [method.localise(batch.to(device)) for batch in scenes.batches(BATCH)]
+        loud = [each.loudness_NM.float().cpu() for each in found if each.loudness_NM is not None]
+        maps_NMHW = torch.cat([each.maps_NMHW.float().cpu() for each in found])
+    return Maps(maps_NMHW, found[0].classes, torch.cat(loud) if loud else None)
+
+
 def same_peak(maps_NMHW: np.ndarray) -> float:
     """Share of scenes in which all maps have their peak in one cell: 1 where nodes have collapsed; NaN for one map."""
     if maps_NMHW.shape[1] < 2:
@@ -77,7 +87,7 @@ def same_peak(maps_NMHW: np.ndarray) -> float:
 
 def mean(table: Table) -> dict[str, float]:
     """The mean of each metric over the scenes that have truth for it."""
-    return {name: float(np.nanmean(v)) for name, v in table.values.items() if not np.isnan(v).all()}
+    return {name: table.mean(name) for name, values in table.values.items() if not np.isnan(values).all()}
 
 
 def judge(method: Method, bench: Bench, run: Run, device: torch.device | str = "cpu") -> dict[str, float]:

@@ -72,7 +72,7 @@ def scenes(pictures: Sequence[Picture], heading: str = "") -> Figure:
     width = 2.6 if aspect > 0.75 else 3.6  # inches of one cell
     top, bottom, row = (0.5 if heading else 0.1), 0.45, width * aspect + 0.45
     size = (columns * (width + 0.12) + 0.12, top + bottom + len(pictures) * row)
-    figure = _figure(size)
+    figure = blank(size)
     for line, picture in enumerate(pictures):
         for column, which in enumerate([None, *picture.drawn]):
             x = 0.12 + column * (width + 0.12)
@@ -80,14 +80,15 @@ def scenes(pictures: Sequence[Picture], heading: str = "") -> Figure:
             box = (x / size[0], y / size[1], width / size[0], width * aspect / size[1])
             axes = figure.add_axes(box)
             axes.set_axis_off()
-            _frame(axes, picture) if which is None else _map(axes, picture, which)
+            draw_frame(axes, picture) if which is None else draw_map(axes, picture, which)
     if heading:
         figure.text(0.12 / size[0], 1 - 0.3 / size[1], heading, fontsize=11, weight="bold", color=_INK, va="center")
-    _legend(figure, pictures, size)
+    legend(figure, pictures, size)
     return figure
 
 
-def _figure(size_inches: tuple[float, float]) -> Figure:
+def blank(size_inches: tuple[float, float]) -> Figure:
+    """A white figure of this size, with a canvas of its own."""
     figure = Figure(figsize=size_inches, dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
@@ -104,7 +105,8 @@ def _label(axes: Axes, text: str, colour: str = _INK) -> None:
     axes.set_title(text, fontsize=8, color=colour, loc="left", pad=3)
 
 
-def _frame(axes: Axes, picture: Picture) -> None:
+def draw_frame(axes: Axes, picture: Picture) -> None:
+    """What was seen, silent panels faded, the truth outlined."""
     _show(axes, picture.frame_YX3, interpolation="nearest")
     for panel, (x0, y0, x1, y1) in enumerate(picture.panels):
         if picture.sounding and panel not in picture.sounding:  # what is silent steps back
@@ -115,7 +117,7 @@ def _frame(axes: Axes, picture: Picture) -> None:
     _label(axes, picture.title)
 
 
-def _map(axes: Axes, picture: Picture, which: int) -> None:
+def draw_map(axes: Axes, picture: Picture, which: int) -> None:
     """The map, upsampled and min-max normalised as it is scored, over the frame in grey."""
     y, x = picture.frame_YX3.shape[:2]
     grey = picture.frame_YX3.astype(np.float32).mean(axis=2) / 255
@@ -181,7 +183,8 @@ def _outlines(axes: Axes, picture: Picture, which: Sequence[int], faint: bool = 
         axes.contour(x, y, mask, colors=[colour], linewidths=width, **shown)
 
 
-def _legend(figure: Figure, pictures: Sequence[Picture], size: tuple[float, float]) -> None:
+def legend(figure: Figure, pictures: Sequence[Picture], size: tuple[float, float]) -> None:
+    """Which colour is whose truth, below everything."""
     sources = max((0 if each.masks_SYX is None else len(each.masks_SYX) for each in pictures), default=0)
     names = {each.sources for each in pictures if each.sources}
     same = next(iter(names)) if len(names) == 1 else ()
@@ -217,7 +220,7 @@ def comparison(
     order = [name for name in intervals if name not in nulls]
     order += sorted((name for name in intervals if name in nulls), key=lambda name: -intervals[name][0])
     size = (7.0, 1.15 + 0.27 * len(order))
-    figure = _figure(size)
+    figure = blank(size)
     axes = figure.add_axes((2.1 / size[0], 0.55 / size[1], (size[0] - 2.9) / size[0], 0.27 * len(order) / size[1]))
     for line, name in enumerate(order):
         value, low, high = intervals[name]
@@ -250,6 +253,13 @@ def _scale(axes: Axes, order: Sequence[str], below: str) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color("#cccccc")
+
+
+def pdf(figure: Figure) -> bytes:
+    """The figure as a PDF file, the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
+    return buffer.getvalue()
 
 
 def png(figure: Figure) -> bytes:

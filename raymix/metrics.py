@@ -1,12 +1,14 @@
-"""Numbers on maps and masks: resizing, IoU, average precision, AUC, pairing of maps with sources, peaks, bootstrap.
+"""Numbers on maps and masks: resizing, IoU, AUC, pairing of maps with sources, peaks, bootstrap.
 
-The primitives under Section 4.2-4.4 of the paper (AP, IoU, AUC, CAP of Eq. 5, PIAP); which of them is used how is the
-business of `raymix.protocol`. Everything is vectorised over scenes, gives the same numbers whatever the size of the
-batch, and knows neither scenes nor models. Axes: N scenes, M maps, S sources, Y X pixels, P pixels in a row, H W cells.
+The primitives under Section 4.2-4.4 of the paper, with `raymix.precision` for its AP, CAP and PIAP; which of them is used
+how is the business of `raymix.protocol`. Everything is vectorised over scenes, gives the same numbers whatever the size of
+the batch, and knows neither scenes nor models. Axes: N scenes, M maps, S sources, Y X pixels, P pixels in a row, H W cells.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import lru_cache
 from itertools import permutations
 from math import comb
 
@@ -14,48 +16,95 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 _TIE = 1e-9  # two sums of IoUs nearer than this are equal: sums of ratios of whole numbers, in floating point
+_BLOCK = 1 << 17  # pixels worked on at a time
 _MOST_PAIRINGS = 840  # more pairings of maps with sources than this are not enumerated (7 maps for 4 sources are)
+
+
+def unit_scale(maps_NMYX: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each map min-maxed to [0, 1] as float32, its lowest value and its range (N, M), 0 for a constant map."""
+    flat_RYX = maps_NMYX.reshape(-1, *maps_NMYX.shape[-2:])
+    unit_RYX = np.empty(flat_RYX.shape, np.float32)
+    low_R, spread_R = np.zeros(len(flat_RYX)), np.zeros(len(flat_RYX))
+    held = np.empty((0, *flat_RYX.shape[1:]))
+    for part in blocks(*flat_RYX.shape[:2], flat_RYX.shape[2]):
+        rows = flat_RYX[part]
+        held = held if len(held) >= len(rows) else np.empty(rows.shape)
+        # in float64, because high - low may overflow float32, and small differences on a large offset would vanish
+        low = rows.min(axis=(-2, -1), keepdims=True).astype(np.float64)
+        spread = rows.max(axis=(-2, -1), keepdims=True).astype(np.float64) - low
+        maps = np.subtract(rows, low, out=held[: len(rows)])
+        maps /= np.where(spread > 0, spread, 1.0)
+        unit_RYX[part], low_R[part], spread_R[part] = maps, low[:, 0, 0], spread[:, 0, 0]
+    lead = maps_NMYX.shape[:-2]
+    return unit_RYX.reshape(maps_NMYX.shape), low_R.reshape(lead), spread_R.reshape(lead)
+
+
+def blocks(rows: int, *size: int) -> Iterator[slice]:
+    """Slices of so many rows that what is made of them stays in the processor's cache; it changes no number."""
+    step = max(1, _BLOCK // max(1, int(np.prod(size))))
+    return (slice(start, start + step) for start in range(0, rows, step))
 
 
 def unit_range(maps_NMYX: np.ndarray) -> np.ndarray:
     """Min-max each map to [0, 1] as float32; a constant map becomes 0 everywhere, because it says nothing."""
-    # in float64, because high - low may overflow float32, and small differences on a large offset would vanish
-    maps = maps_NMYX.astype(np.float64)
-    low = maps.min(axis=(-2, -1), keepdims=True)
-    spread = maps.max(axis=(-2, -1), keepdims=True) - low
-    maps -= low
-    maps /= np.where(spread > 0, spread, 1.0)
-    return maps.astype(np.float32)
+    return unit_scale(maps_NMYX)[0]
 
 
-def _taps(cells: int, pixels: int, align_corners: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Left cell, right cell and weight of the right one, for each of the pixels along one axis."""
+@lru_cache(maxsize=16)
+def _taps(cells: int, pixels: int, align_corners: bool, cubic: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """For each of the pixels along one axis the cell to its left, and the weights of the steps between cells around it.
+
+    A pixel is its left cell plus weighted steps: from that cell to its right neighbour, and under cubic convolution
+    (a = -0.75) also from its left neighbour to it and from its right neighbour to the next. (3, pixels) in that order.
+    """
     at = np.arange(pixels, dtype=np.float64)
     if align_corners:
         at *= (cells - 1) / max(pixels - 1, 1)
     else:
-        at = np.clip((at + 0.5) * cells / pixels - 0.5, 0.0, None)
-    left = np.minimum(at.astype(np.int64), cells - 1)
-    right = np.minimum(left + 1, cells - 1)
-    return left, right, (at - left).astype(np.float32)
+        at = (at + 0.5) * cells / pixels - 0.5
+        at = at if cubic else np.clip(at, 0.0, None)
+    left = np.minimum(np.floor(at).astype(np.int64), cells - 1)
+    t = at - left
+    if not cubic:
+        return left, np.stack([t]).astype(np.float32)
+    a = -0.75
+    far_left, near = a * t * (t - 1) ** 2, ((a + 2) * t - (a + 3)) * t**2 + 1  # weights of the left three of four cells
+    far_right = 1 - far_left - near - (((a + 2) * (1 - t) - (a + 3)) * (1 - t) ** 2 + 1)
+    return left, np.stack([1 - far_left - near, -far_left, far_right]).astype(np.float32)
 
 
-def resize(maps_NMHW: np.ndarray, size_YX: tuple[int, int], align_corners: bool = False) -> np.ndarray:
-    """Bilinear upsampling of float32 maps to (Y, X) pixels, the convention of `torch.nn.functional.interpolate`.
+def _stretch(cells_RC: np.ndarray, taps: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Each row of cells as a row of pixels, (R, pixels)."""
+    left, weights = taps
+    padded = np.pad(cells_RC, ((0, 0), (2, 2)), mode="edge")  # a step beyond the edge is 0
+    steps = np.diff(padded, axis=-1)  # steps[..., i + 2] leads from cell i to cell i + 1
+    pixels_RX = steps.take(left + 2, axis=-1)
+    pixels_RX *= weights[0]
+    pixels_RX += padded.take(left + 2, axis=-1)
+    for beside, weight in zip((1, 3), weights[1:], strict=False):
+        step_RX = steps.take(left + beside, axis=-1)
+        step_RX *= weight
+        pixels_RX += step_RX
+    return pixels_RX
 
-    Written as left + weight * (right - left), so that equal cells give exactly equal pixels: average precision counts
-    ties, and a sum of two weighted products would break them by a rounding error.
+
+def resize(
+    maps_NMHW: np.ndarray, size_YX: tuple[int, int], align_corners: bool = False, cubic: bool = False
+) -> np.ndarray:
+    """Bilinear or bicubic upsampling of float32 maps to (Y, X), the conventions of `torch.nn.functional.interpolate`.
+
+    Written as a cell plus weighted steps to its neighbours, so that equal cells give exactly equal pixels: average
+    precision counts ties, and a sum of weighted cells would break them by a rounding error.
     """
-    top, bottom, down = _taps(maps_NMHW.shape[-2], size_YX[0], align_corners)
-    left, _, across = _taps(maps_NMHW.shape[-1], size_YX[1], align_corners)
-    upper = maps_NMHW[..., top, :]
-    rows_NMYW = upper + down[:, None] * (maps_NMHW[..., bottom, :] - upper)
-    slope_NMYW = np.zeros_like(rows_NMYW)  # from each cell to its right neighbour: cells are fewer than pixels
-    np.subtract(rows_NMYW[..., 1:], rows_NMYW[..., :-1], out=slope_NMYW[..., :-1])
-    pixels_NMYX = slope_NMYW.take(left, axis=-1)
-    pixels_NMYX *= across
-    pixels_NMYX += rows_NMYW.take(left, axis=-1)
-    return pixels_NMYX
+    (*lead, h, w), (y, x) = maps_NMHW.shape, size_YX
+    down, across = (_taps(cells, pixels, align_corners, cubic) for cells, pixels in ((h, y), (w, x)))
+    flat_RHW = maps_NMHW.reshape(-1, h, w)
+    found_RYX = np.empty((len(flat_RHW), y, x), np.float32)
+    for part in blocks(len(flat_RHW), y, x):
+        columns = _stretch(flat_RHW[part].swapaxes(-1, -2).reshape(-1, h), down)
+        rows = columns.reshape(-1, w, y).swapaxes(-1, -2).reshape(-1, w)
+        found_RYX[part] = _stretch(rows, across).reshape(-1, y, x)
+    return found_RYX.reshape(*lead, y, x)
 
 
 def overlaps(predicted_NMP: np.ndarray, truth_NSP: np.ndarray) -> np.ndarray:
@@ -69,61 +118,10 @@ def overlaps(predicted_NMP: np.ndarray, truth_NSP: np.ndarray) -> np.ndarray:
     return both_NSM / np.where(union_NSM > 0, union_NSM, 1.0)
 
 
-def _keys(scores: np.ndarray) -> np.ndarray:
-    """Unsigned integers that sort as float32 scores do, highest score first."""
-    bits = (scores.astype(np.float32) + np.float32(0)).view(np.uint32)  # + 0 makes -0.0 equal to 0.0
-    negative = bits >> 31 == 1
-    return np.where(negative, bits, ~bits & np.uint32(0x7FFFFFFF))
-
-
-def average_precision(scores_NMP: np.ndarray, truth_NSP: np.ndarray) -> np.ndarray:
-    """Pixel-wise average precision of every map against every truth, (N, S, M); NaN where a truth has no pixel.
-
-    Sum over distinct scores of precision times the step in recall, without interpolation (pixels of one score enter
-    together, so a constant map scores the truth's share of the area). Each map is sorted once for all its truths:
-    which truths a pixel belongs to travels in the low bits of its sorting key. ValueError for more than 32 truths.
-    """
-    n, m, p = scores_NMP.shape
-    s = truth_NSP.shape[1]
-    if s > 32:
-        raise ValueError(f"average_precision: {s} truths for one map, at most 32 fit into a sorting key")
-    labels_NP = np.zeros((n, p), np.uint64)
-    for source in range(s):
-        labels_NP |= truth_NSP[:, source].astype(np.uint64) << np.uint64(source)
-    keys_NMP = _keys(scores_NMP).astype(np.uint64)
-    keys_NMP <<= np.uint64(32)
-    keys_NMP |= labels_NP[:, None, :]
-    keys_NMP.sort(axis=-1)
-    labels_R = keys_NMP.astype(np.uint32).ravel()
-    keys_NMP >>= np.uint64(32)
-    last_NMP = np.ones((n, m, p), bool)  # the last pixel of its score
-    np.not_equal(keys_NMP[..., 1:], keys_NMP[..., :-1], out=last_NMP[..., :-1])
-    last_R = last_NMP.ravel()
-    ends = np.flatnonzero(last_R)
-    result_NSM = np.empty((n, s, m))
-    for source in range(s):
-        positive = np.flatnonzero((labels_R & np.uint32(1 << source)).astype(bool))
-        result_NSM[:, source] = _mean_precision(positive, last_R, ends, p).reshape(n, m)
-    return result_NSM
-
-
-def _mean_precision(positive: np.ndarray, last_R: np.ndarray, ends: np.ndarray, p: int) -> np.ndarray:
-    """Mean over each sorted row's positive pixels of the precision at the last pixel that has the same score."""
-    row = positive // p
-    count = np.bincount(row, minlength=len(last_R) // p)
-    first = np.cumsum(count) - count
-    end, hits = positive.copy(), np.arange(1, len(positive) + 1)
-    tied = np.flatnonzero(~last_R[positive])
-    end[tied] = ends[np.searchsorted(ends, positive[tied])]
-    hits[tied] = np.searchsorted(positive, end[tied], side="right")
-    precision = (hits - first[row]) / (end - row * p + 1)
-    total = np.bincount(row, weights=precision, minlength=len(count))
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def success(iou_N: np.ndarray, threshold: float) -> np.ndarray:
-    """1.0 where the IoU reaches the threshold, else 0.0; NaN stays NaN."""
-    return np.where(np.isnan(iou_N), np.nan, (iou_N >= threshold - _TIE).astype(np.float64))
+def success(iou_N: np.ndarray, threshold: float | np.ndarray, strict: bool = False) -> np.ndarray:
+    """1.0 where the IoU reaches (strict: exceeds) the threshold, else 0.0; NaN stays NaN."""
+    passed_N = iou_N > threshold + _TIE if strict else iou_N >= threshold - _TIE
+    return np.where(np.isnan(iou_N), np.nan, passed_N.astype(np.float64))
 
 
 def area_under_success(iou_N: np.ndarray, points: int = 21) -> np.ndarray:
@@ -132,7 +130,7 @@ def area_under_success(iou_N: np.ndarray, points: int = 21) -> np.ndarray:
     The mean over samples is the AUC of the literature, floor included: with 21 points an IoU of 0 still gives 0.025,
     because everything succeeds at threshold 0.
     """
-    passed_NT = np.stack([success(iou_N, step / (points - 1)) for step in range(points)], axis=-1)
+    passed_NT = success(iou_N[..., None], np.arange(points) / (points - 1))
     return (passed_NT.sum(axis=-1) - 0.5 * (passed_NT[:, 0] + passed_NT[:, -1])) / (points - 1)
 
 
@@ -189,32 +187,50 @@ def sounding_chance(panels: int, sounding: int, maps: int, distinct: bool = Fals
     return onto / panels**maps
 
 
+def resamples_of(clusters: int, seed: int, resamples: int) -> Iterator[np.ndarray]:
+    """How often each cluster is drawn in each resample, (some of the resamples, clusters), until all were drawn."""
+    rng = np.random.default_rng(seed)
+    step = max(1, 2_000_000 // clusters)
+    for start in range(0, resamples, step):
+        r = min(step, resamples - start)
+        drawn = rng.integers(0, clusters, (r, clusters)) + clusters * np.arange(r)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=r * clusters).reshape(r, clusters).astype(np.float64)
+
+
+def interval(means_RK: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile interval (low, high) of each column of resampled numbers; NaN where a column has none."""
+    tail = 50.0 * (1.0 - level)
+    empty_K = np.isnan(means_RK).all(axis=0)
+    low_K, high_K = np.nanpercentile(np.where(empty_K, 0.0, means_RK), [tail, 100.0 - tail], axis=0)
+    return np.where(empty_K, np.nan, low_K), np.where(empty_K, np.nan, high_K)
+
+
 def bootstrap(
-    values_NK: np.ndarray, cluster_N: np.ndarray, seed: int, resamples: int, level: float = 0.95
+    values_NK: np.ndarray,
+    cluster_N: np.ndarray,
+    seed: int,
+    resamples: int,
+    level: float = 0.95,
+    weights_NK: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Percentile interval (low, high) of each column's mean, resampling whole clusters; NaN entries are absent.
 
     A cluster is the unit of independence (a video); with a single one there is no interval, and both ends are NaN.
+    Weights say how many rows of the mean an entry stands for; without them it is one.
     """
     clusters, cluster_N = np.unique(cluster_N, return_inverse=True)
     v, k = len(clusters), values_NK.shape[1]
     if v < 2:
         return np.full(k, np.nan), np.full(k, np.nan)
     there_NK = ~np.isnan(values_NK)
+    counted_NK = there_NK.astype(np.float64) if weights_NK is None else np.where(there_NK, weights_NK, 0.0)
     sums_VK, counts_VK = np.zeros((v, k)), np.zeros((v, k))
-    np.add.at(sums_VK, cluster_N, np.where(there_NK, values_NK, 0.0))
-    np.add.at(counts_VK, cluster_N, there_NK)
-    rng = np.random.default_rng(seed)
+    np.add.at(sums_VK, cluster_N, np.where(there_NK, values_NK, 0.0) * counted_NK)
+    np.add.at(counts_VK, cluster_N, counted_NK)
     means_RK = np.full((resamples, k), np.nan)
-    step = max(1, 2_000_000 // v)
-    for start in range(0, resamples, step):
-        r = min(step, resamples - start)
-        drawn = rng.integers(0, v, (r, v)) + v * np.arange(r)[:, None]
-        weights_RV = np.bincount(drawn.ravel(), minlength=r * v).reshape(r, v).astype(np.float64)
+    start = 0
+    for weights_RV in resamples_of(v, seed, resamples):
+        part, start = means_RK[start : start + len(weights_RV)], start + len(weights_RV)
         counts_RK = weights_RV @ counts_VK
-        np.divide(weights_RV @ sums_VK, counts_RK, out=means_RK[start : start + r], where=counts_RK > 0)
-    tail = 50.0 * (1.0 - level)
-    filled_RK = np.where(there_NK.any(axis=0), means_RK, 0.0)  # a column without any entry has no interval either
-    low_K, high_K = np.nanpercentile(filled_RK, [tail, 100.0 - tail], axis=0)
-    empty_K = ~there_NK.any(axis=0)
-    return np.where(empty_K, np.nan, low_K), np.where(empty_K, np.nan, high_K)
+        np.divide(weights_RV @ sums_VK, counts_RK, out=part, where=counts_RK > 0)
+    return interval(means_RK, level)

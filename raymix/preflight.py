@@ -37,6 +37,9 @@ def _scores(run: Run) -> None:
     asked, metric = run.evaluation.protocol, run.study.metric
     if asked not in PROTOCOLS:
         raise BadInput(f"evaluation.protocol={asked}: no such protocol{nearest(asked, list(PROTOCOLS))}")
+    for sources in (1, 2):
+        if refusal := PROTOCOLS[asked].declines(sources):
+            raise BadInput(f"evaluation.protocol={asked}: {refusal}; a study scores scenes of one source and of two")
     known = metrics(asked)
     if metric not in known:
         raise BadInput(f"study.metric={metric}: no such metric{nearest(metric, known)}")

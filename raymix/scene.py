@@ -1,6 +1,7 @@
-"""Clips -> evaluation scenes with known answers: single, side by side, 2x2 with two or three silent panels (4.1, 4.3).
+"""Clips -> evaluation scenes with known answers: single, side by side, one above the other, 2x2, duets (4.1 to 4.3).
 
-Which panels sound is known by construction, so scenes of held-out videos rank models without a single box.
+Which panels sound is known by construction, so scenes of held-out videos rank models without a single box. The clips of
+a scene are drawn from a seed, or named by a pair list.
 """
 
 from __future__ import annotations
@@ -9,20 +10,19 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from raymix.casting import draw
 from raymix.clip import Clips
-from raymix.spectrogram import one_of, superpose, window_frames
+from raymix.layout import LAYOUTS, arrange, rectangles
+from raymix.pair_list import PairList
+from raymix.spectrogram import superpose, window_frames
 
-LAYOUTS = {  # panel rows, columns, sounding panels
-    "single": (1, 1, 1),
-    "hconcat": (1, 2, 2),
-    "grid2x2": (2, 2, 2),
-    "solo2x2": (2, 2, 1),
-}
+__all__ = ["LAYOUTS", "Scenes", "compose", "compose_list", "derangement"]
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,15 @@ class Scenes:
 
     layout: str
     ids: list[str]
-    videos: list[tuple[str, ...]]  # the sounding clips' videos in panel order, then the silent ones'
+    videos: list[tuple[str, ...]]  # the sounding clips' videos in panel order, then the silent ones'; of a duet, one
     frames_N3YX: Tensor  # uint8 canvas
     mixture_NTF: Tensor  # complex64
-    panels_NS: Tensor  # int64, panel of each sounding source, ascending
+    panels_NS: Tensor  # int64, panel of each sounding source, ascending; all 0 in a duet
     rects_P4: Tensor  # int64, panels as x0, y0, x1, y1 in canvas pixels, row-major
     masks_NSYX: Tensor | None  # bool, where each sounding source is on the canvas
-    has_truth_N: Tensor | None  # bool, every sounding source has a region
-    hash: str  # of layout, seed, ids, clips and windows
+    has_truth_N: Tensor | None  # bool, every sounding panel has a region
+    hash: str  # of layout, seed, ids, clips and windows; or of pair list, mixing rule, level, clips and windows
+    labels: list[tuple[str, ...]] | None = None  # the class of each source, '' where it is unknown; for scoring alone
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -64,6 +65,7 @@ class Scenes:
                 panels_NS=self.panels_NS[part],
                 masks_NSYX=None if self.masks_NSYX is None else self.masks_NSYX[part],
                 has_truth_N=None if self.has_truth_N is None else self.has_truth_N[part],
+                labels=None if self.labels is None else self.labels[part],
             )
 
     def to(self, device: torch.device | str) -> Scenes:
@@ -72,64 +74,102 @@ class Scenes:
 
 
 def compose(
-    clips: Clips, *, layout: str, count: int, seed: int, seconds: float = 0.96, rule: str = "sum", level: str = "rms"
+    clips: Clips,
+    *,
+    layout: str,
+    count: int,
+    seed: int,
+    seconds: float = 0.96,
+    rule: str = "sum",
+    level: str = "rms",
+    sources: int | None = None,
 ) -> Scenes:
     """At most `count` scenes of whole frames and centred windows, the same for the same seed and clip ids in any order.
 
-    "single" is one clip (never one twice), "hconcat" two sounding clips side by side, "grid2x2" four clips of which two
-    sound, "solo2x2" four of which one does. The panels of a scene are of different videos and, where at least so many
-    labels are known, of different labels; labels are used for nothing else. Raises
-    ValueError for an unknown layout or too few videos.
+    "single" is one clip (never one twice), "hconcat" sounding clips side by side (two, or 1 to 4 `sources`), "vconcat"
+    the same one above the other, "grid2x2" four clips of which two sound, "solo2x2" four of which one does, "natural" one
+    clip with so many sounding sources of its own. The panels of a scene are of different videos and, where at least so
+    many labels are known, of different labels; labels are used for nothing else. Raises ValueError for an unknown layout
+    or too few videos.
     """
-    rows, columns, sources = LAYOUTS[one_of("layout", layout, tuple(LAYOUTS))]
-    panels, frames = rows * columns, window_frames(seconds, clips.stft.shape[1])
-    clips = clips.take(np.argsort(clips.clip_id))
-    seed_bytes = blake2b(json.dumps([layout, seed, clips.clip_id.tolist()]).encode(), digest_size=16).digest()
-    rng = np.random.default_rng(int.from_bytes(seed_bytes, "little"))
-    cast_NP = _cast(clips, min(count, len(clips)) if layout == "single" else count, panels, rng)
-    place_NP = np.stack([rng.permutation(panels) for _ in cast_NP])  # panel of each clip; the first `sources` sound
-    place_NP[:, :sources].sort(axis=1)
-    seen_NP = np.take_along_axis(cast_NP, np.argsort(place_NP, axis=1), axis=1)  # clip in each panel
+    wanted = arrange(layout, sources)[2]
+    frames = window_frames(seconds, clips.stft.shape[1])
+    if layout == "natural":
+        clips = clips.with_sources(wanted)
+    drawn = draw(clips.clip_id, clips.video, clips.label, layout=layout, count=count, seed=seed, sources=sources)
     start = (clips.stft.shape[1] - frames) // 2
-    ids = [f"{layout}-{seed}-{number:05d}" for number in range(len(cast_NP))]
-    told = [layout, seed, ids, clips.clip_id[cast_NP].tolist(), place_NP.tolist(), start, frames]
-    size_Y, size_X = clips.frames.shape[2:4]
-    rects = [(c * size_X, r * size_Y, (c + 1) * size_X, (r + 1) * size_Y) for r in range(rows) for c in range(columns)]
-    return Scenes(
-        layout=layout,
-        ids=ids,
-        videos=[tuple(map(str, names)) for names in clips.video[cast_NP]],
-        frames_N3YX=_canvas(clips.frames[:, 0], seen_NP, rows, columns),
-        mixture_NTF=_soundtrack(clips.stft, cast_NP[:, :sources], start, frames, rule, level),
-        panels_NS=torch.from_numpy(place_NP[:, :sources].copy()),
-        rects_P4=torch.tensor(rects),
-        masks_NSYX=None if clips.masks is None else _masks(clips.masks, cast_NP, place_NP[:, :sources], rects),
-        has_truth_N=None if clips.has_truth is None else torch.from_numpy(clips.has_truth[cast_NP[:, :sources]].all(1)),
-        hash=blake2b(json.dumps(told).encode(), digest_size=8).hexdigest(),
-    )
+    told = [layout, seed, drawn.ids, clips.clip_id[drawn.clips_NP].tolist(), drawn.place_NP.tolist(), start, frames]
+    stage = _Stage(layout, drawn.ids, drawn.clips_NP, drawn.place_NP, drawn.heard)
+    return stage.show(clips, start, frames, rule, level, told)
 
 
-def _cast(clips: Clips, count: int, panels: int, rng: np.random.Generator) -> np.ndarray:
-    """Clips of each scene, (count, panels): in a random order, so which of them sound says nothing about their labels."""
-    apart = len(set(clips.label) - {""}) >= panels
-    if panels == 1:
-        return rng.permutation(len(clips))[:count, None]
-    casts = np.empty((count, panels), np.int64)
-    for scene in range(count):
-        cast: list[int] = []
-        for clip in rng.permutation(len(clips)):
-            label = clips.label[clip] if apart else ""
-            if clips.video[clip] not in clips.video[cast] and (not label or label not in clips.label[cast]):
-                cast.append(int(clip))
-            if len(cast) == panels:
-                break
-        else:
-            raise ValueError(
-                f"a scene needs {panels} clips of different videos{' and labels' if apart else ''}; "
-                f"there are {len(clips)} clips of {len(set(clips.video))} videos"
-            )
-        casts[scene] = rng.permutation(cast)  # rare labels are found last: without this they would seldom sound
-    return casts
+def compose_list(
+    clips: Clips, pairs: PairList, *, seconds: float = 0.96, rule: str = "sum", level: str = "rms"
+) -> Scenes:
+    """The scenes of a pair list, in the order of their ids; the list, its id, rule and level are part of their hash.
+
+    A duet has as many sources as any of the list's clips; those that a clip lacks have empty masks. Raises ValueError
+    naming the row of the list whose clip is not there.
+    """
+    frames = window_frames(seconds, clips.stft.shape[1])
+    start = (clips.stft.shape[1] - frames) // 2
+    seen_NP = pairs.find(clips)
+    sounding_NP = np.array([[panel.sounding for panel in panels] for panels in pairs.scenes])
+    gain_NP = np.array([[panel.gain for panel in panels] for panels in pairs.scenes])
+    place_NP = np.argsort(~sounding_NP, axis=1, kind="stable")  # the first ones sound
+    cast_NP = np.take_along_axis(seen_NP, place_NP, axis=1)
+    told = [pairs.id, pairs.hash, rule, level, clips.clip_id[cast_NP].tolist(), start, frames]
+    gain_NP = np.take_along_axis(gain_NP, place_NP, axis=1)
+    stage = _Stage(pairs.layout, pairs.ids, cast_NP, place_NP, int(sounding_NP[0].sum()), gain_NP)
+    return stage.show(clips, start, frames, rule, level, told)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Who stands where: clips of each scene, their panels, and how many of them (the first ones) are heard."""
+
+    layout: str
+    ids: list[str]
+    cast_NP: np.ndarray
+    place_NP: np.ndarray
+    heard: int
+    gain_NP: np.ndarray | None = None
+
+    def show(self, clips: Clips, start: int, frames: int, rule: str, level: str, told: list[Any]) -> Scenes:
+        """The scenes; `told` is what their hash is of."""
+        many = self.cast_NP.shape[1] if self.layout in ("hconcat", "vconcat") else None
+        rows, columns, _ = arrange(self.layout, many)
+        rects = rectangles(rows, columns, *clips.frames.shape[2:4])
+        heard_NS, panels_NS = self.cast_NP[:, : self.heard], self.place_NP[:, : self.heard].copy()
+        gain_NS = None if self.gain_NP is None else self.gain_NP[:, : self.heard]
+        seen_NP = np.take_along_axis(self.cast_NP, np.argsort(self.place_NP, axis=1), axis=1)  # clip in each panel
+        masks_NSYX = None if clips.masks is None else _masks(clips.masks, heard_NS, panels_NS, rects)
+        label_NS = clips.label[heard_NS]
+        if self.layout == "natural":
+            masks_NSYX, label_NS = self._own_sources(clips)
+            panels_NS = np.zeros(masks_NSYX.shape[:2], np.int64)
+        return Scenes(
+            layout=self.layout,
+            ids=self.ids,
+            videos=[tuple(map(str, names)) for names in clips.video[self.cast_NP]],
+            frames_N3YX=_canvas(clips.frames[:, 0], seen_NP, rows, columns),
+            mixture_NTF=_soundtrack(clips.stft, heard_NS, start, frames, rule, level, gain_NS),
+            panels_NS=torch.from_numpy(panels_NS),
+            rects_P4=torch.tensor(rects),
+            masks_NSYX=None if masks_NSYX is None else torch.from_numpy(masks_NSYX),
+            has_truth_N=None if clips.has_truth is None else torch.from_numpy(clips.has_truth[heard_NS].all(1)),
+            hash=blake2b(json.dumps(told).encode(), digest_size=8).hexdigest(),
+            labels=[tuple(names) for names in label_NS.tolist()],
+        )
+
+    def _own_sources(self, clips: Clips) -> tuple[np.ndarray, np.ndarray]:
+        """Masks (N, S, Y, X) and labels (N, S) of the sources of each clip that is shown whole; S is the most that one has."""
+        if clips.sources is None:
+            raise ValueError("layout=natural: these clips came without the regions of each source")
+        masks_NSYX, cast_N = clips.sources[self.cast_NP[:, 0]], self.cast_NP[:, 0]
+        most = max(int(masks_NSYX.any(axis=(2, 3)).sum(axis=1).max()), 1)
+        label_NS = np.full((len(cast_N), most), "") if clips.source_label is None else clips.source_label[cast_N, :most]
+        return np.ascontiguousarray(masks_NSYX[:, :most]), label_NS
 
 
 def _canvas(frames_NYX3: np.ndarray, seen_NP: np.ndarray, rows: int, columns: int) -> Tensor:
@@ -139,24 +179,28 @@ def _canvas(frames_NYX3: np.ndarray, seen_NP: np.ndarray, rows: int, columns: in
     return torch.from_numpy(canvas)
 
 
-def _soundtrack(stft: np.ndarray, heard_NS: np.ndarray, start: int, frames: int, rule: str, level: str) -> Tensor:
+def _soundtrack(
+    stft: np.ndarray, heard_NS: np.ndarray, start: int, frames: int, rule: str, level: str, gain_NS: np.ndarray | None
+) -> Tensor:
     parts = []
-    for chunk in np.array_split(heard_NS, max(1, len(heard_NS) // 64)):  # bounds what is held in float32 at once
-        starts = np.full(chunk.shape, start)
-        parts.append(superpose(stft, chunk, starts, frames, rule=rule, level=level)[0])
+    for scenes in np.array_split(
+        np.arange(len(heard_NS)), max(1, len(heard_NS) // 64)
+    ):  # bounds what is float32 at once
+        starts, gain = np.full(heard_NS[scenes].shape, start), None if gain_NS is None else gain_NS[scenes]
+        parts.append(superpose(stft, heard_NS[scenes], starts, frames, rule=rule, level=level, gain_BK=gain)[0])
     return torch.cat(parts)
 
 
 def _masks(
-    masks_NYX: np.ndarray, cast_NP: np.ndarray, panels_NS: np.ndarray, rects: Sequence[tuple[int, ...]]
-) -> Tensor:
+    masks_NYX: np.ndarray, heard_NS: np.ndarray, panels_NS: np.ndarray, rects: Sequence[tuple[int, ...]]
+) -> np.ndarray:
     count, sources = panels_NS.shape
     out = np.zeros((count, sources, max(r[3] for r in rects), max(r[2] for r in rects)), bool)
     for scene in range(count):
         for source in range(sources):
             left, top, right, bottom = rects[panels_NS[scene, source]]
-            out[scene, source, top:bottom, left:right] = masks_NYX[cast_NP[scene, source]]
-    return torch.from_numpy(out)
+            out[scene, source, top:bottom, left:right] = masks_NYX[heard_NS[scene, source]]
+    return out
 
 
 def derangement(scenes: Scenes, seed: int) -> np.ndarray:

@@ -42,6 +42,12 @@ def stft(wave_NL: Tensor) -> Tensor:
     return torch.stft(wave_NL, N_FFT, HOP, WINDOW, hann, center=True, return_complex=True).transpose(1, 2)
 
 
+def istft(stft_NTF: Tensor) -> Tensor:
+    """The waveforms of complex STFTs, float32 (N, L): the inverse of `stft`, of whole hops."""
+    spectrum_NFT = stft_NTF.transpose(1, 2)
+    return torch.istft(spectrum_NFT, N_FFT, HOP, WINDOW, torch.hann_window(WINDOW, device=stft_NTF.device), center=True)
+
+
 def frames_in(seconds: float) -> int:
     """STFT frames in so many seconds of sound: 193 for the paper's 0.96 s."""
     return round(seconds * SAMPLE_RATE) // HOP + 1
@@ -81,12 +87,14 @@ def superpose(
     *,
     rule: str,
     level: str,
+    gain_BK: np.ndarray | None = None,
     keep_sources: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Cut a window from each clip, bring it to a level and add up every group: complex64 (B, T, F), and what was added.
 
     `stft_NTF2` is what rows store (float16; real, imaginary). `rule`: "sum" is the paper's, "mean" the released code's.
     `level`: "rms" scales each window to RMS .1 and leaves the mixture alone, as released; "none" keeps recorded levels.
+    `gain_BK` are factors on top of that.
     The parts, complex64 (B, K, T, F), come with `keep_sources` only. Raises ValueError for another rule or level.
     """
     one_of("mixture.rule", rule, ("sum", "mean"))
@@ -94,6 +102,8 @@ def superpose(
     pairs = zip(index_BK.reshape(-1), starts_BK.reshape(-1), strict=True)
     sound_NTF2 = torch.from_numpy(np.stack([stft_NTF2[clip, start : start + frames] for clip, start in pairs])).float()
     gain_N = _gain_to_level(sound_NTF2) if level == "rms" else torch.ones(len(sound_NTF2))
+    if gain_BK is not None:
+        gain_N = gain_N * torch.from_numpy(gain_BK.reshape(-1)).float()
     groups, k = index_BK.shape
     if rule == "mean":
         gain_N = gain_N / k

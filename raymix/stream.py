@@ -11,7 +11,7 @@ import os
 import queue
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 os.environ.setdefault(
@@ -32,7 +32,7 @@ from raymix.mixture import Mixture, group, mix, partner
 from raymix.spectrogram import superpose, window_frames
 from raymix.storage import resolve
 
-COLUMNS = [f.name for f in fields(Clips) if f.name not in ("masks", "has_truth")]
+COLUMNS = [f.name for f in fields(Clips) if f.default is MISSING]  # what training reads: truth has a default
 
 BEYOND = ("video", "group")  # shifts whose second view is a window of another clip
 EXAMPLES = 64  # clips at a time between epochs

@@ -25,15 +25,19 @@ class Truth:
     masks_NSYX: np.ndarray | None
     has_truth_N: np.ndarray
     scenes_hash: str
+    labels: tuple[tuple[str, ...], ...] | None = None  # class of each source, '' where it is unknown
 
     def __post_init__(self) -> None:
         n, (s, (y, x)) = len(self.ids), (self.panels_NS.shape[-1], self.canvas)
-        shapes = {"videos": (n,), "panels_NS": (n, s), "has_truth_N": (n,), "masks_NSYX": (n, s, y, x)}
+        shapes = {"videos": (n,), "panels_NS": (n, s), "has_truth_N": (n,), "masks_NSYX": (n, s, y, x), "labels": (n,)}
         for name, shape in shapes.items():
             value = getattr(self, name)
             found = (len(value),) if isinstance(value, tuple) else np.shape(value)
             if value is not None and found != shape:
                 raise ValueError(f"truth: {name} has shape {found}, {n} scenes on a {y}x{x} canvas need {shape}")
+        for scene, names in zip(self.ids, self.labels or (), strict=self.labels is not None):
+            if len(names) != s:
+                raise ValueError(f"truth: scene {scene} has {len(names)} labels, its {s} sources need one each")
         if n and not 0 <= self.panels_NS.min() <= self.panels_NS.max() < len(self.rects_P4):
             raise ValueError(f"truth: panels_NS names a panel outside 0..{len(self.rects_P4) - 1}")
 
@@ -47,7 +51,10 @@ class Truth:
         y, x = (int(size) for size in scenes.frames_N3YX.shape[-2:])
         videos = tuple(tuple(each) for each in scenes.videos)
         panels_NS, rects_P4 = _array(scenes.panels_NS), _array(scenes.rects_P4)
-        return Truth(tuple(scenes.ids), videos, scenes.layout, (y, x), panels_NS, rects_P4, masks, known, scenes.hash)
+        named = getattr(scenes, "labels", None)  # not every maker of scenes knows classes
+        labels = None if named is None else tuple(tuple(map(str, each)) for each in named)
+        where = scenes.layout, (y, x), panels_NS, rects_P4
+        return Truth(tuple(scenes.ids), videos, *where, masks, known, scenes.hash, labels)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -61,6 +68,7 @@ class Truth:
             panels_NS=self.panels_NS[index],
             masks_NSYX=None if self.masks_NSYX is None else self.masks_NSYX[index],
             has_truth_N=self.has_truth_N[index],
+            labels=None if self.labels is None else tuple(self.labels[i] for i in index),
         )
 
 

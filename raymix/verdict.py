@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,12 @@ import torch
 from raymix import clip, comparison, figures
 from raymix.comparison import Row
 from raymix.config import Run
-from raymix.evaluator import LABEL_FREE, LAYOUTS, Bench, localise
-from raymix.methods import Method, from_run
+from raymix.evaluator import LABEL_FREE, LAYOUTS, Bench, localise, predict
+from raymix.methods import Maps, Method, from_run
 from raymix.metrics import sounding_chance, unit_range
+from raymix.protocol import Protocol
 from raymix.protocol import protocol as named
-from raymix.scene import compose, derangement
+from raymix.scene import Scenes, compose, derangement
 from raymix.scoring import score
 from raymix.truth import Truth
 
@@ -55,6 +56,7 @@ class Verdict:
     rows: dict[str, list[Row]]
     maps: dict[str, np.ndarray]
     notes: list[str]
+    predicted: dict[str, dict[str, Maps]] = field(default_factory=dict)  # by layout and name: all that contenders say
 
     def flat(self, contender: Contender) -> dict[str, float]:
         """Means of one contender under the names that the search uses; some start with `single/` or `solo/`."""
@@ -114,12 +116,15 @@ def threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def reach(contenders: list[Contender], bench: Bench, device: str, echo: Callable[[str], Any]) -> Verdict:
-    """Score all contenders, which share this bench, and all null systems."""
+def reach(
+    contenders: list[Contender], bench: Bench, device: str, echo: Callable[[str], Any], store: bool = False
+) -> Verdict:
+    """Score all contenders, which share this bench, and all null systems; `store` keeps what the contenders predict."""
     best, split = contenders[0], bench.split
     notes: list[str] = []
     rows: dict[str, list[Row]] = {}
     kept: dict[str, np.ndarray] = {}
+    predicted: dict[str, dict[str, Maps]] = {}
     means = _mean_training_maps(best, device, notes)
     fresh, scored = untrained(best.run).to(device), layouts(bench)
     for layout in SAID:
@@ -130,12 +135,14 @@ def reach(contenders: list[Contender], bench: Bench, device: str, echo: Callable
         echo(f"  {SAID[layout]}: {len(truth)} scenes, {len(contenders)} checkpoint(s) and the null systems ...")
         seed, mean_HW, how = best.run.evaluation.seed, means.get(layout), named(best.run.evaluation.protocol)
         other = _strangers(bench, layout, seed, notes)
-        maps, null = _maps(contenders, fresh, bench, layout, other, device)
+        said = predicted.setdefault(layout, {}) if store else None
+        twins = contenders if layout in LABEL_FREE else [best]
+        maps, null = heard_and_deaf(contenders, fresh, bench.scenes[layout], twins, other, device, said)
         rows[layout] = comparison.final(maps, truth, how, null=null, mean_map_HW=mean_HW, seed=seed)
         kept[layout] = maps[best.name]
     if "pair" not in kept:  # pictures show it all the same
         kept["pair"] = localise(best.method.to(device), bench.scenes["pair"], device)
-    return Verdict(contenders, bench, rows, kept, notes)
+    return Verdict(contenders, bench, rows, kept, notes, predicted)
 
 
 def what_counts(layout: str, truth: Truth) -> Truth:
@@ -155,24 +162,41 @@ def _strangers(bench: Bench, layout: str, seed: int, notes: list[str]) -> torch.
         return None
 
 
-def _maps(
-    contenders: list[Contender], fresh: Method, bench: Bench, layout: str, other: torch.Tensor | None, device: str
+def heard_and_deaf(
+    contenders: list[Contender],
+    fresh: Method,
+    scenes: Scenes,
+    twins: list[Contender],
+    other: torch.Tensor | None,
+    device: str,
+    said: dict[str, Maps] | None,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Raw maps of everything with a model, by the name of its row, and which of these are null systems."""
-    scenes, best = bench.scenes[layout], contenders[0]
-    maps = {each.name: localise(each.method.to(device), scenes, device) for each in contenders}
-    deaf = {
-        twin(each): localise(each.method, scenes.with_audio(other), device)
-        for each in (contenders if layout in LABEL_FREE else [best])
-        if other is not None
-    }
+    """Raw maps of everything with a model, by the name of its row, and which of these are null systems.
+
+    `other` says which scene each scene hears instead in the rows of `twins`; with `said`, all that the contenders
+    predict goes there.
+    """
+    best, maps = contenders[0], {}
+    for each in contenders:
+        if said is None:
+            maps[each.name] = localise(each.method.to(device), scenes, device)
+        else:
+            said[each.name] = predict(each.method.to(device), scenes, device)
+            maps[each.name] = said[each.name].heard(scenes.panels_NS.shape[1]).numpy()
+    deaf = {twin(each): localise(each.method, scenes.with_audio(other), device) for each in twins if other is not None}
     deaf[f"{best.name}, silent audio"] = localise(best.method, scenes.silent(), device)
     deaf["untrained network"] = localise(fresh, scenes, device)
     return maps | deaf, list(deaf)
 
 
+def mean_map(method: Method, scenes: Scenes, device: str) -> np.ndarray:
+    """The mean of a method's normalised maps over scenes, (H, W): where it looks, whatever it hears."""
+    maps_NMHW = unit_range(localise(method.to(device), scenes, device))
+    return maps_NMHW.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+
+
 def _mean_training_maps(best: Contender, device: str, notes: list[str]) -> dict[str, np.ndarray]:
-    """Mean of the normalised maps of training scenes, (H, W) by layout: where this model looks, whatever it hears."""
+    """The mean map of training scenes, (H, W) by layout."""
     run, found = best.run, {}
     m, seed = run.mixture, run.evaluation.seed
     try:
@@ -182,8 +206,7 @@ def _mean_training_maps(best: Contender, device: str, notes: list[str]) -> dict[
             scenes = compose(
                 clips, layout=called, count=count, seed=seed, seconds=m.seconds, rule=m.rule, level=m.level
             )
-            maps_NMHW = unit_range(localise(best.method.to(device), scenes, device))
-            found[layout] = maps_NMHW.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+            found[layout] = mean_map(best.method, scenes, device)
     except (ValueError, OSError) as error:
         notes.append(f"no mean training map: {' '.join(str(error).split())}")
     return found
@@ -196,26 +219,39 @@ def pictures(verdict: Verdict, count: int) -> dict[str, bytes]:
     for layout, share in (("quad", (count + 1) // 2), ("pair", count // 2)):
         truth, scenes = verdict.bench.truth[layout], verdict.bench.scenes[layout]
         index = np.argsort(~truth.has_truth_N, kind="stable")[:share]  # scenes with truth first, in their order
-        chosen, maps_NMHW = truth.take(index), verdict.maps[layout][index]
-        table = score(maps_NMHW, chosen, named(best.run.evaluation.protocol)) if len(index) else None
-        for place, scene in enumerate(index):
-            known = bool(truth.has_truth_N[scene]) and truth.masks_NSYX is not None
-            panels = [int(panel) for panel in truth.panels_NS[scene]]
-            picture = figures.Picture(
+        how = named(best.run.evaluation.protocol)
+        for place, picture in enumerate(pictured(scenes, truth, verdict.maps[layout], index, how)):
+            heading = f"{where}: {verdict.bench.split} split, {SAID[layout]}"
+            name = f"{SAID[layout].replace(' ', '-')}-{place + 1:02d}.png"
+            files[name] = figures.png(figures.scenes([picture], heading))
+    return files
+
+
+def pictured(
+    scenes: Scenes, truth: Truth, maps_NMHW: np.ndarray, index: np.ndarray, how: Protocol
+) -> list[figures.Picture]:
+    """The scenes of these indices as pictures, each map named by the source that it fits."""
+    drawn = []
+    places = _PANELS.get(next((name for name, layout in LAYOUTS.items() if layout == truth.layout), ""), ())
+    chosen = truth.take(index)
+    table = score(maps_NMHW[index], chosen, how) if len(index) else None
+    for place, scene in enumerate(index):
+        known = bool(truth.has_truth_N[scene]) and truth.masks_NSYX is not None
+        panels = [int(panel) for panel in truth.panels_NS[scene]]
+        drawn.append(
+            figures.Picture(
                 title=truth.ids[scene],
                 frame_YX3=scenes.frames_N3YX[scene].permute(1, 2, 0).cpu().numpy(),
-                maps_MHW=maps_NMHW[place],
+                maps_MHW=maps_NMHW[scene],
                 masks_SYX=truth.masks_NSYX[scene] if known and truth.masks_NSYX is not None else None,
-                sources=tuple(_PANELS[layout][panel] for panel in panels),
+                sources=tuple(places[panel] if places else f"source {panel + 1}" for panel in panels),
                 map_S=tuple(table.map_NS[place].tolist()) if known and table else (),
                 iou_S=tuple(table.iou_NS[place].tolist()) if known and table else (),
                 panels=tuple(tuple(map(float, rect)) for rect in truth.rects_P4),  # type: ignore[misc]
                 sounding=tuple(panels),
             )
-            heading = f"{where}: {verdict.bench.split} split, {SAID[layout]}"
-            name = f"{SAID[layout].replace(' ', '-')}-{place + 1:02d}.png"
-            files[name] = figures.png(figures.scenes([picture], heading))
-    return files
+        )
+    return drawn
 
 
 def charts(verdict: Verdict) -> dict[str, bytes]:

@@ -88,6 +88,11 @@ VALUES: list[Case] = [
         ("evaluation.protocol=raymix-2",),
         "evaluation.protocol=raymix-2: no such protocol (did you mean raymix-1?)",
     ),
+    (
+        "tune",
+        ("evaluation.protocol=lvs",),
+        "evaluation.protocol=lvs: protocol lvs is for scenes of one source, these have 2; a study scores scenes of one",
+    ),
     ("tune", ("study.name=a/b",), "study.name='a/b': must be a plain name"),
     ("tune", ("study.name=",), "study.name='': must be a plain name"),
     ("tune", ("home=",), "home is empty"),

@@ -94,6 +94,29 @@ def test_masks_are_the_union_of_what_sounds_in_the_first_frame() -> None:
     assert list(found.has_truth) == [True, False]
 
 
+def test_sources_are_the_labels_that_sound_each_for_itself() -> None:
+    regions = (
+        Region("flute", box_xyxy=(0.0, 0.0, 0.5, 0.5)),
+        Region("cello", box_xyxy=(0.5, 0.5, 1.0, 1.0)),
+        Region("flute", box_xyxy=(0.0, 0.5, 0.5, 1.0)),  # the same flute, behind something
+        Region("drum", sounding=False, box_xyxy=(0.0, 0.0, 1.0, 1.0)),
+    )
+    nameless = (Region("", box_xyxy=(0.0, 0.0, 0.5, 0.5)), Region("", box_xyxy=(0.5, 0.5, 1.0, 1.0)))
+    rows = [table(make(0, regions), make(1)), table(make(2, nameless)), table(make(3))]
+    parts = [clip.decode(each, 16, truth=True, sources=True) for each in rows]
+    assert [each.sources.shape[1] for each in parts if each.sources is not None] == [2, 2, 1]
+    found = Clips.concat(parts)
+    assert found.sources is not None and found.masks is not None
+    assert found.sources.sum(axis=(2, 3)).tolist() == [[64, 128], [0, 0], [64, 64], [0, 0]]
+    assert found.sources[0, 0, 8:, 8:].all() and found.sources[0, 1, :, :8].all()  # cello, flute: by name
+    np.testing.assert_array_equal(found.sources.any(axis=1), found.masks)
+    assert found.source_label is not None
+    assert found.source_label.tolist() == [["cello", "flute"], ["", ""], ["", ""], ["", ""]]
+    assert list(found.with_sources(2).clip_id) == list(found.clip_id[[0, 2]])
+    assert clip.decode(rows[0], 16, truth=True).sources is None
+    assert found.start_s is not None and found.start_s.shape == (4,)
+
+
 def test_training_reads_neither_labels_nor_regions() -> None:
     assert not {"labels", "regions"} & set(clip.columns(truth=False, labels=False))
     assert {"labels", "regions"} <= set(clip.columns(truth=True, labels=True))

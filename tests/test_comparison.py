@@ -10,6 +10,7 @@ import pytest
 from test_scoring import made
 
 from raymix.comparison import Row, final, nulls, table
+from raymix.protocol import PROTOCOLS
 from raymix.scoring import score, summarise
 
 
@@ -105,6 +106,18 @@ def test_table_has_a_part_for_each_set_of_scenes():
     assert "| cap" not in short and short.count("sounding_accuracy") == 1
     with pytest.raises(ValueError, match=r"metric 'ciou@0.4' is in none of these tables"):
         table(parts, ["ciou@0.4"])
+
+
+def test_table_knows_starred_columns_and_those_it_has_never_seen():
+    said, truth = made(layout="hconcat")
+    rows = final({"cycle": said}, truth, PROTOCOLS["mixloc-multi"], resamples=20)
+    heads = [head.strip() for head in table(rows).splitlines()[2].split("|")[2:-1]]
+    assert heads[:2] == ["ciou", "ciou*"] and heads[-2:] == ["auc", "auc*"]
+    assert set(heads) == {"ciou", "ciou@0.1", "ciou@0.3", "cap", "auc", "piap"} | {
+        f"{name}*" for name in ("ciou", "ciou@0.1", "ciou@0.3", "cap", "auc")
+    }
+    rows = final({"cycle": said}, truth, PROTOCOLS["wsol-pxap"], resamples=20)
+    assert [head.strip() for head in table(rows).splitlines()[2].split("|")[2:-1]] == ["ciou", "auc", "pxap"]
 
 
 def test_table_states_denominators_and_refuses_unequal_ones():

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from films import film, turned
 
-from raymix.clip import raster
 from raymix.config import Dataset
 from raymix.datasets import DATASETS, demo, folder, media, voices
 from raymix.datasets.source import Entry, Source, Unusable, draw, split_of
+from raymix.region import raster
 
 
 def cuts(path: Path, seconds: float = 1.0, frames: int = 1, size: int = 64) -> tuple[list[media.Cut], Entry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -28,6 +29,7 @@ from raymix.methods import from_run
 from raymix.prepare import prepare
 
 LAYOUTS = {"quad", "solo", "pair", "single"}
+STORED = [f"predictions-{layout}.parquet" for layout in ("grid2x2", "solo2x2", "hconcat", "single")]
 BEST = 3  # the trial with the highest recorded score
 
 
@@ -87,7 +89,7 @@ def home(clips: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tested(home: Path) -> tuple[door.Report, list[str]]:
     lines: list[str] = []
-    report = evaluate(Evaluate(home=str(home), study="small", top=2), lines.append)
+    report = evaluate(Evaluate(home=str(home), study="small", top=2, store=True), lines.append)
     return report, lines
 
 
@@ -143,11 +145,11 @@ def test_scores_are_those_of_the_method(tested: tuple[door.Report, list[str]], h
 def test_files_are_all_there_and_named(tested: tuple[door.Report, list[str]]) -> None:
     report, lines = tested
     pictures = ["sounding-accuracy.png", "ciou.png", "2x2-01.png", "2x2-02.png", "side-by-side-01.png"]
-    names = ["scores.json", "table.md", *pictures]
+    names = ["scores.json", "table.md", "per_scene.parquet", *pictures, *STORED]
     assert [Path(file).name for file in report.files] == names
     assert sorted(each.name for each in Path(report.folder).iterdir()) == sorted(names)  # nothing temporary is left
     assert all(f"  {file}" in lines for file in report.files)
-    for file in report.files[2:]:
+    for file in report.files[3:-4]:
         with Image.open(file) as image:
             pixels = np.asarray(image.convert("RGB"))
         assert pixels.shape[1] > 400 and pixels.std() > 5
@@ -200,6 +202,57 @@ def test_validation_scores_come_out_again(home: Path, capsys: pytest.CaptureFixt
     assert len(Ledger(uri).read().evaluations) == before  # only test scores are told
 
 
+def test_stored_maps_give_the_scores_again_without_the_model(tested: tuple[door.Report, list[str]], home: Path) -> None:
+    report, _ = tested
+    file = f"{report.folder}/predictions-hconcat.parquet"
+    lines = report.scores["systems"]
+    systems = {each["system"]: each["layouts"]["pair"]["metrics"] for each in lines if "pair" in each["layouts"]}
+    words = {"home": str(home), "study": "small", "layout": "hconcat"}
+    again = evaluate(Evaluate(**words, predictions=file), lambda line: None)
+    found = {each["system"]: each["layouts"]["hconcat"]["metrics"] for each in again.scores["systems"]}
+    assert set(found) < set(systems) and "trial 3" in found and "full frame" in found
+    for name, metrics in found.items():
+        for metric, each in metrics.items():
+            assert each["value"] == pytest.approx(systems[name][metric]["value"], abs=0.02), (name, metric)
+    both = [f"{file}#trial 3", f"{report.folder}#trial 3"]  # the file, and what was written of each scene
+    gap = evaluate(Evaluate(**words, compare=both), lambda line: None).scores["layouts"]["hconcat"]["metrics"]
+    assert gap["cap"]["difference"] == pytest.approx(0, abs=2e-3)
+    other = Evaluate(home=str(home), study="small", layout="hconcat", seed=5, predictions=file)
+    with pytest.raises(BadInput, match=r"predictions of the scenes .* seed, seconds and pair_list must be"):
+        evaluate(other, lambda line: None)
+
+
+def test_checkpoints_on_scenes_that_are_named(home: Path, tmp_path: Path) -> None:
+    words = {"home": str(home), "study": "small", "split": "val", "layout": "vconcat", "sources": 3, "scenes": 24}
+    report = evaluate(Evaluate(**words, store=True), (lines := []).append)
+    assert report.folder.startswith(f"{home}/studies/small/evaluation/val-vconcat-")
+    names = ["scores.json", "table.md", "per_scene.parquet", "predictions-vconcat.parquet"]
+    assert [Path(file).name for file in report.files] == names
+    assert report.scores["scenes"]["canvas"] == [192, 64] and report.scores["scenes"]["sounding"] == 3
+    systems = {each["system"]: each for each in report.scores["systems"]}
+    deaf = {"trial 3, shuffled audio", "trial 3, silent audio", "untrained network", "mean training map", "full frame"}
+    assert not systems["trial 3"]["null"] and all(systems[name]["null"] for name in deaf)
+    found = systems["trial 3"]["layouts"]["vconcat"]["metrics"]
+    assert {"ciou", "cap", "piap"} <= set(found) and found["cap"]["value"] > 0  # two maps for three sources
+    assert any("| null: trial 3, shuffled audio " in line for line in lines)
+    again = evaluate(Evaluate(**words, predictions=report.files[-1]), lambda line: None)
+    metrics = again.scores["systems"][0]["layouts"]["vconcat"]["metrics"]
+    assert metrics["cap"]["value"] == pytest.approx(found["cap"]["value"], abs=2e-3)
+    evaluate(Evaluate(**words, export=str(tmp_path / "out")), lambda line: None)
+    listed = {"home": str(home), "study": "small", "split": "val", "pair_list": f"{tmp_path}/out/pair_list.csv"}
+    same = evaluate(Evaluate(**listed, output=str(tmp_path / "listed")), lambda line: None).scores
+    before = len(Ledger(f"{home}/studies/small").read().evaluations)
+    opened = evaluate(Evaluate(home=str(home), study="small", layout="natural", sources=1, scenes=8), lambda line: None)
+    told = Ledger(f"{home}/studies/small").read().evaluations
+    assert len(told) == before + 1 and told[-1]["scenes"] == [{"natural": opened.scores["scenes"]["scenes_hash"]}]
+    assert told[-1]["checkpoints"][0]["scores"] == opened.scores["checkpoints"][0]["scores"] != {}
+    values = {each["system"]: each["layouts"]["vconcat"]["metrics"]["cap"]["value"] for each in same["systems"]}
+    for name in ("trial 3", "untrained network", "mean training map"):  # the same scenes, by their list
+        assert values[name] == pytest.approx(systems[name]["layouts"]["vconcat"]["metrics"]["cap"]["value"], abs=1e-6)
+    assert same["stage"]["pair_list"]["id"] == "pair_list"
+    assert same["scenes"]["scenes_hash"] != report.scores["scenes"]["scenes_hash"]
+
+
 def test_a_lone_checkpoint(home: Path) -> None:
     uri = f"{home}/studies/small/{checkpoint.folder(0, 2)}"
     report = evaluate(Evaluate(home=str(home), checkpoint=uri, split="val", pictures=0), lambda line: None)
@@ -245,7 +298,7 @@ def test_without_regions_box_metrics_are_left_out(clips: Dataset, tmp_path: Path
     scores = report.scores["checkpoints"][0]["scores"]
     heard = {"test/sounding_accuracy", "test/sounding_accuracy_shuffled"}
     assert set(scores) == heard | {"test/solo/sounding_accuracy"}
-    assert [Path(f).name for f in report.files[2:]] == ["sounding-accuracy.png", "2x2-01.png", "side-by-side-01.png"]
+    assert [Path(f).name for f in report.files[3:]] == ["sounding-accuracy.png", "2x2-01.png", "side-by-side-01.png"]
 
 
 def test_a_system_of_one_map_is_told_by_solo_scenes(clips: Dataset, tmp_path: Path) -> None:
@@ -256,7 +309,10 @@ def test_a_system_of_one_map_is_told_by_solo_scenes(clips: Dataset, tmp_path: Pa
     words = [line for line in lines if line.startswith("trial 0: ")]
     assert "sounding accuracy" in words[0] and "10 solo scenes" in words[0] and "with shuffled audio" in words[0]
     assert "IoU@0.5" in words[1] and "single scenes" in words[1]
-    assert [Path(file).name for file in report.files[2:]] == ["sounding-accuracy.png", "iou.png"]
+    assert [name for name in map(os.path.basename, report.files) if name.endswith(".png")] == [
+        "sounding-accuracy.png",
+        "iou.png",
+    ]
 
 
 def test_refusals(home: Path, clips: Dataset, tmp_path: Path) -> None:

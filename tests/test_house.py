@@ -14,15 +14,17 @@ PACKAGE = ROOT / "raymix"
 FLOORS: dict[str, int] = {
     "config": 1, "spectrogram": 1, "walk": 1, "metrics": 1, "storage": 1, "expression": 1, "study": 1, "room": 2, "lock": 2,
     "encoders": 2, "rules": 2, "ledger": 2, "checkpoint": 2, "clip": 2, "protocol": 2, "space": 2, "truth": 2, "door": 2,
-    "distributed": 2,
+    "distributed": 2, "precision": 2,
     "search_space": 3, "sampler": 3, "mixture": 3, "datasets": 3, "scene": 4,
     "methods": 5, "scoring": 5,
-    "comparison": 6, "figures": 6, "watch": 6, "fit": 6,
+    "comparison": 6, "published": 1, "gallery": 7, "paths": 2, "tables": 7, "figures": 6, "watch": 6, "fit": 6,
     "stream": 7, "evaluator": 7, "session": 7, "mailbox": 7, "nodes": 7, "verdict": 8, "preflight": 8,
     "worker": 8, "rebuild": 7, "suggest": 8, "scoreboard": 9, "ranking": 9, "slot": 9, "record": 9, "census": 9,
     "trial": 10, "upload": 10,
+    "layout": 1, "region": 1, "casting": 2, "results": 2, "pair_list": 3, "predictions": 3, "staging": 5, "scene_files": 6,
+    "per_scene": 7, "contenders": 9, "submission": 12, "paired": 13, "benchmark": 13, "exhibits": 13,
     "engine": 11,
-    "prepare": 12, "forecast": 13, "leaderboard": 12, "evaluate": 12, "tune": 14, "train": 15, "compare": 15,
+    "prepare": 12, "forecast": 13, "leaderboard": 12, "evaluate": 14, "tune": 15, "train": 16, "compare": 16,
 }  # fmt: skip
 RAY = {
     "stream",
@@ -43,8 +45,9 @@ RAY = {
     "train",
 }
 TORCH_FREE = {
+    "layout", "region", "casting", "pair_list", "predictions", "results",
     "config", "rules", "storage", "expression", "study", "ledger", "protocol", "space", "search_space", "metrics", "truth",
-    "door", "leaderboard", "watch", "session", "room", "lock",
+    "precision", "door", "leaderboard", "watch", "session", "room", "lock",
 }  # fmt: skip
 LINES, FUNCTION_LINES = 300, 40
 PAGES = {("fit", "fit")}  # the training loop alone may fill a page

@@ -8,7 +8,6 @@ import pytest
 from raymix.metrics import (
     area_under_success,
     assign,
-    average_precision,
     bootstrap,
     overlaps,
     peak_panels,
@@ -17,6 +16,7 @@ from raymix.metrics import (
     success,
     unit_range,
 )
+from raymix.precision import average_precision
 
 
 def slow_average_precision(score_P, truth_P):
@@ -61,15 +61,17 @@ def test_average_precision_refuses_more_truths_than_a_key_holds():
     assert average_precision(score, many)[0, :, 0] == pytest.approx(1 / np.arange(1, 33))
 
 
+@pytest.mark.parametrize("cubic", [False, True])
 @pytest.mark.parametrize("align", [False, True])
 @pytest.mark.parametrize(
     "cells, pixels", [((4, 8), (64, 128)), ((14, 28), (224, 448)), ((3, 5), (7, 11)), ((1, 1), (4, 3))]
 )
-def test_resize_equals_torch(align, cells, pixels):
+def test_resize_equals_torch(align, cells, pixels, cubic):
     torch = pytest.importorskip("torch")
     maps = np.random.default_rng(0).normal(size=(2, 3, *cells)).astype(np.float32)
-    there = torch.nn.functional.interpolate(torch.from_numpy(maps), size=pixels, mode="bilinear", align_corners=align)
-    assert np.abs(resize(maps, pixels, align) - there.numpy()).max() < 1e-5
+    mode = "bicubic" if cubic else "bilinear"
+    there = torch.nn.functional.interpolate(torch.from_numpy(maps), size=pixels, mode=mode, align_corners=align)
+    assert np.abs(resize(maps, pixels, align, cubic) - there.numpy()).max() < 1e-5
 
 
 def test_resize_by_hand_and_exact_on_plateaus():
@@ -77,7 +79,8 @@ def test_resize_by_hand_and_exact_on_plateaus():
     assert resize(row, (2, 4))[0, 0].tolist() == [[0, 0.25, 0.75, 1]] * 2
     assert resize(row, (1, 3), align_corners=True)[0, 0].tolist() == [[0, 0.5, 1]]
     plateau = np.full((1, 1, 5, 7), 0.1, np.float32)
-    assert np.unique(resize(plateau, (64, 99))).tolist() == [np.float32(0.1)]  # ties stay ties
+    for cubic in (False, True):  # ties stay ties
+        assert np.unique(resize(plateau, (64, 99), cubic=cubic)).tolist() == [np.float32(0.1)]
 
 
 def test_unit_range():
@@ -104,6 +107,7 @@ def test_success_and_area():
     iou = np.array([0.0, 0.3, 0.1 + 0.2, 0.2999, 1.0, np.nan])
     assert success(iou, 0.3)[:5].tolist() == [0, 1, 1, 0, 1]
     assert np.isnan(success(iou, 0.3)[5])
+    assert success(iou, 0.3, strict=True)[:5].tolist() == [0, 0, 0, 0, 1]
     area = area_under_success(iou)
     # thresholds 0, .05 ... : 1, 7, 7, 6, 21 of them are reached; each counts .05, the first and the last half of that
     assert area[:5] == pytest.approx([0.025, 0.325, 0.325, 0.275, 1.0])
@@ -184,3 +188,13 @@ def test_bootstrap_with_absent_entries():
     assert np.isnan([low[2], high[2]]).all()
     again = bootstrap(values, np.arange(60), 0, 500)
     assert np.array_equal(low, again[0], equal_nan=True)
+
+
+def test_bootstrap_weighs_rows():
+    """An entry of weight 2 counts as two equal ones of the same video."""
+    rng = np.random.default_rng(2)
+    values, weights = rng.random((50, 1)), rng.integers(1, 4, (50, 1)).astype(float)
+    times = weights[:, 0].astype(int)
+    found = bootstrap(values, np.arange(50), 3, 300, weights_NK=weights)
+    spelt = bootstrap(np.repeat(values, times, axis=0), np.repeat(np.arange(50), times), 3, 300)
+    assert found[0] == pytest.approx(spelt[0]) and found[1] == pytest.approx(spelt[1])

@@ -8,7 +8,20 @@ import torch
 from coloured import COLOURS, make_clips
 
 from raymix.clip import Clips
-from raymix.scene import LAYOUTS, Scenes, compose, derangement
+from raymix.comparison import nulls
+from raymix.metrics import assign
+from raymix.pair_list import PairList, Panel, make
+from raymix.scene import LAYOUTS, Scenes, compose, compose_list, derangement
+from raymix.scoring import score, summarise
+from raymix.truth import Truth
+
+PANELLED = [layout for layout in LAYOUTS if layout != "natural"]
+GOLDEN = {  # hashes that studies in the wild are compared by
+    "single": "724ef6cf197964de",
+    "hconcat": "9cb4585f8b5c9df1",
+    "grid2x2": "87a5a4e77b093ddf",
+    "solo2x2": "4d466c6c843293ff",
+}
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +29,7 @@ def clips() -> Clips:
     return make_clips()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", PANELLED)
 def test_scene_shapes_and_truth(clips: Clips, layout: str):
     rows, columns, sources = LAYOUTS[layout]
     scenes = compose(clips, layout=layout, count=20, seed=0)
@@ -105,6 +118,7 @@ def test_batches_are_the_scenes_in_order(clips: Clips):
     parts = list(scenes.batches(4))
     assert [len(part) for part in parts] == [4, 4, 3]
     assert [name for part in parts for name in part.ids] == scenes.ids
+    assert [names for part in parts for names in part.labels or ()] == scenes.labels
     assert torch.equal(torch.cat([part.frames_N3YX for part in parts]), scenes.frames_N3YX)
     assert torch.equal(torch.cat([part.masks_NSYX for part in parts]), scenes.masks_NSYX)
 
@@ -113,7 +127,7 @@ def sounding(scenes: Scenes, n: int) -> set[str]:
     return set(scenes.videos[n][: scenes.panels_NS.shape[1]])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", PANELLED)
 def test_deranged_scenes_hear_strangers(clips: Clips, layout: str):
     scenes = compose(clips, layout=layout, count=24, seed=0)
     for seed in range(5):
@@ -130,3 +144,149 @@ def test_derangement_refuses_where_nobody_is_a_stranger(clips: Clips):
     scenes = compose(clips.take(np.arange(4)), layout="hconcat", count=3, seed=0)  # two videos
     with pytest.raises(ValueError, match="use more scenes"):
         derangement(scenes, 0)
+
+
+@pytest.mark.parametrize("layout", GOLDEN)
+def test_hashes_never_change(clips: Clips, layout: str):
+    scenes = compose(clips, layout=layout, count=12, seed=4)
+    assert scenes.hash == GOLDEN[layout] and scenes.ids[0] == f"{layout}-4-00000"
+    assert compose(clips, layout=layout, count=12, seed=4, rule="mean", level="none").hash == GOLDEN[layout]
+
+
+def test_the_golden_scenes_show_what_they_showed(clips: Clips):
+    scenes = compose(clips, layout="grid2x2", count=12, seed=4)
+    assert scenes.videos[0] == ("video007", "video009", "video004", "video006")
+    assert scenes.panels_NS[:3].tolist() == [[0, 3], [2, 3], [0, 1]]
+    assert float(scenes.mixture_NTF.abs().sum()) == pytest.approx(75527.883, rel=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["hconcat", "vconcat"])
+@pytest.mark.parametrize("sources", [1, 2, 3, 4])
+def test_one_to_four_sources_in_a_row_or_a_column(clips: Clips, layout: str, sources: int):
+    scenes = compose(clips, layout=layout, count=9, seed=2, sources=sources)
+    y, x = (32, 32 * sources) if layout == "hconcat" else (32 * sources, 32)
+    assert scenes.frames_N3YX.shape == (9, 3, y, x) and scenes.masks_NSYX.shape == (9, sources, y, x)
+    assert scenes.panels_NS.tolist() == [list(range(sources))] * 9 and scenes.masks_NSYX.sum((2, 3)).eq(256).all()
+    assert scenes.ids[0] == (f"{layout}-2-00000" if sources == 2 else f"{layout}{sources}-2-00000")
+    for n in range(9):
+        power = scenes.mixture_NTF[n].abs().square().mean(0)
+        assert sum(bool(power[5 * (1 + label)] > 1) for label in range(4)) == sources
+
+
+@pytest.mark.parametrize(
+    ("layout", "canvas", "cells"), [("hconcat", (224, 448), (14, 28)), ("vconcat", (448, 224), (28, 14))]
+)
+def test_the_canvases_of_the_tables(layout: str, canvas: tuple[int, int], cells: tuple[int, int]):
+    scenes = compose(make_clips(4, size=224, per_video=1), layout=layout, count=2, seed=0)
+    truth = Truth.of(scenes)
+    assert truth.canvas == canvas and scenes.frames_N3YX.shape == (2, 3, *canvas)
+    maps = truth.masks_NSYX.reshape(2, 2, cells[0], 16, cells[1], 16).mean(axis=(3, 5))
+    assert (score(maps, truth).values["ciou"] > 0.98).all()  # raw cells, rows and columns not exchanged
+
+
+@pytest.mark.parametrize("sources", [1, 2, 3, 4])
+def test_any_number_of_maps_is_scored_on_any_number_of_sources(clips: Clips, sources: int):
+    truth = Truth.of(compose(clips, layout="vconcat", count=4, seed=2, sources=sources))
+    masks = truth.masks_NSYX
+    for k in range(1, 6):  # the first k maps are right, surplus ones are blank
+        maps = np.zeros((4, k, *truth.canvas), np.float32)
+        maps[:, : min(k, sources)] = masks[:, : min(k, sources)]
+        found = summarise(score(maps, truth), resamples=10)
+        assert (
+            found["iou" if sources == 1 else "ciou"].value == pytest.approx(min(k, sources) / sources) or sources == 1
+        )
+    for name, each in nulls(truth, panel_boxes=True).items():
+        assert 0 < summarise(score(each, truth), resamples=10)["auc"].value < 1, name
+    assert assign(np.eye(sources)[None], np.eye(sources)[None]).tolist() == [list(range(sources))]
+
+
+def test_other_numbers_of_sources_are_refused(clips: Clips):
+    with pytest.raises(ValueError, match=r"sources=5: must be 1 to 4"):
+        compose(clips, layout="hconcat", count=1, seed=0, sources=5)
+    with pytest.raises(ValueError, match=r"sources=3: layout grid2x2 has 2; other numbers are for hconcat, vconcat"):
+        compose(clips, layout="grid2x2", count=1, seed=0, sources=3)
+    with pytest.raises(ValueError, match=r"layout=hconat: must be one of .* \(did you mean hconcat\?\)"):
+        compose(clips, layout="hconat", count=1, seed=0)
+
+
+def duets(clips: Clips) -> Clips:
+    """Every other clip with two sources, the others with one: left and right half of the upper half."""
+    sources = np.zeros((len(clips), 2, 32, 32), bool)
+    sources[:, 0, :16, :16] = True
+    sources[::2, 1, :16, 16:] = True
+    found = clips.take(np.arange(len(clips)))
+    found.sources, found.masks = sources, sources.any(axis=1)
+    return found
+
+
+def test_a_duet_is_one_clip_with_sources_of_its_own(clips: Clips):
+    scenes = compose(duets(clips), layout="natural", count=50, seed=0)
+    assert len(scenes) == 12 and scenes.frames_N3YX.shape == (12, 3, 32, 32)  # each clip with two sources, once
+    assert scenes.panels_NS.eq(0).all() and scenes.masks_NSYX.sum((2, 3)).eq(256).all()
+    assert scenes.has_truth_N.all() and len(scenes.videos[0]) == 1
+    single = compose(clips, layout="single", count=50, seed=0)
+    heard = {tuple(v): m for v, m in zip(single.videos, single.mixture_NTF.abs().sum((1, 2)).tolist(), strict=True)}
+    assert len(heard) == 12  # two clips a video
+    truth = Truth.of(scenes)
+    assert summarise(score(truth.masks_NSYX.astype(np.float32), truth), resamples=10)["cap"].value == 1
+    one = np.ones((12, 1, 32, 32), bool)
+    assert summarise(score(one, truth), resamples=10)["ciou"].value == pytest.approx(0.25 / 2)
+    for name, each in nulls(truth, panel_boxes=True).items():
+        assert 0 < summarise(score(each, truth), resamples=10)["auc"].value < 1, name
+    derangement(scenes, 0)
+    listed = compose_list(duets(clips), make(duets(clips), layout="natural", count=50, seed=0))
+    assert listed.videos == scenes.videos and torch.equal(listed.masks_NSYX, scenes.masks_NSYX)
+    assert len(compose(duets(clips), layout="natural", count=50, seed=0, sources=1)) == 12
+    with pytest.raises(ValueError, match="none of 24 clips has regions of exactly 3 sounding"):
+        compose(duets(clips), layout="natural", count=50, seed=0, sources=3)
+    with pytest.raises(ValueError, match="came without the regions of each source"):
+        compose(clips, layout="natural", count=50, seed=0)
+
+
+def test_a_list_of_duets_may_hold_solos_too(clips: Clips):
+    pairs = PairList("mine", "natural", ((Panel("a", 0, "clip000"),), (Panel("b", 0, "clip001"),)))
+    scenes = compose_list(duets(clips), pairs)
+    assert scenes.masks_NSYX.sum((2, 3)).tolist() == [[256, 256], [256, 0]]
+    truth = Truth.of(scenes)
+    table = score(truth.masks_NSYX.astype(np.float32)[:, :1], truth)
+    assert table.values["ciou"].tolist() == [0.5, 1.0]  # a source without a region is no source
+
+
+@pytest.mark.parametrize("layout", PANELLED)
+def test_a_list_of_the_drawn_clips_makes_the_drawn_scenes(clips: Clips, layout: str):
+    drawn = compose(clips, layout=layout, count=10, seed=3)
+    listed = compose_list(clips, make(clips, layout=layout, count=10, seed=3))
+    heard = LAYOUTS[layout][2]
+    assert listed.ids == drawn.ids and listed.layout == layout
+    assert [each[:heard] for each in listed.videos] == [each[:heard] for each in drawn.videos]
+    assert [sorted(each) for each in listed.videos] == [sorted(each) for each in drawn.videos]
+    for name in ("frames_N3YX", "mixture_NTF", "panels_NS", "rects_P4", "masks_NSYX", "has_truth_N"):
+        assert torch.equal(getattr(listed, name), getattr(drawn, name)), name
+    assert listed.hash != drawn.hash
+
+
+def test_the_list_the_rule_and_the_level_are_part_of_the_hash(clips: Clips):
+    pairs = make(clips, layout="hconcat", count=6, seed=3, name="mine")
+    assert compose_list(clips, pairs).hash == "b5368a4b20319f6d"
+    one = compose_list(clips, pairs)
+    others = [
+        compose_list(clips, pairs, rule="mean"),
+        compose_list(clips, pairs, level="none"),
+        compose_list(clips, pairs, seconds=0.5),
+        compose_list(clips, make(clips, layout="hconcat", count=6, seed=3, name="yours")),
+        compose_list(clips, pairs.take(5)),
+    ]
+    assert len({one.hash, *(each.hash for each in others)}) == 6
+    assert torch.allclose(others[0].mixture_NTF * 2, one.mixture_NTF, rtol=1e-5)
+    shuffled = clips.take(np.random.default_rng(0).permutation(len(clips)))
+    again = compose_list(shuffled, make(shuffled, layout="hconcat", count=6, seed=3, name="mine"))
+    assert again.hash == one.hash and torch.equal(again.mixture_NTF, one.mixture_NTF)
+
+
+def test_gains_and_silent_panels_of_a_list_are_heard(clips: Clips):
+    panels = [Panel("a", 0, "clip000"), Panel("a", 1, "clip002", gain=0.5), Panel("a", 2, "clip004", sounding=False)]
+    scenes = compose_list(clips, PairList("mine", "hconcat", (tuple(panels),)))
+    power = scenes.mixture_NTF[0].abs().square().mean(0)
+    assert power[5] / power[10] == pytest.approx(4, rel=0.05) and power[15] < power[10] / 100
+    assert scenes.panels_NS.tolist() == [[0, 1]] and len(scenes.rects_P4) == 3
+    assert scenes.videos == [("video000", "video001", "video002")]

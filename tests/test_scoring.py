@@ -9,9 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from raymix import scoring
 from raymix.protocol import RAYMIX_1, protocol
-from raymix.scoring import Table, score, sounding_accuracy, summarise
+from raymix.scoring import Table, chunks, score, sounding_accuracy, summarise
 from raymix.truth import Truth
 
 FILES = sorted((Path(__file__).parent / "golden").glob("scores_*.json"))
@@ -108,7 +107,7 @@ def test_order_chunks_shards_and_duplicates_change_nothing(layout, maps, monkeyp
         merged = Table.merge([score(said[shard], truth.take(shard)) for shard in shards])
         assert merged.ids == truth.ids
         assert same(whole, summarise(merged))
-    monkeypatch.setattr(scoring, "_CHUNK_PIXELS", 1)
+    monkeypatch.setattr(chunks, "_CHUNK_PIXELS", 1)
     assert same(whole, summarise(score(said, truth)))
 
 

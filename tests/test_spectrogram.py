@@ -13,6 +13,7 @@ from raymix.spectrogram import (
     MELS,
     SAMPLE_RATE,
     frames_in,
+    istft,
     log_mel,
     shift,
     stft,
@@ -35,6 +36,12 @@ def tones(count: int, seconds: float, seed: int = 0) -> torch.Tensor:
 
 def stored(stft_NTF: torch.Tensor) -> np.ndarray:
     return torch.view_as_real(stft_NTF).numpy().astype(np.float16)
+
+
+def test_the_inverse_gives_the_waveform_back():
+    wave = torch.randn(2, 4000)
+    assert istft(stft(wave)).shape == (2, 4000)
+    assert torch.allclose(istft(stft(wave)), wave, atol=1e-5)
 
 
 def test_paper_window_is_193_by_64():

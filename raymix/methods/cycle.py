@@ -27,6 +27,19 @@ class Cycle(Nodes):
         loss = cycle_loss(phi_BJI, self.phi(map_BKCHW, shifted_BKC), self.temperature)
         return loss, self.signs(loss, map_BKCHW, nodes_BKC) | self._walk(phi_BJI.detach())
 
+    @torch.no_grad()
+    def transitions(self, frames_BK3YX: Tensor, mixture_BTF: Tensor) -> tuple[Tensor, Tensor]:
+        """Figure 6: A_SI as (B, I, J) and A_IS as (B, J, I), in evaluation mode, one view of the sound for both steps."""
+        training = self.training
+        self.eval()
+        try:
+            (nodes_BKC,) = self.hear(mixture_BTF)
+            phi_BJI = self.phi(self.see(frames_BK3YX), nodes_BKC)
+        finally:
+            self.train(training)
+        out_BIJ, home_BJI = (step(phi_BJI, self.temperature).exp() for step in (log_sound_to_image, log_image_to_sound))
+        return out_BIJ, home_BJI
+
     def _walk(self, phi_BJI: Tensor) -> dict[str, Tensor]:
         """How the walk goes: a loss may be low by chance in many dimensions."""
         walk_BIJ = log_sound_to_image(phi_BJI, self.temperature).exp()

@@ -1,35 +1,19 @@
-"""What a run is: typed settings with their ranges, the rules between them, and the name of what was misspelt.
-
-Every field below is a key of the command line (`fit.epochs=20`), a name that a search space may search, and a column of the
-leaderboard: one name all the way, and the number in a config is the number in use. `method` alone has no dataclass: its keys
-are those of `configs/method/NAME.yaml`, which are the keywords of the method's constructor.
-"""
+"""Every setting with its range, as dataclasses: one for each door, and the parts that they share."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import functools
-import hashlib
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-
-class BadInput(ValueError):
-    """What a person gave cannot be used; the message is one line: what, where, the rule, the nearest valid name."""
-
-
-def ranged(default: float, low: float | None = None, high: float | None = None, above: float | None = None) -> Any:
+def ranged(
+    default: float | None, low: float | None = None, high: float | None = None, above: float | None = None
+) -> Any:
     """A number with its range: `low <= x <= high`, or `x > above`."""
     return field(default=default, metadata={"low": low, "high": high, "above": above})
 
 
-def chosen(default: str, *choices: str) -> Any:
+def chosen(default: str | None, *choices: str) -> Any:
     return field(default=default, metadata={"choices": choices})
 
 
@@ -126,9 +110,7 @@ class Study:
     seed: int = ranged(0, low=0)
     metric: str = "val/sounding_accuracy"
     mode: str = chosen("max", "max", "min")
-    final: int = ranged(
-        1, low=0
-    )  # the best n are scored on the test split at the end; 0: leave that to raymix.evaluate
+    final: int = ranged(1, low=0)  # the best n are scored on the test split at the end; 0: leave that to evaluate
 
 
 @dataclass
@@ -217,74 +199,24 @@ class Evaluate:
     study: str = ""
     top: int = ranged(1, low=1)
     checkpoint: str | None = None  # score this one checkpoint instead of a study's best
+    store: bool = False  # also write the raw maps of the scored checkpoints
     split: str = chosen("test", "test", "val")
     output: str | None = None  # default: the study's own folder
     scenes: int | None = None  # default: the study's evaluation.final_scenes
     pictures: int | None = None
-
-
-def nearest(name: str, names: list[str]) -> str:
-    """` (did you mean X?)`, or the list where nothing is near and the list is short."""
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if not close:
-        leaf = {n.rsplit(".", 1)[-1]: n for n in names}
-        close = [leaf[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(leaf), n=1, cutoff=0.6)]
-    if close:
-        return f" (did you mean {close[0]}?)"
-    return f" (one of: {', '.join(sorted(names))})" if 0 < len(names) <= 12 else ""
-
-
-def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings -> {dotted name: value}."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, name + "."))
-        else:
-            flat[name] = value
-    return flat
-
-
-def override(plain: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a nested plain config with dotted names set; a name that is not there is refused."""
-    copy: dict[str, Any] = json.loads(json.dumps(plain))
-    for name, value in params.items():
-        *path, leaf = name.split(".")
-        node = copy
-        for part in path:
-            node = node.get(part, {}) if isinstance(node, dict) else {}
-        if leaf not in node:
-            raise BadInput(f"{name}: no such setting{nearest(name, list(flatten(plain)))}")
-        node[leaf] = value
-    return copy
-
-
-def to_plain(config: Any) -> dict[str, Any]:
-    """A config as nested plain Python values: what travels to workers and into checkpoints."""
-    plain = dataclasses.asdict(config)
-    return json.loads(json.dumps(plain))
-
-
-@functools.cache
-def _shape(schema: type) -> Any:
-    """The schema as OmegaConf holds it; made once, since each trial's config is merged into a copy of it."""
-    return OmegaConf.structured(schema)
-
-
-def from_plain(plain: Mapping[str, Any], schema: type = Run) -> Any:
-    """The typed config of a plain one, without checking ranges; keys of richer doors (search, search_spaces) are dropped.
-
-    Raises BadInput where a value has the wrong type or a key is unknown.
-    """
-    known = {f.name for f in dataclasses.fields(schema)}
-    try:
-        merged = OmegaConf.merge(_shape(schema), {k: v for k, v in plain.items() if k in known})
-        return OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise BadInput(f"config: {str(error).splitlines()[0]}") from None
-
-
-def signature(plain: Mapping[str, Any]) -> str:
-    """Twelve hex digits that name a whole config: the same config is the same run."""
-    return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=6).hexdigest()
+    predictions: str = ""  # score this file of anybody's predictions instead
+    export: str = ""  # write the scenes into this folder instead
+    compare: list[str] = field(default_factory=list)  # two results instead: FILE or FOLDER, or with #SYSTEM behind it
+    tables: list[int] = field(default_factory=list)  # the paper's, 1 to 3, of a study or comparison instead
+    figures: list[int] = field(default_factory=list)  # the paper's, 3 to 9, likewise
+    comparison: str = ""  # whose studies' best checkpoints these show
+    prepared: str = ""  # from here on: which scenes these three are about; what is left open is the study's, if named
+    layout: str | None = None
+    sources: int | None = ranged(None, low=1, high=4)
+    pair_list: str = ""
+    seed: int | None = ranged(None, low=0)
+    image_size: int | None = ranged(None, low=16, high=1024)  # px, side of a panel
+    seconds: float | None = ranged(None, above=0.0)
+    rule: str | None = chosen(None, "sum", "mean")
+    level: str | None = chosen(None, "rms", "none")
+    protocol: str | None = None

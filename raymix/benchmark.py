@@ -1,0 +1,111 @@
+"""A study's checkpoints on scenes that are named: a pair list that others use too, another layout, another number of sources.
+
+What a search scores are the scenes of its own config; here are those of other people's tables (a column of panels, three
+sources, duets, VGGSound-Duet), beside the same null systems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from raymix import comparison, predictions, results, verdict
+from raymix.comparison import Row
+from raymix.config import BadInput, Evaluate, signature
+from raymix.contenders import Source
+from raymix.engine import writable
+from raymix.methods import Maps
+from raymix.protocol import protocol as named
+from raymix.results import Report
+from raymix.scene import Scenes, derangement
+from raymix.staging import Stage, staged
+from raymix.submission import Result
+from raymix.truth import Truth
+from raymix.verdict import TRAINING_CLIPS, Contender
+
+
+def evaluate(
+    settings: Evaluate, source: Source, contenders: list[Contender], echo: Callable[[str], Any] = print
+) -> Report:
+    """Score these checkpoints on the scenes that the settings name, and write the folder.
+
+    What the settings leave open is as in the run of the first. Raises ValueError in one line, before anything is written.
+    """
+    best, notes = contenders[0], list[str]()
+    stage = staged(settings, best.run)
+    if stage.image_size % 16:
+        raise BadInput(f"image_size={stage.image_size}: must be a multiple of 16, the encoder's stride")
+    protocol = named(settings.protocol or best.run.evaluation.protocol)
+    folder = settings.output or _folder(settings, source, stage)
+    writable(folder)
+    scenes = stage.compose(stage.clips())
+    truth = Truth.of(scenes)
+    names = ", ".join(each.name for each in contenders)
+    echo(f"scoring {names} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({protocol.id}) ...")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    said: dict[str, Maps] = {}
+    other = _strangers(scenes, stage.seed, notes)
+    fresh = verdict.untrained(best.run).to(device)
+    maps, null = verdict.heard_and_deaf(contenders, fresh, scenes, contenders, other, device, said)
+    mean_HW = _mean_map(best, stage, device, notes)
+    rows = comparison.final(maps, truth, protocol, null=null, mean_map_HW=mean_HW, seed=stage.seed)
+    found = {"study": source.study.name or None, "checkpoints": [_record(each, rows, stage) for each in contenders]}
+    result = Result(source.study.name or best.uri, found, rows, stage, truth, {}, notes)
+    return result.write(folder, echo, _stored(folder, truth, said) if settings.store else ())
+
+
+def _record(of: Contender, rows: list[Row], stage: Stage) -> dict[str, Any]:
+    """A checkpoint and its means."""
+    own = next(row for row in rows if row.system == of.name)
+    values = {f"{stage.split}/{stage.layout}/{name}": each.value for name, each in own.summary.items()}
+    known = {name: getattr(of, name) for name in ("name", "rank", "trial", "epoch", "uri")}
+    return known | {"parameters": of.params, "scores": values}
+
+
+def _strangers(scenes: Scenes, seed: int, notes: list[str]) -> torch.Tensor | None:
+    """Which scene each scene hears instead; None where there are too few for that."""
+    try:
+        return torch.from_numpy(derangement(scenes, seed))
+    except ValueError as error:
+        notes.append(f"no shuffled audio: {error}")
+        return None
+
+
+def _mean_map(best: Contender, stage: Stage, device: str, notes: list[str]) -> Any:
+    """The mean map of training scenes of the same kind (of duets: of single clips), or None."""
+    drawn = replace(stage, split="train", pairs=None, scenes=TRAINING_CLIPS // 2)
+    if stage.layout == "natural":
+        drawn = replace(drawn, layout="single", sources=None)
+    elif stage.pairs and stage.layout in ("hconcat", "vconcat"):
+        drawn = replace(drawn, sources=len(stage.pairs.scenes[0]))
+    try:
+        return verdict.mean_map(best.method, drawn.compose(drawn.clips(limit=TRAINING_CLIPS)), device)
+    except (ValueError, OSError) as error:
+        notes.append(f"no mean training map: {' '.join(str(error).split())}")
+        return None
+
+
+def _stored(folder: str, truth: Truth, said: dict[str, Maps]) -> tuple[str, ...]:
+    """Write what the contenders predict; the name of the file."""
+    results.clear(folder)
+    name = f"predictions-{truth.layout}.parquet"
+    write_maps(f"{folder.rstrip('/')}/{name}", truth, said)
+    return (name,)
+
+
+def write_maps(uri: str, truth: Truth, said: dict[str, Maps]) -> None:
+    """What some systems say of the same scenes as a file of predictions."""
+    with predictions.writing(uri, truth.scenes_hash) as out:
+        for system, maps in said.items():
+            loud = None if maps.loudness_NM is None else maps.loudness_NM.numpy()
+            out.add(system, truth.ids, maps.maps_NMHW.numpy(), truth.canvas, maps.classes, loud)
+
+
+def _folder(settings: Evaluate, source: Source, stage: Stage) -> str:
+    """Where the files go: one folder for one set of scenes and protocol."""
+    about = {"checkpoint": settings.checkpoint, "top": settings.top, "protocol": settings.protocol}
+    leaf = f"{stage.split}-{stage.layout}-{signature(about | stage.record())[:6]}"
+    return f"{source.uri}/evaluation/{leaf}" if source.named else f"{settings.home.rstrip('/')}/evaluations/{leaf}"

@@ -1,0 +1,54 @@
+"""What a run is: typed settings with their ranges, the rules between them, and the name of what was misspelt.
+
+Every field of the schema is a key of the command line (`fit.epochs=20`), a name that a search space may search, and a column
+of the leaderboard: one name all the way, and the number in a config is the number in use. `method` alone has no dataclass:
+its keys are those of `configs/method/NAME.yaml`, which are the keywords of the method's constructor.
+"""
+
+from raymix.config.plain import BadInput, flatten, from_plain, nearest, override, signature, to_plain
+from raymix.config.schema import (
+    Cluster,
+    Compare,
+    Data,
+    Dataset,
+    Encoder,
+    Evaluate,
+    Evaluation,
+    Fit,
+    Mixture,
+    Optimizer,
+    Prepare,
+    Run,
+    Search,
+    Study,
+    Tune,
+    chosen,
+    ranged,
+)
+
+__all__ = [
+    "BadInput",
+    "Cluster",
+    "Compare",
+    "Data",
+    "Dataset",
+    "Encoder",
+    "Evaluate",
+    "Evaluation",
+    "Fit",
+    "Mixture",
+    "Optimizer",
+    "Prepare",
+    "Run",
+    "Search",
+    "Study",
+    "Tune",
+    "chosen",
+    "flatten",
+    "from_plain",
+    "nearest",
+    "override",
+    "ranged",
+    "signature",
+    "to_plain",
+]

@@ -1,0 +1,95 @@
+"""Which checkpoints an evaluation scores: a study's best ones, or a lone one, with what the study's ledger knows of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pyarrow import fs
+
+from raymix.checkpoint import Torn
+from raymix.config import BadInput, Evaluate, nearest
+from raymix.door import Nothing
+from raymix.evaluator import load
+from raymix.ledger import Ledger
+from raymix.storage import resolve
+from raymix.study import Study
+from raymix.verdict import Contender
+
+Echo = Callable[[str], Any]
+_PLACE = re.compile(r"(?P<study>.+)/checkpoints/trial-(?P<trial>\d+)[^/]*/epoch-(?P<epoch>\d+)/?$")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The study that is scored, or that a lone checkpoint came from; without either, `study` is empty."""
+
+    uri: str
+    study: Study
+    named: bool  # by the person: its ledger may be written to
+
+    @staticmethod
+    def find(settings: Evaluate) -> Source:
+        if settings.study:
+            name, home = settings.study, settings.home.rstrip("/")
+            whole = "://" in name or name.startswith(("/", "~"))
+            uri = name.rstrip("/") if whole else f"{home}/studies/{name}"
+            study = Ledger(uri).read()
+            if not study.exists:
+                there = [] if whole else _studies(home)
+                hint = nearest(name, there) if there else "" if whole else f" (there is none yet under {home}/studies)"
+                raise BadInput(f"study={name}: no such study at {uri}{hint}")
+            return Source(uri, study, True)
+        place = _PLACE.match(settings.checkpoint or "")
+        uri = place["study"] if place else ""
+        return Source(uri, Ledger(uri).read() if uri else Study(), False)
+
+
+def _studies(home: str) -> list[str]:
+    filesystem, path = resolve(f"{home}/studies")
+    listing = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return [info.base_name for info in listing if info.type == fs.FileType.Directory]
+
+
+def choose(settings: Evaluate, source: Source, echo: Echo) -> list[Contender]:
+    """The checkpoints to score, best first; of a study, torn ones give way to the next best trial's."""
+    if settings.checkpoint:
+        uri = settings.checkpoint.rstrip("/")
+        if source.named and "://" not in uri and not uri.startswith(("/", "~")):
+            uri = f"{source.uri}/{uri}"
+        return [_contender(uri, source, 1)]
+    name, ranked = source.study.name, source.study.ranked()
+    with_checkpoint = [row for row in ranked if row.best_checkpoint]
+    if not with_checkpoint:
+        raise Nothing(f"study {name}: no trial has a scored checkpoint; python -m raymix.leaderboard {name} says why")
+    found: list[Contender] = []
+    torn: list[str] = []
+    for row in with_checkpoint:
+        if len(found) < settings.top:
+            try:
+                found.append(_contender(f"{source.uri}/{row.best_checkpoint}", source, ranked.index(row) + 1))
+            except Torn as error:
+                torn.append(str(error))
+                echo(f"trial {row.number} (rank {ranked.index(row) + 1}) is passed over: {error}")
+    if not found:
+        more = f" (and {len(torn) - 1} more)" if len(torn) > 1 else ""
+        raise BadInput(f"study {name}: no whole checkpoint: {torn[0]}{more}")
+    if len(found) < settings.top:
+        echo(f"top={settings.top}: the study has {len(found)} usable checkpoint{'s' if len(found) > 1 else ''}")
+    return found
+
+
+def _contender(uri: str, source: Source, rank: int) -> Contender:
+    """A checkpoint with what the ledger knows of it; raises Torn where it is not whole."""
+    method, run = load(uri)
+    place = _PLACE.match(uri)
+    if place is None:
+        return Contender(uri.rsplit("/", 1)[-1], uri, method, run, rank, None, None, {}, {})
+    trial, epoch = int(place["trial"]), int(place["epoch"])
+    row = source.study.trials.get(trial)
+    scored = row.epochs.get(epoch) if row else None
+    # population-based training starts folders anew: recorded numbers are this checkpoint's only if the record names it
+    recorded = scored.metrics if scored and scored.checkpoint and uri.endswith(scored.checkpoint) else {}
+    return Contender(f"trial {trial}", uri, method, run, rank, trial, epoch, row.params if row else {}, dict(recorded))

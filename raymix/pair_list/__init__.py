@@ -1,0 +1,22 @@
+"""Pair lists: which clips make which scene, fixed in a file, so that everybody scores on the same scenes.
+
+The paper's random pairs (Section 4.2) were never released; the list in common use is AVGN's for VGGSound-Duet. A list is
+Parquet or CSV, one row for each panel of a scene, the rows of a scene together:
+
+    scene_id   string, the name of the scene
+    layout     one of `raymix.layout.LAYOUTS`, the same in the whole file
+    place      panel, from 0, row after row
+    clip_id    a clip of a prepared dataset; or, where it is empty or absent:
+    video      a video of it, and
+    time_s     a time in that video in seconds, which picks the clip; may be empty where the video has one clip only
+    sounding   whether the panel is heard: true or false (or 1, 0); absent: all are
+    gain       factor on its sound after it was brought to a level; absent: 1
+    label      class name, for the reader; nothing is done with it
+
+The name of the file is the list's id; its hash is of the content alone, in whatever order the scenes stand.
+"""
+
+from raymix.pair_list.files import read, write
+from raymix.pair_list.listing import PairList, Panel, make
+
+__all__ = ["PairList", "Panel", "make", "read", "write"]

@@ -1,0 +1,179 @@
+"""The paired difference of two systems on the same scenes, with its interval by bootstrap over videos.
+
+Two intervals that overlap say little about a difference: scenes are easy or hard for both. Here each scene is its own
+control; of `compare=A,B` the difference is A minus B, scene by scene.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from raymix import __version__, per_scene, predictions, results, submission
+from raymix.comparison import grid
+from raymix.config import BadInput, Evaluate, Run, nearest, signature
+from raymix.metrics import bootstrap
+from raymix.per_scene import Scored
+from raymix.protocol import protocol as named
+from raymix.results import PER_SCENE, TABLE, Report
+from raymix.staging import staged
+from raymix.storage import resolve
+from raymix.truth import Truth
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The means of one metric, and the mean of first minus second with its 95 % interval (NaN for a single video)."""
+
+    metric: str
+    first: float
+    second: float
+    value: float
+    low: float
+    high: float
+    scenes: int
+
+    @property
+    def clear(self) -> bool:
+        """The interval does not hold 0."""
+        return self.low > 0 or self.high < 0
+
+
+def differences(first: Scored, second: Scored, seed: int = 0, resamples: int = RESAMPLES) -> list[Difference]:
+    """Of every metric that both have; ValueError where they were not scored alike on the same scenes."""
+    for name in ("protocol", "layout", "scenes_hash", "ids", "videos"):
+        ours, theirs = getattr(first, name), getattr(second, name)
+        if ours != theirs:
+            what = f"{ours} and {theirs}" if isinstance(ours, str) else "they are not the same"
+            raise ValueError(f"{first.system} and {second.system} cannot be compared: {name}: {what}")
+    metrics = [name for name in first.values if name in second.values]
+    if not metrics:
+        return []
+    gap_NK = np.stack([first.values[name] - second.values[name] for name in metrics], axis=1)
+    low_K, high_K = bootstrap(gap_NK, np.array(first.videos), seed, resamples)
+    return [
+        Difference(
+            metric=name,
+            first=float(np.nanmean(first.values[name])),
+            second=float(np.nanmean(second.values[name])),
+            value=float(np.nanmean(gap_NK[:, place])),
+            low=float(low_K[place]),
+            high=float(high_K[place]),
+            scenes=int((~np.isnan(gap_NK[:, place])).sum()),
+        )
+        for place, name in enumerate(metrics)
+        if not np.isnan(gap_NK[:, place]).all()
+    ]
+
+
+def compare(settings: Evaluate, run: Run | None, echo: Callable[[str], Any] = print) -> Report:
+    """Hold the two results of `settings.compare` against each other and write the folder.
+
+    A result is a file of predictions, scored on the scenes that the settings name, or an evaluation that was written
+    (its folder, or its `per_scene.parquet`); `#SYSTEM` behind it picks one of several systems. Raises ValueError.
+    """
+    if len(settings.compare) != 2:
+        raise BadInput(
+            f"compare={','.join(settings.compare)}: names {len(settings.compare)} results, must be two: compare=A,B"
+        )
+    ours, theirs = (_scored(each, settings, run) for each in settings.compare)
+    shared = [key for key in ours if key in theirs]
+    if not shared:
+        have = [
+            ", ".join(f"{e.layout} {e.scenes_hash} ({e.protocol})" for e in each.values()) for each in (ours, theirs)
+        ]
+        first, second = (f"{name} has {each}" for name, each in zip(settings.compare, have, strict=True))
+        raise BadInput(f"compare: no scenes (protocol) in common: {first}; {second}")
+    seed = settings.seed or 0
+    parts = {key: (ours[key], theirs[key], differences(ours[key], theirs[key], seed)) for key in shared}
+    text = _markdown(settings.compare, list(parts.values()), seed)
+    digest = signature({"compare": settings.compare, "scenes": [list(key) for key in shared]})[:6]
+    folder = settings.output or f"{settings.home.rstrip('/')}/evaluations/compare-{digest}"
+    report = results.write(folder, {TABLE: text.encode()}, _document(settings, list(parts.values()), seed))
+    echo(text)
+    for file in report.files:
+        echo(f"written: {file}")
+    return report
+
+
+def _scored(what: str, settings: Evaluate, run: Run | None) -> dict[tuple[str, str], Scored]:
+    """The one system of a result that is meant, by (protocol, hash of the scenes)."""
+    uri, _, system = what.partition("#")
+    filesystem, path = resolve(uri)
+    if filesystem.get_file_info(f"{path}/{PER_SCENE}").is_file:
+        uri = f"{uri.rstrip('/')}/{PER_SCENE}"
+    elif not filesystem.get_file_info(path).is_file:
+        raise BadInput(f"compare: {uri} is neither a file of predictions nor the folder of an evaluation")
+    found = per_scene.decode(uri)
+    if found is None:
+        protocol = named(settings.protocol or (run or Run()).evaluation.protocol)
+        stage = staged(settings, run)
+        truth = Truth.of(stage.compose(stage.clips()))
+        scored = submission.tables(predictions.check(uri, truth), truth, protocol)
+        found = [Scored.of(name, table) for name, table in scored.items()]
+    names = list(dict.fromkeys(each.system for each in found))
+    own = list(dict.fromkeys(each.system for each in found if not each.null))
+    if system and system not in names:
+        raise BadInput(f"compare: {uri} has no system {system!r}{nearest(system, names)}")
+    if not system and len(own) != 1:
+        raise BadInput(
+            f"compare: {uri} has {len(own)} systems, say which: {uri}#NAME, one of {', '.join(own or names)}"
+        )
+    return {(each.protocol, each.scenes_hash): each for each in found if each.system == (system or own[0])}
+
+
+Part = tuple[Scored, Scored, list[Difference]]
+
+
+def _document(settings: Evaluate, parts: list[Part], seed: int) -> dict[str, Any]:
+    """The content of scores.json."""
+
+    def plain(each: Difference) -> dict[str, Any]:
+        bounds = {name: None if math.isnan(getattr(each, name)) else getattr(each, name) for name in ("low", "high")}
+        return {"first": each.first, "second": each.second, "difference": each.value, **bounds, "scenes": each.scenes}
+
+    return {
+        "format": 1,
+        "raymix": __version__,
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "compare": list(settings.compare),
+        "resamples": RESAMPLES,
+        "seed": seed,
+        "layouts": {
+            first.layout: {
+                "systems": [first.system, second.system],
+                "protocol": first.protocol,
+                "scenes_hash": first.scenes_hash,
+                "scenes": len(first.ids),
+                "videos": len(set(first.videos)),
+                "metrics": {each.metric: plain(each) for each in found},
+            }
+            for first, second, found in parts
+        },
+    }
+
+
+def _markdown(compared: list[str], parts: list[Part], seed: int) -> str:
+    """The content of table.md, also readable as it stands."""
+    lines = [f"# {compared[0]} and {compared[1]}"]
+    for first, second, found in parts:
+        facts = (
+            f"protocol {first.protocol}, layout {first.layout}, scenes {first.scenes_hash}: {len(first.ids)} scenes of "
+        )
+        facts += f"{len(set(first.videos))} videos, paired differences, 95 % intervals by bootstrap over videos"
+        cells = [["metric", first.system, second.system, "difference", "95 % interval", "scenes"]]
+        for each in found:
+            span = "-" if math.isnan(each.low) else f"[{each.low:+.3f}, {each.high:+.3f}]{' *' if each.clear else ''}"
+            means = [f"{each.first:.3f}", f"{each.second:.3f}", f"{each.value:+.3f}"]
+            cells.append([each.metric, *means, span, str(each.scenes)])
+        lines += ["", f"{facts} ({RESAMPLES} resamples, seed {seed})", "", *grid(cells)]
+    if any(each.clear for *_, found in parts for each in found):
+        lines += ["", "* the interval does not hold 0"]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,73 @@
+"""Where things are in a clip's frame, as an importer says it (box or mask), and as pixels: all that sounds, or each source."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where one object is in one frame: a box in [0, 1] (left, top, right, bottom), a mask (PNG bytes), or both."""
+
+    label: str
+    sounding: bool = True
+    frame: int = 0
+    box_xyxy: tuple[float, float, float, float] | None = None
+    mask: bytes | None = None
+
+
+def union(region_lists: list[list[dict[str, Any]]], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Union masks (N, Y, X) of the sounding regions of frame 0, and which clips have any."""
+    masks_NYX = np.zeros((len(region_lists), size, size), bool)
+    for row, regions in enumerate(region_lists):
+        for region in regions or []:
+            if region["sounding"] and region["frame"] == 0:
+                masks_NYX[row] |= raster(region["box_xyxy"], region["mask"], size)
+    return masks_NYX, np.asarray(masks_NYX.any(axis=(1, 2)))
+
+
+def raster(box_xyxy: Sequence[float] | None, mask: bytes | None, size: int) -> np.ndarray:
+    """A region as a bool mask (size, size); the mask wins where there is both a mask and a box."""
+    if mask is not None:
+        image = Image.open(io.BytesIO(mask)).convert("L")
+        return np.asarray(image.resize((size, size), Image.Resampling.BOX)) > 127
+    return np.zeros((size, size), bool) if box_xyxy is None else box_mask(box_xyxy, size, size)
+
+
+def box_mask(box_xyxy: Sequence[float], height: int, width: int) -> np.ndarray:
+    """A box in [0, 1] (left, top, right, bottom) as a bool mask (height, width); edges are rounded to whole pixels."""
+    left, right = (round(float(edge) * width) for edge in (box_xyxy[0], box_xyxy[2]))
+    top, bottom = (round(float(edge) * height) for edge in (box_xyxy[1], box_xyxy[3]))
+    out_YX = np.zeros((height, width), bool)
+    out_YX[max(top, 0) : max(bottom, top + 1), max(left, 0) : max(right, left + 1)] = True
+    return out_YX
+
+
+def by_source(region_lists: list[list[dict[str, Any]]], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Masks (N, S, Y, X) and labels (N, S) of the sounding sources of frame 0, ordered by label; clips with fewer of
+    them have empty ones last.
+
+    A label is a source: its regions are one mask (no set of duets has two sources of one class in a frame). Regions
+    without a label are a source each.
+    """
+    found: list[dict[tuple[str, int], np.ndarray]] = []
+    for regions in region_lists:
+        of: dict[tuple[str, int], np.ndarray] = {}
+        for place, region in enumerate(regions or []):
+            if region["sounding"] and region["frame"] == 0:
+                mask_YX = raster(region["box_xyxy"], region["mask"], size)
+                key = (region["label"], 0) if region["label"] else ("", place)
+                of[key] = of[key] | mask_YX if key in of else mask_YX
+        found.append({key: of[key] for key in sorted(of) if of[key].any()})
+    most = max([1, *map(len, found)])
+    masks_NSYX, label_NS = np.zeros((len(found), most, size, size), bool), np.full((len(found), most), "", object)
+    for row, sources in enumerate(found):
+        for place, ((label, _), mask_YX) in enumerate(sources.items()):
+            masks_NSYX[row, place], label_NS[row, place] = mask_YX, label
+    return masks_NSYX, label_NS.astype(str)

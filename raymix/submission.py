@@ -1,0 +1,147 @@
+"""A stranger's predictions on the scenes of a prepared dataset: scored like raymix's own, beside systems that hear nothing.
+
+The rows of Tables 1 and 2 of the paper for whoever has a model elsewhere. Scenes without a prediction count as missed:
+the denominator is that of the scenes.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from raymix import __version__, clip, comparison, per_scene, predictions, results
+from raymix.comparison import Row
+from raymix.config import BadInput, Evaluate, Run, signature
+from raymix.engine import writable
+from raymix.predictions import Prediction, Predictions
+from raymix.protocol import Protocol
+from raymix.protocol import protocol as named
+from raymix.results import PER_SCENE, TABLE, Report
+from raymix.scoreboard import facts
+from raymix.scoring import Table, score, summarise
+from raymix.staging import Stage, staged
+from raymix.storage import resolve
+from raymix.truth import Truth
+
+ROWS = 64  # of one system that are scored at a time
+
+
+def tables(found: Predictions, truth: Truth, protocol: Protocol) -> dict[str, Table]:
+    """The scores of each system in a file, which is never in memory as a whole; a scene without a row is scored too."""
+    place = {scene: number for number, scene in enumerate(truth.ids)}
+    waiting: dict[str, list[Prediction]] = {system: [] for system in found.systems}
+    left: dict[str, set[str]] = {system: set(truth.ids) for system in found.systems}
+    parts: dict[str, list[Table]] = {system: [] for system in found.systems}
+
+    def settle(system: str) -> None:
+        rows = waiting[system]
+        part = truth.take(np.array([place[row.scene_id] for row in rows]))
+        maps = [row.heard(truth.panels_NS.shape[1]) for row in rows]
+        parts[system].append(score(maps, part, protocol))
+        rows.clear()
+
+    for row in found.rows(truth):
+        waiting[row.system].append(row)
+        left[row.system].discard(row.scene_id)
+        if len(waiting[row.system]) == ROWS:
+            settle(row.system)
+    for system, scenes in left.items():
+        waiting[system] += [Prediction(0, scene, system, None) for scene in sorted(scenes)]
+        if waiting[system]:
+            settle(system)
+    return {system: Table.merge(each) for system, each in parts.items()}
+
+
+def rows(found: Predictions, truth: Truth, protocol: Protocol, seed: int = 0) -> list[Row]:
+    """All rows of the table: the systems of the file, then the null systems that need no model, on the same scenes."""
+    null = comparison.final({}, truth, protocol, seed=seed)
+    if taken := [row.system for row in null if row.system in found.systems]:
+        raise ValueError(f"{found.uri}: system {taken[0]!r} is what a null system is called; give it another name")
+    scored = tables(found, truth, protocol)
+    return [Row(system, summarise(table, seed), False, table) for system, table in scored.items()] + null
+
+
+@dataclass(frozen=True)
+class Result:
+    """Rows on one set of scenes, with all that must be told beside them."""
+
+    title: str
+    source: dict[str, Any]  # where the systems come from: `predictions`, or `study` and `checkpoints`
+    rows: list[Row]
+    stage: Stage
+    truth: Truth
+    missing: dict[str, int]  # scenes without a prediction, by system
+    notes: list[str]
+
+    def write(self, folder: str, echo: Callable[[str], Any], there: tuple[str, ...] = ()) -> Report:
+        """Write the folder and tell; `there` are files that it has already."""
+        notes = [*self.notes]
+        for system, count in self.missing.items():
+            if count:
+                notes.append(f"{system}: {count} of {len(self.truth)} scenes have no prediction and count as missed")
+        if not self.truth.has_truth_N.any():
+            notes.append(f"the {self.truth.layout} scenes have no regions, box metrics are left out")
+        text = "\n".join([f"# {self.title}", "", comparison.table(self.rows), "", *(f"- {note}" for note in notes)])
+        files = {TABLE: f"{text.rstrip()}\n".encode(), PER_SCENE: per_scene.encode(self.rows)}
+        report = results.write(folder, files, self.document() | {"notes": notes}, there)
+        echo(text)
+        for file in report.files:
+            echo(f"written: {file}")
+        return report
+
+    def document(self) -> dict[str, Any]:
+        """The content of scores.json."""
+        described = clip.describe(self.stage.prepared)
+        return {
+            "format": 1,
+            "raymix": __version__,
+            "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "split": self.stage.split,
+            **self.source,
+            "protocol": self.rows[0].summary.protocol,
+            "stage": self.stage.record(),
+            "dataset": described.get("dataset"),
+            "preprocessing": described.get("preprocessing"),
+            "scenes": facts(self.truth),
+            "systems": [
+                {
+                    "system": row.system,
+                    "null": row.null,
+                    "missing": self.missing.get(row.system, 0),
+                    "layouts": {self.truth.layout: row.summary.record()},
+                }
+                for row in self.rows
+            ],
+        }
+
+
+def evaluate(settings: Evaluate, run: Run | None, echo: Callable[[str], Any] = print) -> Report:
+    """Score the file `settings.predictions` and write the folder; `run` is that of the study that names the scenes.
+
+    Raises ValueError in one line for what a person can mend, before anything is written.
+    """
+    uri = settings.predictions
+    filesystem, path = resolve(uri)
+    if not filesystem.get_file_info(path).is_file:
+        raise BadInput(f"predictions={uri}: no such file")
+    protocol = named(settings.protocol or (run or Run()).evaluation.protocol)
+    stage = staged(settings, run)
+    folder = settings.output or _folder(settings, stage)
+    writable(folder)
+    truth = Truth.of(stage.compose(stage.clips()))
+    echo(f"scoring {uri} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({protocol.id}) ...")
+    found = predictions.check(uri, truth)
+    lines = rows(found, truth, protocol, stage.seed)
+    missing = {system: len(truth) - count for system, count in found.systems.items()}
+    return Result(uri, {"predictions": uri}, lines, stage, truth, missing, []).write(folder, echo)
+
+
+def _folder(settings: Evaluate, stage: Stage) -> str:
+    """Where the files go: one folder for one file of predictions, its scenes and its protocol."""
+    name = settings.predictions.rstrip("/").rpartition("/")[2].rpartition(".")[0] or "predictions"
+    digest = signature({"uri": settings.predictions, "protocol": settings.protocol, "stage": stage.record()})
+    return f"{settings.home.rstrip('/')}/evaluations/{name}-{digest[:6]}/{stage.split}"

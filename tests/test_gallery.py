@@ -1,0 +1,42 @@
+"""Systems side by side on the same scenes: a column for each map, its system above it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from raymix.figures import Picture, png
+from raymix.gallery import systems
+
+RNG = np.random.default_rng(0)
+
+
+def picture(maps: int, title: str = "scene 1", sources: tuple[str, ...] = ("left", "right")) -> Picture:
+    masks = np.zeros((len(sources), 16, 32), bool)
+    masks[0, 4:12, 2:10] = True
+    frame = RNG.integers(0, 255, (16, 32, 3), dtype=np.uint8)
+    return Picture(title, frame, RNG.random((maps, 4, 8)), masks, sources, tuple(range(maps)), (0.5, 0.1)[:maps])
+
+
+def test_a_column_for_each_map() -> None:
+    rows = [{"OTS": picture(1, title), "Ours": picture(2, title)} for title in ("scene 1", "scene 2", "scene 3")]
+    figure = systems(rows, "test split")
+    assert len(figure.axes) == 3 * (1 + 1 + 2)
+    assert [text.get_text() for text in figure.texts] == ["", "OTS", "Ours #1", "Ours #2", "test split"]
+    assert [axes.get_title(loc="left") for axes in figure.axes[:3]] == ["scene 1", "scene 2", "scene 3"]
+    assert figure.axes[6].get_title(loc="left") == "left, IoU 0.50"
+    assert png(figure).startswith(b"\x89PNG")
+
+
+def test_one_source_shows_the_mean_first() -> None:
+    figure = systems([{"Ours": picture(2, sources=("all",))}])
+    assert [text.get_text() for text in figure.texts] == ["", "Ours, mean", "Ours #1", "Ours #2"]
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="no scenes to draw"):
+        systems([])
+    with pytest.raises(ValueError, match="a row shows Ours, the first one OTS"):
+        systems([{"OTS": picture(1)}, {"Ours": picture(1)}])
+    with pytest.raises(ValueError, match="scene 2, OTS: another number of maps"):
+        systems([{"OTS": picture(1)}, {"OTS": picture(2, "scene 2")}])

@@ -1,0 +1,364 @@
+"""A stranger's way: scenes written out, a model elsewhere, its file scored and compared, and every mistake in one line."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from coloured import COLOURS
+from PIL import Image
+from scipy.io import wavfile
+
+from raymix import clip, per_scene, submission
+from raymix import evaluate as door
+from raymix.clip import Clip, Region
+from raymix.config import Evaluate
+from raymix.evaluate import evaluate
+from raymix.predictions import check, writing
+from raymix.region import box_mask
+from raymix.scene import compose
+from raymix.scoring import score
+from raymix.spectrogram import stft
+from raymix.staging import staged
+from raymix.truth import Truth
+
+BOXES = [(0.0, 0.0, 0.5, 0.5), (0.5, 0.25, 1.0, 0.75), (0.25, 0.25, 0.75, 1.0), (0.0, 0.5, 1.0, 1.0)]
+
+
+def a_clip(number: int) -> Clip:
+    """A colour that sounds as a pitch; every third clip is a duet of two colours."""
+    label, time_L = number % 4, np.arange(19200) / 16000
+    wave = (0.1 * np.sin(2 * np.pi * 500 * (1 + label) * time_L)).astype(np.float32)
+    regions = [Region(f"class{label}", box_xyxy=BOXES[label])]
+    if number % 3 == 0:
+        regions.append(Region("other", box_xyxy=(0.5, 0.0, 1.0, 0.25)))
+    frame = np.full((32, 32, 3), COLOURS[label], np.uint8)
+    name = f"video{number:02d}"
+    labels = tuple(each.label for each in regions)
+    return Clip(f"toy:{name}:0", "toy", "test", name, name, 0.0, 1.2, labels, [frame], [0.6], wave, tuple(regions))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared dataset of 12 test clips of as many videos, the only one of its home, made without video."""
+    there = tmp_path_factory.mktemp("home")
+    (there / "clips/toy").mkdir(parents=True)
+    rows = [clip.encode(a_clip(number)) for number in range(12)]
+    pq.write_table(pa.Table.from_pylist(rows, clip.schema("cafe")), there / "clips/toy/test-0.parquet")
+    splits = {"test": {"files": ["test-0.parquet"], "clips": 12, "videos": 12}}
+    facts = {"schema_version": clip.SCHEMA_VERSION, "dataset": "toy", "preprocessing": "cafe", "splits": splits}
+    (there / "clips/toy/dataset.json").write_text(json.dumps(facts))
+    return there
+
+
+def asked(home: Path, **settings: Any) -> Evaluate:
+    return Evaluate(**{"home": str(home), "scenes": 9, "image_size": 32, **settings})
+
+
+def truth_of(settings: Evaluate) -> Truth:
+    stage = staged(settings)
+    return Truth.of(stage.compose(stage.clips()))
+
+
+def call(home: Path, *words: str) -> Any:
+    """Through the door as the command line does; its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        usual = [word for word in ("scenes=9", "image_size=32") if not any(w.startswith(word[:6]) for w in words)]
+        patch.setattr(sys, "argv", ["evaluate.py", f"home={home}", *usual, *words])
+        with pytest.raises(SystemExit) as stop:
+            door.main()
+    return stop.value.code
+
+
+def everything(folder: Path) -> set[str]:
+    return {str(path) for path in folder.rglob("*")}
+
+
+def save(truth: Truth, path: Path, share: float = 1.0, m: int | None = None, **systems: float) -> str:
+    """Predictions that are right on a share of the scenes and empty on the others, by the name of the system."""
+    assert truth.masks_NSYX is not None
+    with writing(str(path), truth.scenes_hash) as out:
+        for system, right in (systems or {"mine": share}).items():
+            maps = truth.masks_NSYX.astype(np.float32)[:, :m]
+            maps[round(right * len(truth)) :] = 0
+            out.add(system, truth.ids, maps, truth.canvas)
+    return str(path)
+
+
+LAYOUTS = [("hconcat", None), ("hconcat", 1), ("hconcat", 3), ("vconcat", None), ("vconcat", 4), ("grid2x2", None),
+           ("solo2x2", None), ("single", None), ("natural", None)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("layout", "sources"), LAYOUTS)
+def test_scenes_written_out_are_the_scenes(home: Path, tmp_path: Path, layout: str, sources: int | None) -> None:
+    settings = asked(home, export=str(tmp_path / "out"), layout=layout, sources=sources)
+    report = evaluate(settings, (lines := []).append)
+    stage = staged(settings)
+    scenes = stage.compose(stage.clips())
+    truth = Truth.of(scenes)
+    assert report.scores["scenes_hash"] == scenes.hash and scenes.hash in lines[0]
+    table = pq.read_table(tmp_path / "out/scenes.parquet").to_pylist()
+    assert [row["scene_id"] for row in table] == scenes.ids and len(table) == (4 if layout == "natural" else 9)
+    for place, row in enumerate(table):
+        with Image.open(tmp_path / "out" / row["frame"]) as image:
+            np.testing.assert_array_equal(np.asarray(image), scenes.frames_N3YX[place].permute(1, 2, 0).numpy())
+        rate, wave = wavfile.read(tmp_path / "out" / row["sound"])
+        assert (rate, wave.dtype, wave.shape) == (16000, np.float32, (15360,))
+        again = stft(torch.from_numpy(wave)[None])[0][1:-1]  # the outer frames see half a window beyond the cut
+        assert torch.allclose(again, scenes.mixture_NTF[place][1:-1], atol=2e-3)
+        assert row["sounding_panels"] == truth.panels_NS[place].tolist() and tuple(row["videos"]) == truth.videos[place]
+        sounding = [int(video[-2:]) % 4 for video in row["videos"][: 1 if layout == "natural" else len(row["labels"])]]
+        assert row["labels"] == [f"class{label}" for label in sounding] + ["other"] * (layout == "natural")
+        assert (row["canvas_height"], row["canvas_width"]) == truth.canvas and row["panels"] == truth.rects_P4.tolist()
+        masks = [np.asarray(Image.open(io.BytesIO(mask))) > 0 for mask in row["masks"]]
+        np.testing.assert_array_equal(masks, truth.masks_NSYX[place])
+    listed = asked(home, pair_list=str(tmp_path / "out/pair_list.csv"), scenes=None)
+    assert truth_of(listed).videos == truth.videos or layout in (
+        "grid2x2",
+        "solo2x2",
+    )  # of silent panels the order differs
+    np.testing.assert_array_equal(truth_of(listed).masks_NSYX, truth.masks_NSYX)
+
+
+def test_a_folder_of_other_scenes_is_not_mixed_with_these(home: Path, tmp_path: Path, capsys: Any) -> None:
+    assert call(home, f"export={tmp_path}/out") == 0 and call(home, f"export={tmp_path}/out") == 0
+    before = everything(tmp_path)
+    assert call(home, f"export={tmp_path}/out", "seed=1") == 2
+    assert "holds the scenes" in capsys.readouterr().err and everything(tmp_path) == before
+
+
+def test_a_strangers_file_beside_systems_that_hear_nothing(home: Path, tmp_path: Path) -> None:
+    settings = asked(home, predictions=str(tmp_path / "mine.parquet"), layout="vconcat")
+    truth = truth_of(settings)
+    with writing(settings.predictions, truth.scenes_hash) as out:
+        out.add("mine", truth.ids[:6], truth.masks_NSYX[:6].astype(np.float32), truth.canvas)
+        out.add("yours", truth.ids, [None, *np.ones((8, 2, 4, 2), np.float32)], truth.canvas)
+    report = evaluate(settings, (lines := []).append)
+    folder = Path(report.folder)
+    assert folder.parent.parent == home / "evaluations" and folder.parent.name.startswith("mine-")
+    assert sorted(path.name for path in folder.iterdir()) == ["per_scene.parquet", "scores.json", "table.md"]
+    scores = json.loads((folder / "scores.json").read_text())
+    assert scores == report.scores and scores["scenes"]["canvas"] == [64, 32] and scores["preprocessing"] == "cafe"
+    assert scores["stage"]["layout"] == "vconcat" and scores["scenes"]["scenes_hash"] == truth.scenes_hash
+    systems = {each["system"]: each for each in scores["systems"]}
+    assert [systems[name]["missing"] for name in ("mine", "yours", "full frame")] == [3, 1, 0]
+    found = systems["mine"]["layouts"]["vconcat"]["metrics"]
+    assert found["ciou"]["value"] == pytest.approx(6 / 9) and found["ciou"]["scenes"] == 9  # a gap is a miss
+    assert not systems["mine"]["null"] and {"full frame", "centre box 0.5", "radial prior"} <= systems.keys()
+    table = (folder / "table.md").read_text()
+    assert "| mine " in table and "| null: full frame " in table and "protocol raymix-1, layout vconcat" in table
+    assert "- mine: 3 of 9 scenes have no prediction and count as missed" in table
+    assert any("| mine " in line for line in lines) and lines[-1] == f"written: {folder}/per_scene.parquet"
+    scored = {each.system: each for each in per_scene.decode(f"{folder}/per_scene.parquet") or []}
+    assert scored["mine"].values["ciou"].tolist() == [1.0] * 6 + [0.0] * 3 and scored["full frame"].null
+    assert scored["mine"].videos == tuple(videos[0] for videos in truth.videos)
+
+
+@pytest.mark.parametrize(("layout", "sources"), LAYOUTS)
+def test_right_maps_are_right_in_every_layout(home: Path, tmp_path: Path, layout: str, sources: int | None) -> None:
+    settings = asked(home, layout=layout, sources=sources, predictions=f"{tmp_path}/mine.parquet")
+    save(truth_of(settings), tmp_path / "mine.parquet")
+    found = evaluate(settings, lambda line: None).scores["systems"][0]["layouts"][layout]["metrics"]
+    assert found["iou" if "iou" in found else "ciou"]["value"] == pytest.approx(1, abs=0.05)
+    assert ("sounding_accuracy" in found) == ("2x2" in layout)
+
+
+def test_scored_in_pieces_as_at_once(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = truth_of(asked(home, layout="grid2x2"))
+    maps = np.random.default_rng(0).normal(size=(9, 3, 4, 4)).astype(np.float16)
+    order = np.random.default_rng(1).permutation(9)
+    with writing(f"{tmp_path}/mine.parquet", truth.scenes_hash) as out:
+        out.add("mine", [truth.ids[i] for i in order], maps[order], truth.canvas, presence_NM=maps[order, :, 0, 0])
+    monkeypatch.setattr(submission, "ROWS", 2)
+    found = submission.tables(check(f"{tmp_path}/mine.parquet", truth), truth, submission.named("raymix-1"))["mine"]
+    loudest = np.argsort(-maps[:, :, 0, 0].astype(float), axis=1)[:, :2]  # as many as sound
+    whole = score(np.take_along_axis(maps, loudest[:, :, None, None], axis=1), truth)
+    assert found.ids == whole.ids
+    for name, column in whole.values.items():
+        np.testing.assert_allclose(found.values[name], column, err_msg=name)
+
+
+def test_boxes_of_a_stranger(home: Path, tmp_path: Path) -> None:
+    settings = asked(home, layout="hconcat", predictions=f"{tmp_path}/boxes.npz")
+    truth = truth_of(settings)
+    np.savez(
+        settings.predictions, scene_id=np.array(truth.ids), boxes=np.tile([[0, 0, 0.5, 1], [0.5, 0, 1, 1]], (9, 1, 1))
+    )
+    found = evaluate(settings, lambda line: None).scores["systems"][0]
+    halves = np.stack([box_mask((0, 0, 0.5, 1), *truth.canvas), box_mask((0.5, 0, 1, 1), *truth.canvas)])
+    expected = score(np.tile(halves, (9, 1, 1, 1)), truth).values["ciou"].mean()
+    assert found["system"] == "boxes" and found["layouts"]["hconcat"]["metrics"]["ciou"]["value"] == pytest.approx(
+        expected
+    )
+
+
+def test_two_results_compared(home: Path, tmp_path: Path, capsys: Any) -> None:
+    truth = truth_of(asked(home))
+    save(truth, tmp_path / "a.parquet", 1.0)
+    save(truth, tmp_path / "b.parquet", 5 / 9)
+    assert call(home, f"compare={tmp_path}/a.parquet,{tmp_path}/b.parquet", f"output={tmp_path}/out") == 0
+    assert "| ciou " in capsys.readouterr().out
+    found = json.loads((tmp_path / "out/scores.json").read_text())["layouts"]["hconcat"]
+    ciou = found["metrics"]["ciou"]
+    assert (ciou["first"], ciou["second"]) == pytest.approx((1, 5 / 9)) and ciou["difference"] == pytest.approx(4 / 9)
+    assert 0 < ciou["low"] < 4 / 9 < ciou["high"] <= 1 and ciou["scenes"] == found["scenes"] == 9
+    assert "+0.444" in (tmp_path / "out/table.md").read_text()
+    # an evaluation that was written needs no scenes, and gives the same
+    settings = asked(home, predictions=f"{tmp_path}/b.parquet", output=f"{tmp_path}/written")
+    evaluate(settings, lambda line: None)
+    again = evaluate(asked(home, compare=[f"{tmp_path}/a.parquet", f"{tmp_path}/written"]), lambda line: None)
+    assert again.scores["layouts"]["hconcat"]["metrics"] == found["metrics"]
+    both = [f"{tmp_path}/written", f"{tmp_path}/written/per_scene.parquet#full frame"]
+    null = evaluate(Evaluate(home=str(home), compare=both), lambda line: None).scores["layouts"]["hconcat"]
+    assert null["systems"] == ["mine", "full frame"]
+    same = evaluate(Evaluate(home=str(home), compare=both[:1] * 2), lambda line: None).scores["layouts"]["hconcat"]
+    assert {(each["difference"], each["low"], each["high"]) for each in same["metrics"].values()} == {(0, 0, 0)}
+
+
+def test_a_paired_interval_is_narrower_than_the_systems_own(home: Path, tmp_path: Path) -> None:
+    """Easy and hard scenes are so for both: their difference is the same in all."""
+    truth = truth_of(asked(home, layout="single", scenes=12))
+    assert truth.masks_NSYX is not None
+    noisy = truth.masks_NSYX.astype(np.float32)
+    noisy[::2] = 1 - noisy[::2]  # wrong in half of the scenes
+    worse = noisy.copy()
+    worse[0] = 0
+    for name, maps in (("a", noisy), ("b", worse)):
+        with writing(f"{tmp_path}/{name}.parquet", truth.scenes_hash) as out:
+            out.add(name, truth.ids, maps, truth.canvas)
+    settings = asked(home, layout="single", scenes=12, compare=[f"{tmp_path}/a.parquet", f"{tmp_path}/b.parquet"])
+    found = evaluate(settings, lambda line: None).scores["layouts"]["single"]["metrics"]["iou@0.5"]
+    own = score(noisy, truth).values["iou@0.5"]
+    assert found["high"] - found["low"] < 2 * own.std() / np.sqrt(12)
+    assert found["low"] <= found["difference"] <= found["high"]
+
+
+REFUSED = {  # what the file or the command line says, and what is said to it
+    "unknown": "row 1, scene 'hconcat-7-00000': none of the 9 hconcat scenes",
+    "reshaped": "row 1, scene 'hconcat-0-00000': 4096 values do not fill count x height x width = 2x32x65",
+    "nan": "row 3, scene 'hconcat-0-00002': a map holds a value that is no number",
+    "twice": "row 9, scene 'hconcat-0-00000': mine has a row for this scene already, row 1",
+    "masks": "row 1, scene 'hconcat-0-00000': masks of 64x32 pixels, the canvas is 32x64",
+    "outside": "row 2, scene 'hconcat-0-00001': box 1, [0, 0, 32, 32], reaches out of [0, 1]",
+    "reversed": "row 2, scene 'hconcat-0-00001': box 1, [0.5, 0, 0.1, 1], is reversed",
+    "null": "system 'full frame' is what a null system is called; give it another name",
+}
+
+
+def spoil(kind: str, truth: Truth, path: str) -> None:
+    assert truth.masks_NSYX is not None
+    found: dict[str, Any] = {"scene_id": list(truth.ids), "system": ["full frame" if kind == "null" else "mine"] * 9}
+    maps = [each.ravel().astype(float) for each in truth.masks_NSYX]
+    found |= {"maps": maps, "count": [2] * 9, "height": [32] * 9, "width": [64] * 9}
+    if kind == "unknown":
+        found["scene_id"][0] = "hconcat-7-00000"
+    if kind == "reshaped":
+        found["width"] = [65] * 9
+    if kind == "nan":
+        maps[2][7] = np.nan
+    if kind == "twice":
+        found["scene_id"][8] = truth.ids[0]
+    if kind == "masks":
+        found |= {"maps": [each.astype(bool) for each in maps], "height": [64] * 9, "width": [32] * 9}
+    if kind in ("outside", "reversed"):
+        box = [0, 0, 32, 32] if kind == "outside" else [0.5, 0, 0.1, 1]
+        found = {"scene_id": list(truth.ids), "boxes": [[[0.0, 0.0, 1.0, 1.0]]] + [[[*map(float, box)]]] * 8}
+    pq.write_table(pa.table(found), path)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_wrong_file_ends_the_command_in_one_line_and_nothing_is_written(
+    home: Path, tmp_path: Path, capsys: Any, kind: str
+) -> None:
+    spoil(kind, truth_of(asked(home)), f"{tmp_path}/mine.parquet")
+    before = everything(home)
+    assert call(home, f"predictions={tmp_path}/mine.parquet", f"output={tmp_path}/out") == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"raymix: {tmp_path}/mine.parquet") and REFUSED[kind] in said and said.count("\n") == 1
+    assert everything(home) == before and not (tmp_path / "out").exists()
+
+
+WORDS = {
+    "predictions= and compare=: one at a time": ["predictions=x.npz", "compare=a,b"],
+    "compare=a: names 1 results, must be two: compare=A,B": ["compare=a"],
+    "compare: a.npz is neither a file of predictions nor the folder": ["compare=a.npz,b.npz"],
+    "predictions=nowhere.npz: no such file": ["predictions=nowhere.npz"],
+    "store=True: is about checkpoints, export= is not": ["export=DIR", "store=true"],
+    "seed=1: goes with layout= or pair_list=; else a study's scenes are those": ["study=x", "seed=1", "scenes=9"],
+    "nothing to score: give study=NAME": ["layout=vconcat"],
+    "layout=hconat: must be one of single, hconcat": ["export=DIR", "layout=hconat"],
+    "scenes=0: must be at least 1": ["export=DIR", "scenes=0"],
+    "sources=9: must be 1 to 4": ["export=DIR", "sources=9"],
+    "sources=3: layout grid2x2 has 2": ["export=DIR", "layout=grid2x2", "sources=3"],
+    "rule=max: must be one of sum, mean": ["export=DIR", "rule=max"],
+    "seconds=9: longer than the clips": ["export=DIR", "seconds=9"],
+    "protocol='raymix1' is unknown, did you mean 'raymix-1'?": ["predictions=good.csv", "protocol=raymix1"],
+    "no split 'val', it has test": ["export=DIR", "split=val"],
+    "nowhere: no prepared dataset": ["export=DIR", "prepared=nowhere"],
+    "list.csv, row 2: scene 'a' has place 0 already, in row 1": ["export=DIR", "pair_list=list.csv"],
+    "seed=3: pair_list=good.csv says what is in each scene": ["export=DIR", "pair_list=good.csv", "seed=3"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", WORDS)
+def test_wrong_words_end_the_command_in_one_line(
+    home: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.csv").write_text(
+        "scene_id,layout,place,clip_id\na,hconcat,0,toy:video00:0\na,hconcat,0,toy:video01:0\n"
+    )
+    (tmp_path / "good.csv").write_text(
+        "scene_id,layout,place,clip_id\na,hconcat,0,toy:video00:0\na,hconcat,1,toy:video01:0\n"
+    )
+    before = everything(home) | everything(tmp_path)
+    assert call(home, *WORDS[said]) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1 and everything(home) | everything(tmp_path) == before
+
+
+def test_compare_refuses_what_is_not_alike(home: Path, tmp_path: Path) -> None:
+    truth = truth_of(asked(home))
+    two = save(truth, tmp_path / "two.parquet", first=1.0, second=0.5)
+    below = asked(home, layout="vconcat", predictions=f"{tmp_path}/v.parquet", output=f"{tmp_path}/v")
+    save(truth_of(below), tmp_path / "v.parquet")
+    evaluate(below, lambda line: None)
+
+    def refused(match: str, *both: str) -> None:
+        with pytest.raises(ValueError, match=match) as caught:
+            evaluate(asked(home, compare=list(both)), lambda line: None)
+        assert "\n" not in str(caught.value)
+
+    refused(r"two.parquet has 2 systems, say which: .*two.parquet#NAME, one of first, second", two, two)
+    refused(r"two.parquet has no system 'frist' \(did you mean first\?\)", f"{two}#frist", two)
+    refused(
+        r"compare: no scenes \(protocol\) in common: .*#first has hconcat .*; .*/v has vconcat",
+        f"{two}#first",
+        f"{tmp_path}/v",
+    )
+    report = evaluate(asked(home, compare=[f"{two}#first", f"{two}#second"]), lambda line: None)
+    assert report.scores["layouts"]["hconcat"]["metrics"]["ciou"]["difference"] == pytest.approx(5 / 9)
+
+
+def test_the_list_the_seed_and_the_study_say_which_scenes(home: Path, tmp_path: Path) -> None:
+    from raymix.config import Encoder, Evaluation, Mixture, Run
+
+    run = Run(mixture=Mixture(seconds=0.5, rule="mean"), encoder=Encoder(image_size=64), evaluation=Evaluation(seed=7))
+    run.dataset.prepared = "theirs"
+    of_study = staged(Evaluate(home=str(home), layout="grid2x2", level="none"), run)
+    assert (of_study.prepared, of_study.seconds, of_study.rule, of_study.seed) == ("theirs", 0.5, "mean", 7)
+    assert (of_study.image_size, of_study.scenes, of_study.level) == (64, 256, "none")
+    assert staged(Evaluate(home=str(home), split="val"), run).scenes == run.evaluation.scenes
+    plain = staged(Evaluate(home=str(home)))
+    assert (plain.prepared, plain.layout, plain.image_size) == (f"{home}/clips/toy", "hconcat", 224)
+    drawn = compose(plain.clips(), layout="hconcat", count=256, seed=0)  # the name of the scenes is that of `compose`
+    assert truth_of(Evaluate(home=str(home))).scenes_hash == drawn.hash
+    assert truth_of(Evaluate(home=str(home), image_size=32)).scenes_hash == drawn.hash

@@ -1,0 +1,97 @@
+"""The paper's tables: every printed number, and measured ones where they belong, never elsewhere."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from raymix import tables
+from raymix.methods import METHODS
+from raymix.published import TABLES, PaperTable, Part
+from raymix.scoring import Interval, Summary
+from raymix.tables import Measured
+
+
+def summary(layout: str, protocol: str, **values: float) -> Summary:
+    intervals = {name: Interval(value, value - 0.1, value + 0.1) for name, value in values.items()}
+    counts = dict.fromkeys(values, 7)
+    return Summary(protocol, layout, "abcd", 7, 5, 2000, 0, intervals, counts)
+
+
+def test_what_is_printed_in_the_paper() -> None:
+    assert {number: len(table.rows) for number, table in TABLES.items()} == {1: 7, 2: 3, 3: 4}
+    assert {system for table in TABLES.values() for _, system, _ in table.rows} <= set(METHODS)
+    first = {(each["row"], each["layout"], each["metric"]): each for each in tables.records(TABLES[1], "music", [])}
+    assert first["Ours", "natural", "ciou@0.3"]["value"] == 0.263 and first["Ours", "natural", "ciou@0.3"]["star"]
+    assert first["OTS-mix", "grid2x2", "ciou@0.3"]["value"] == 0 and not first["OTS-mix", "grid2x2", "ciou@0.3"]["star"]
+    assert ("DMC", "grid2x2", "cap") not in first  # the paper has a dash
+    assert len(first) == 7 * 11 - 4 * 5
+    second = tables.records(TABLES[2], "voxceleb2", [])
+    assert [each["value"] for each in second if each["row"] == "Ours"] == [
+        0.461,
+        0.277,
+        0.354,
+        0.201,
+        0.354,
+        0.142,
+        0.174,
+    ]
+    assert {"iou@0.3", "ciou@0.1"} <= {each["metric"] for each in second}
+
+
+def test_a_measured_number_stands_below_the_published_one_of_its_column_alone() -> None:
+    right = Measured("cycle", "music", summary("single", "mixloc-single", ap=0.7, auc=0.4), "study mine")
+    starred = Measured(
+        "cycle", "music", summary("grid2x2", "mixloc-multi", **{"cap*": 0.3, "cap": 0.2, "piap": 0.25}), "study mine"
+    )
+    astray = [
+        Measured("cycle", "vggss", summary("single", "mixloc-single", ap=0.9)),
+        Measured("cycle", "music", summary("single", "raymix-1", ap=0.9)),
+        Measured("lvs", "music", summary("single", "mixloc-single", ap=0.9)),
+    ]
+    null = Measured("full frame", "music", summary("single", "mixloc-single", ap=0.1), null=True)
+    found = tables.records(TABLES[1], "music", [right, starred, *astray, null])
+    own = {(each["layout"], each["metric"]): each for each in found if each["kind"] == tables.MEASURED}
+    assert {key: each["value"] for key, each in own.items()} == {
+        ("single", "ap"): 0.7, ("single", "auc"): 0.4, ("grid2x2", "cap"): 0.3, ("grid2x2", "piap"): 0.25
+    }  # fmt: skip
+    assert (
+        own["grid2x2", "cap"]["star"]
+        and not own["grid2x2", "piap"]["star"]
+        and own["single", "ap"]["note"] == "study mine"
+    )
+    text = tables.markdown(TABLES[1], "music", found)
+    lines = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in text.splitlines()
+        if "|" in line
+    }
+    assert lines["Ours, published"][:4] == ["67.9", "40.6", "29.2", "34.0*"]
+    assert lines["Ours, study mine"][:5] == [
+        "70.0 [60.0, 80.0]",
+        "40.0 [30.0, 50.0]",
+        "",
+        "30.0* [20.0, 40.0]",
+        "25.0 [15.0, 35.0]",
+    ]
+    assert lines["null: full frame"][:2] == ["10.0 [0.0, 20.0]", ""] and "OTS" not in " ".join(
+        name for name in lines if "published" not in name
+    )
+    assert "MUSIC-Duet: nothing measured" in text and "7 scenes abcd" in text
+
+
+def test_a_dataset_that_is_not_in_the_paper_has_the_columns_without_its_numbers() -> None:
+    own = Measured("ots", "demo", summary("single", "mixloc-single", ap=0.5))
+    found = tables.records(TABLES[1], "demo", [own])
+    assert [each["kind"] for each in found] == [tables.MEASURED]
+    assert "demo, single: AP" in tables.markdown(TABLES[1], "demo", found)
+    rows = list(csv.DictReader(io.StringIO(tables.comma_separated(found))))
+    assert [(row["row"], row["metric"], row["value"], row["scenes"]) for row in rows] == [("OTS", "ap", "0.5", "7")]
+
+
+def test_a_row_of_another_length_is_refused() -> None:
+    part = Part("x", "music", "single", "mixloc-single", ("ap", "auc"))
+    with pytest.raises(ValueError, match="table 9, OTS: not a number for each column"):
+        PaperTable(9, "", (part,), (("OTS", "ots", (("1.0",),)),))
