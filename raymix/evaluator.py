@@ -60,11 +60,7 @@ def localise(method: Method, scenes: Scenes, device: torch.device | str = "cpu")
 
     Of a method with a map for each class, those of the loudest classes, as many as the scenes have sources.
     """
-    method.eval()
-    sources = scenes.panels_NS.shape[1]
-    with torch.inference_mode():
-        found = (method.localise(batch.to(device)).heard(sources) for batch in scenes.batches(BATCH))
-        return np.concatenate([maps_NMHW.float().cpu().numpy() for maps_NMHW in found])
+    return predict(method, scenes, device).heard(scenes.panels_NS.shape[1]).numpy()
 
 
 def predict(method: Method, scenes: Scenes, device: torch.device | str = "cpu") -> Maps:

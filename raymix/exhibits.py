@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from raymix import clip, comparison, figures, gallery, paths, results, tables
+from raymix import comparison, figures, gallery, paths, results, tables
 from raymix.config import BadInput, Evaluate
 from raymix.contenders import Source, choose
 from raymix.door import Nothing
@@ -26,8 +26,9 @@ from raymix.protocol import RAYMIX_1
 from raymix.protocol import protocol as named
 from raymix.published import TABLES
 from raymix.results import Report
-from raymix.scene import Scenes, compose
+from raymix.scene import Scenes
 from raymix.scoring import score, summarise
+from raymix.staging import staged
 from raymix.storage import get, resolve
 from raymix.tables import Measured
 from raymix.truth import Truth
@@ -65,13 +66,11 @@ class Hall:
         """The scenes of a layout; None where the split has none."""
         if layout not in self.scenes:
             run = self.shown[0].contender.run
-            m, count, seed = run.mixture, run.evaluation.final_scenes, run.evaluation.seed
-            how: dict[str, Any] = {"seconds": m.seconds, "rule": m.rule, "level": m.level}
+            stage = staged(Evaluate(split=self.split, layout=layout, scenes=run.evaluation.final_scenes), run)
+            clips = stage.clips()
             try:
-                size, natural = run.encoder.image_size, layout == "natural"
-                clips = clip.read(run.dataset.prepared, self.split, size, truth=True, sources=natural)
-                self.scenes[layout] = compose(clips, layout=layout, count=count, seed=seed, **how)
-            except ValueError:
+                self.scenes[layout] = stage.compose(clips)
+            except ValueError:  # too few videos, or no clip in which so many things sound
                 self.scenes[layout] = None
         return self.scenes[layout]
 
@@ -165,17 +164,15 @@ def table(number: int, hall: Hall) -> tuple[str, list[dict[str, Any]]]:
 
 def _measured(shown: Shown, said: Maps, truth: Truth, protocol: str, dataset: str, seed: int) -> Measured:
     """One map serves every source; maps with names go by them; of anonymous ones the best pairing is taken (starred)."""
-    maps_NMHW, sources = said.maps_NMHW.numpy(), truth.panels_NS.shape[1]
-    several = sources > 1 and maps_NMHW.shape[1] > 1
-    if sources > 1 and not several:
+    sources, alone = truth.panels_NS.shape[1], said.maps_NMHW.shape[1] == 1
+    by_name = sources > 1 and not alone and said.classes is not None and truth.labels is not None
+    classes = said.classes if by_name else None
+    maps_NMHW = (said.maps_NMHW if by_name else said.heard(sources)).numpy()
+    if alone:
         maps_NMHW = np.repeat(maps_NMHW, sources, axis=1)
-    classes = said.classes if several and truth.labels is not None else None
-    if classes is None:
-        several = several and said.loudness_NM is None
-        maps_NMHW = said.heard(sources).numpy() if said.loudness_NM is not None else maps_NMHW
-    how = named(f"{protocol}-named" if classes else protocol)
+    how = named(f"{protocol}-named" if by_name else protocol)
     summary = summarise(score(maps_NMHW, truth, how, classes), seed)
-    return Measured(shown.system, dataset, summary, shown.study, starred=several and classes is None)
+    return Measured(shown.system, dataset, summary, shown.study, starred=not alone and said.loudness_NM is None)
 
 
 def drawn(number: int, hall: Hall) -> Any:

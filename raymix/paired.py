@@ -6,7 +6,6 @@ control; of `compare=A,B` the difference is A minus B, scene by scene.
 
 from __future__ import annotations
 
-import datetime
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from raymix import __version__, per_scene, predictions, results, submission
+from raymix import per_scene, predictions, results, submission
 from raymix.comparison import grid
 from raymix.config import BadInput, Evaluate, Run, nearest, signature
 from raymix.metrics import bootstrap
@@ -98,8 +97,7 @@ def compare(settings: Evaluate, run: Run | None, echo: Callable[[str], Any] = pr
     folder = settings.output or f"{settings.home.rstrip('/')}/evaluations/compare-{digest}"
     report = results.write(folder, {TABLE: text.encode()}, _document(settings, list(parts.values()), seed))
     echo(text)
-    for file in report.files:
-        echo(f"written: {file}")
+    report.tell(echo)
     return report
 
 
@@ -140,9 +138,7 @@ def _document(settings: Evaluate, parts: list[Part], seed: int) -> dict[str, Any
         return {"first": each.first, "second": each.second, "difference": each.value, **bounds, "scenes": each.scenes}
 
     return {
-        "format": 1,
-        "raymix": __version__,
-        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **results.stamp(),
         "compare": list(settings.compare),
         "resamples": RESAMPLES,
         "seed": seed,

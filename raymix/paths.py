@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
+
+from raymix.figures import blank
 
 _INK, _EDGES = "#222222", "viridis_r"
 _WIDEST = 7.0  # points, of an edge of probability 1
@@ -49,8 +50,7 @@ def cycle_paths(walks: Sequence[Walk], heading: str = "") -> Figure:
     k = max(len(walk.frames_KYX3) for walk in walks)
     wide, high, top = 3.2 * _CELL, k * _CELL + 0.5, 0.45 if heading else 0.1
     size = (len(walks) * wide + 0.9, high + top + 0.1)
-    figure = Figure(figsize=size, dpi=150, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = blank(size)
     for place, walk in enumerate(walks):
         axes = figure.add_axes((place * wide / size[0], 0.1 / size[1], wide / size[0], high / size[1]))
         _graph(axes, walk, k)

@@ -6,7 +6,6 @@ its own twin on shuffled audio and its own untrained network; below all, the nul
 
 from __future__ import annotations
 
-import datetime
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from raymix import __version__, comparison
+from raymix import comparison, results
 from raymix.config import Run
 from raymix.evaluator import LABEL_FREE, Bench, localise
 from raymix.methods import METHODS, Method
@@ -110,9 +109,7 @@ def document(
         for layout, truth in bench.truth.items()
     }
     return {
-        "format": 1,
-        "raymix": __version__,
-        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **results.stamp(),
         "comparison": name,
         "split": bench.split,
         "protocol": run.evaluation.protocol,

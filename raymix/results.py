@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pyarrow import fs
 
+from raymix import __version__
 from raymix.storage import get, put, resolve
 
 SCORES, TABLE, PER_SCENE = "scores.json", "table.md", "per_scene.parquet"
@@ -21,6 +23,17 @@ class Report:
     folder: str
     files: list[str]
     scores: dict[str, Any]
+
+    def tell(self, echo: Callable[[str], Any]) -> None:
+        """A line for each file."""
+        for file in self.files:
+            echo(f"written: {file}")
+
+
+def stamp() -> dict[str, Any]:
+    """What every document of scores begins with: its format, who wrote it, and when."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"format": 1, "raymix": __version__, "written": now}
 
 
 def clear(folder: str) -> None:

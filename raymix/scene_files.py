@@ -80,9 +80,9 @@ def write(stage: Stage, folder: str, echo: Callable[[str], Any] = print) -> Repo
         f"{folder.rstrip('/')}/{name}" for name in ("scenes.parquet", "scenes.json", "pair_list.csv", "frames", "sound")
     ]
     echo(f"{len(scenes)} {scenes.layout} scenes {scenes.hash}, canvas {truth.canvas[1]}x{truth.canvas[0]} px")
-    for file in files:
-        echo(f"written: {file}")
-    return Report(folder, files, facts)
+    report = Report(folder, files, facts)
+    report.tell(echo)
+    return report
 
 
 def _only_these(folder: str, scenes_hash: str) -> None:

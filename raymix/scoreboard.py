@@ -6,12 +6,11 @@ paper, with the rows that they lack).
 
 from __future__ import annotations
 
-import datetime
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raymix import __version__, comparison
+from raymix import comparison, results
 from raymix.comparison import Row
 from raymix.study import Study
 from raymix.truth import Truth
@@ -46,9 +45,7 @@ def document(
         for each in reached.contenders
     ]
     return {
-        "format": 1,
-        "raymix": __version__,
-        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **results.stamp(),
         "split": split,
         "study": study.name or None,
         "study_uri": study_uri or None,

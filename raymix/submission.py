@@ -6,14 +6,13 @@ the denominator is that of the scenes.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from raymix import __version__, clip, comparison, per_scene, predictions, results
+from raymix import clip, comparison, per_scene, predictions, results
 from raymix.comparison import Row
 from raymix.config import BadInput, Evaluate, Run, signature
 from raymix.engine import writable
@@ -89,17 +88,14 @@ class Result:
         files = {TABLE: f"{text.rstrip()}\n".encode(), PER_SCENE: per_scene.encode(self.rows)}
         report = results.write(folder, files, self.document() | {"notes": notes}, there)
         echo(text)
-        for file in report.files:
-            echo(f"written: {file}")
+        report.tell(echo)
         return report
 
     def document(self) -> dict[str, Any]:
         """The content of scores.json."""
         described = clip.describe(self.stage.prepared)
         return {
-            "format": 1,
-            "raymix": __version__,
-            "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            **results.stamp(),
             "split": self.stage.split,
             **self.source,
             "protocol": self.rows[0].summary.protocol,

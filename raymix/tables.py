@@ -14,7 +14,7 @@ from typing import Any
 
 from raymix.comparison import grid
 from raymix.published import PaperTable, Part
-from raymix.scoring import Interval, Summary
+from raymix.scoring import Summary
 
 PUBLISHED, MEASURED, NULL = "published", "measured", "null"
 FIELDS = (
@@ -96,13 +96,9 @@ def _filled(columns: Sequence[Part], own: Sequence[Measured], kind: str) -> list
                         "note": each.note,
                         "star": star,
                     }
-                    numbers = _interval(summary[f"{metric}*" if star else metric])
+                    numbers = summary[f"{metric}*" if star else metric].record()
                     found.append({"kind": kind, **_of_part(part, metric), **numbers, **facts})
     return found
-
-
-def _interval(interval: Interval) -> dict[str, float | None]:
-    return {name: None if number != number else number for name, number in interval._asdict().items()}
 
 
 def markdown(table: PaperTable, dataset: str, found: Sequence[Mapping[str, Any]]) -> str:

@@ -29,7 +29,7 @@ from raymix.truth import Truth
 SAID = {"quad": "2x2", "solo": "solo", "pair": "side by side", "single": "single"}
 TRAINING_CLIPS = 128  # that the mean training map is made of
 _CORNERS = ("top left", "top right", "bottom left", "bottom right")
-_PANELS = {"quad": _CORNERS, "solo": _CORNERS, "pair": ("left", "right")}
+_PANELS = {"grid2x2": _CORNERS, "solo2x2": _CORNERS, "hconcat": ("left", "right")}  # by layout of scenes
 
 
 @dataclass(frozen=True)
@@ -178,11 +178,10 @@ def heard_and_deaf(
     """
     best, maps = contenders[0], {}
     for each in contenders:
-        if said is None:
-            maps[each.name] = localise(each.method.to(device), scenes, device)
-        else:
-            said[each.name] = predict(each.method.to(device), scenes, device)
-            maps[each.name] = said[each.name].heard(scenes.panels_NS.shape[1]).numpy()
+        found = predict(each.method.to(device), scenes, device)
+        maps[each.name] = found.heard(scenes.panels_NS.shape[1]).numpy()
+        if said is not None:
+            said[each.name] = found
     deaf = {twin(each): localise(each.method, scenes.with_audio(other), device) for each in twins if other is not None}
     deaf[f"{best.name}, silent audio"] = localise(best.method, scenes.silent(), device)
     deaf["untrained network"] = localise(fresh, scenes, device)
@@ -202,7 +201,7 @@ def _mean_training_maps(best: Contender, device: str, notes: list[str]) -> dict[
     try:
         clips = clip.read(run.dataset.prepared, "train", run.encoder.image_size, truth=False, limit=TRAINING_CLIPS)
         for layout, called in LAYOUTS.items():
-            count = TRAINING_CLIPS // len(_PANELS.get(layout, ("all",)))  # so that each layout shows as many clips
+            count = TRAINING_CLIPS // len(_PANELS.get(called, ("all",)))  # so that each layout shows as many clips
             scenes = compose(
                 clips, layout=called, count=count, seed=seed, seconds=m.seconds, rule=m.rule, level=m.level
             )
@@ -232,7 +231,7 @@ def pictured(
 ) -> list[figures.Picture]:
     """The scenes of these indices as pictures, each map named by the source that it fits."""
     drawn = []
-    places = _PANELS.get(next((name for name, layout in LAYOUTS.items() if layout == truth.layout), ""), ())
+    places = _PANELS.get(truth.layout, ())
     chosen = truth.take(index)
     table = score(maps_NMHW[index], chosen, how) if len(index) else None
     for place, scene in enumerate(index):

@@ -83,6 +83,10 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def record(self) -> dict[str, float | None]:
+        """Plain values for JSON; a bound that does not exist is None."""
+        return {name: None if math.isnan(number) else number for name, number in self._asdict().items()}
+
 
 @dataclass(frozen=True, eq=False)
 class Summary(Mapping[str, Interval]):
@@ -108,13 +112,9 @@ class Summary(Mapping[str, Interval]):
         return len(self.intervals)
 
     def record(self) -> dict[str, Any]:
-        """Plain values for JSON; a bound that does not exist is None."""
+        """Plain values for JSON."""
         facts = ("protocol", "layout", "scenes_hash", "scenes", "videos", "resamples", "seed")
-        metrics = {
-            name: {key: None if math.isnan(number) else number for key, number in each._asdict().items()}
-            | {"scenes": self.counts[name]}
-            for name, each in self.items()
-        }
+        metrics = {name: each.record() | {"scenes": self.counts[name]} for name, each in self.items()}
         return {name: getattr(self, name) for name in facts} | {"metrics": metrics}
 
 
