@@ -9,7 +9,7 @@ from typing import Any
 
 from ray import tune
 
-from raymix import checkpoint
+from raymix import checkpoint, session
 from raymix.ledger import Ledger
 from raymix.study import Study, apply
 from raymix.watch import Watch
@@ -27,6 +27,9 @@ class Recorder(tune.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks into a file that raymix never reads
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        session.check()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number, params = trial.config["trial"], trial.config["params"]

@@ -38,6 +38,7 @@ CHATTY = (  # what these say of their inner workings is no news to a person who 
     "ray._private.authentication.authentication_token_setup",
 )
 GRACE = 17.0  # seconds from a signal to the end of the process
+_arrived: list[int] = []  # the signal that came inside `interruptible`
 
 
 class Interrupted(BaseException):
@@ -105,31 +106,39 @@ def stop() -> None:
 def interruptible() -> Iterator[None]:
     """Inside, SIGINT and SIGTERM end the work with Interrupted; a second signal ends the process at once.
 
-    The handler's exception may surface as another one (Ray's compiled code turns it into SystemError), or be swallowed on
-    its way: whatever comes out after a signal counts as Interrupted, and what has not left after GRACE seconds is ended.
+    The handler's exception may surface as another one (Ray's compiled code turns it into SystemError), or be swallowed
+    where it arises (Python ignores what a weak reference's callback raises): whatever comes out after a signal counts as
+    Interrupted, `check` raises it again, and what has not left after GRACE seconds is ended.
     """
-    arrived: list[int] = []
+    _arrived.clear()
 
     def arrive(number: int, frame: FrameType | None) -> None:
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_DFL)
-        arrived.append(number)
+        _arrived.append(number)
         deadline.start()
         raise Interrupted(number)
 
-    deadline = threading.Timer(GRACE, lambda: os._exit(128 + arrived[0]))
+    deadline = threading.Timer(GRACE, lambda: os._exit(128 + _arrived[0]))
     deadline.daemon = True
     before = {each: signal.signal(each, arrive) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     except BaseException:
-        if arrived:
-            raise Interrupted(arrived[0]) from None
+        if _arrived:
+            raise Interrupted(_arrived[0]) from None
         raise
     finally:
         deadline.cancel()
+        _arrived.clear()
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+def check() -> None:
+    """Raise Interrupted where a signal came that was not heard; for loops, once a turn."""
+    if _arrived:
+        raise Interrupted(_arrived[0])
 
 
 def machine(cluster: Any) -> list[Node] | None:
