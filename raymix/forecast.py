@@ -42,7 +42,7 @@ def _clips(run: Run) -> str:
     found = present(run.dataset)
     if found is None:
         where = f"the study begins by preparing {run.dataset.root}"
-        if run.dataset.name != "demo":
+        if run.dataset.name == "folder":
             where += f" ({len(folder.listing(run.dataset.root))} videos)"
         return f"none yet in {run.dataset.prepared}; {where}"
     preflight.clips(run)

@@ -22,14 +22,14 @@ from pyarrow import fs
 from raymix import session
 from raymix.clip import SCHEMA_VERSION, describe
 from raymix.config import Dataset, Prepare, nearest
-from raymix.datasets import DATASETS, folder, shards
+from raymix.datasets import DATASETS, OPTIONAL, folder, leaks, shards
 from raymix.door import Nothing, enter, refusing
 from raymix.engine import writable
 from raymix.rules import check
 from raymix.storage import resolve
 
 Echo = Callable[[str], Any]
-DEMO_ONLY = ("videos", "video_seconds", "duets", "size")
+NOWHERE = ("prepared", "overwrite", "root", "allow_leaks")  # settings that are in no row
 
 
 class NothingUsable(Nothing):
@@ -81,11 +81,13 @@ def present(settings: Dataset) -> dict[str, Any] | None:
 def _facts(settings: Dataset) -> dict[str, Any]:
     """Who made the dataset and how: the settings that decide what is in the rows, and their hash."""
     chosen = asdict(settings)
-    for name in ("prepared", "overwrite", "root", *(() if settings.name == "demo" else DEMO_ONLY)):
+    for name in {*NOWHERE, *(OPTIONAL - set(DATASETS[settings.name].OWN))}:
         del chosen[name]
-    for name in ("splits", "regions"):
+    for name in {"splits", "regions"} & set(chosen):
         outside = settings.name != "demo" and chosen[name]
         chosen[name] = folder.digest(chosen[name]) if outside else None
+    if chosen.get("annotations"):
+        chosen["annotations"] = folder.listed(chosen["annotations"])
     text = json.dumps([SCHEMA_VERSION, chosen], sort_keys=True)
     preprocessing = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     return {"preprocessing": preprocessing, "dataset": settings.name, "root": settings.root, "settings": chosen}
@@ -106,7 +108,7 @@ def _present(settings: Dataset, facts: dict[str, Any], echo: Echo) -> dict[str, 
     if differing:
         advice = "name another dataset.prepared, or dataset.overwrite=true"
         raise ValueError(f"{settings.prepared} was prepared otherwise ({'; '.join(differing[:4])}): {advice}")
-    if settings.name != "demo" and settings.root:
+    if settings.name == "folder" and settings.root:
         _notice(settings, found, echo)
     return found
 
@@ -129,6 +131,8 @@ def _make(
     sources = DATASETS[settings.name].sources(settings)
     if not sources:
         raise NothingUsable(f"{settings.root}: no video files ({' '.join(folder.SUFFIXES)}) below it")
+    if not settings.allow_leaks:
+        leaks.refuse(leaks.of_sources(sources))
     filesystem, path = resolve(settings.prepared)
     filesystem.create_dir(path)
     if filesystem.get_file_info(f"{path}/dataset.json").type != fs.FileType.NotFound:
@@ -147,6 +151,8 @@ def _make(
         reasons = [f"{e['file']}: {e['reason'] or e['status']}" for r in done.values() for e in r["entries"]]
         shown = "; ".join(sorted(reasons)[:3]) or "the split file lists none of them"
         raise NothingUsable(f"{settings.root}: none of {len(sources)} files gave a clip ({shown})")
+    if not settings.allow_leaks:
+        leaks.refuse(leaks.of_media(entry for record in done.values() for entry in record["entries"]))
     left_out = [source for source in sources if not source.split]
     return shards.finish(settings, [done[unit.name] for unit in wanted], left_out, facts)
 

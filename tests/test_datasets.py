@@ -12,14 +12,14 @@ import pytest
 from films import film, turned
 
 from raymix.config import Dataset
-from raymix.datasets import DATASETS, demo, folder, media, voices
+from raymix.datasets import DATASETS, cutting, demo, folder, media, voices
 from raymix.datasets.source import Entry, Source, Unusable, draw, split_of
 from raymix.region import raster
 
 
-def cuts(path: Path, seconds: float = 1.0, frames: int = 1, size: int = 64) -> tuple[list[media.Cut], Entry]:
+def cuts(path: Path, seconds: float = 1.0, frames: int = 1, size: int = 64) -> tuple[list[cutting.Cut], Entry]:
     entry = Entry(path.name, "train")
-    return list(media.cut(str(path), media.Cutting(seconds, seconds, frames, size), entry)), entry
+    return list(media.cut(str(path), cutting.Cutting(seconds, seconds, frames, size), entry)), entry
 
 
 def settings(root: Path, **changes: Any) -> Dataset:
@@ -48,7 +48,7 @@ def test_a_flash_and_a_click_stay_within_one_frame(tmp_path: Path, name: str) ->
     seen = [
         (float(picture.mean()), -t) for cut in found for picture, t in zip(cut.frames, cut.frame_times, strict=True)
     ]
-    heard = [(float(np.abs(cut.wave).max()), cut.start_s + np.abs(cut.wave).argmax() / media.RATE) for cut in found]
+    heard = [(float(np.abs(cut.wave).max()), cut.start_s + np.abs(cut.wave).argmax() / cutting.RATE) for cut in found]
     brightness, flash = max(seen)
     assert brightness > 200, "the flash was not among the frames"
     assert abs(-flash - max(heard)[1]) <= 1 / fps
@@ -89,7 +89,7 @@ def test_the_shorter_side_is_reduced_and_never_enlarged(tmp_path: Path) -> None:
 
 def test_overlapping_cuts_and_several_frames(tmp_path: Path) -> None:
     path = film(tmp_path / "x.mp4", 4.0)
-    found = list(media.cut(str(path), media.Cutting(2.0, 0.5, 2, 64), Entry("x", "")))
+    found = list(media.cut(str(path), cutting.Cutting(2.0, 0.5, 2, 64), Entry("x", "")))
     assert [cut.start_s for cut in found] == [0.0, 0.5, 1.0, 1.5, 2.0]
     assert found[1].frame_times == [1.0, 2.0] and found[3].frame_times == [2.0, 3.0]
     np.testing.assert_array_equal(found[0].wave[8_000:], found[1].wave[:24_000])
@@ -111,7 +111,7 @@ def test_a_truncated_file_keeps_the_clips_before_the_break(tmp_path: Path) -> No
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
     found = []
     with pytest.raises(Unusable, match="truncated") as caught:
-        for cut in media.cut(str(path), media.Cutting(1.0, 1.0, 1, 64), Entry("x", "")):
+        for cut in media.cut(str(path), cutting.Cutting(1.0, 1.0, 1, 64), Entry("x", "")):
             found.append(cut)
     assert caught.value.status == "corrupt" and 2 <= len(found) <= 4
 

@@ -35,6 +35,7 @@ def settings(tmp_path: Path, **changes: Any) -> Dataset:
     known = {
         "name": "folder", "root": str(tmp_path / "in"), "prepared": str(tmp_path / "out"), "clip_seconds": 1.0,
         "stride_seconds": 1.0, "frame_size": 32, "val": 0.0, "test": 0.0, "seed": 0,
+        "allow_leaks": True,  # most films here are the same one
     }  # fmt: skip
     return Dataset(**{**known, **changes})
 
@@ -313,3 +314,15 @@ def test_two_workers_write_the_same_bytes(tmp_path: Path, trouble: Path, monkeyp
     )
     assert done.returncode == 0, done.stderr
     assert content(alone.prepared) == content(over_ray.prepared)
+
+
+def test_a_file_in_two_splits_stops_with_the_list(tmp_path: Path) -> None:
+    film(tmp_path / "in" / "a.mp4", 1.0)
+    (tmp_path / "in" / "b.mp4").write_bytes((tmp_path / "in" / "a.mp4").read_bytes())
+    film(tmp_path / "in" / "c.mp4", 1.5)
+    (tmp_path / "splits.csv").write_text("file,split\na.mp4,train\nb.mp4,test\nc.mp4,test\n")
+    chosen = settings(tmp_path, splits=str(tmp_path / "splits.csv"), allow_leaks=False)
+    with pytest.raises(ValueError, match=r"one file as b.mp4 \(test\), a.mp4 \(train\); dataset.allow_leaks=true"):
+        prepare(chosen, quiet)
+    assert not (tmp_path / "out" / "dataset.json").exists()
+    assert prepare(dataclasses.replace(chosen, allow_leaks=True), quiet).clips == {"train": 1, "val": 0, "test": 2}

@@ -38,7 +38,15 @@ class Dataset:
     jpeg_quality: int = ranged(90, low=1, high=100)
     rows_per_file: int = ranged(1024, low=1)
     overwrite: bool = False
-    videos: int = ranged(360, low=8)  # from here on: the demo alone
+    allow_leaks: bool = False  # go on where a video, a speaker or a file is in two splits
+    annotations: str = (
+        ""  # from here to the demo's: the paper's datasets. Folder or file of the publisher's lists; "": the root
+    )
+    subset: str = ""  # music: solo, duet, synthetic; "": the usual one
+    frames_per_second: float = ranged(4.0, above=0.0)  # of pictures that were extracted already (paper's code: 4)
+    faces: str = "opencv"  # voxceleb2: who finds them; or the path of YuNet's weights (ONNX)
+    face_shape: str = chosen("box", "box", "oval")
+    videos: int = ranged(360, low=8)  # from here on the demo alone
     video_seconds: float = ranged(10.0, low=1.0)
     duets: float = ranged(0.1, low=0.0, high=1.0)  # share of videos with two sounding objects
     size: int = ranged(96, low=32)  # px

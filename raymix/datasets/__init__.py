@@ -6,3 +6,6 @@ from raymix.datasets import demo, folder
 from raymix.datasets.source import Importer
 
 DATASETS: dict[str, Importer] = {"demo": demo, "folder": folder}
+OPTIONAL = {name for each in DATASETS.values() for name in each.OWN} | {
+    "annotations", "subset", "frames_per_second", "faces", "face_shape",
+}  # fmt: skip

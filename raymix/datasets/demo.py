@@ -24,9 +24,11 @@ from pyarrow import fs
 from raymix.clip import Clip
 from raymix.config import Dataset
 from raymix.datasets import folder, voices
+from raymix.datasets.clips import clips as cut
 from raymix.datasets.source import Entry, Source, shuffled, split_of
 from raymix.storage import get, making, put, resolve
 
+OWN: tuple[str, ...] = ("classes", "splits", "regions", "videos", "video_seconds", "duets", "size")
 FPS = 10
 SIDECAR, RECIPE = "regions.json", "demo.json"
 HUES = {"bell": (0.12, 0.18), "drum": (0.62, 0.76), "flute": (0.32, 0.48), "strings": (0.0, 0.07)}
@@ -214,4 +216,4 @@ def clips(settings: Dataset, source: Source, entry: Entry) -> Iterator[Clip]:
     """Write the video if this machine has it not yet (nodes need no shared disk), then import it like any other."""
     size = _ensure(settings, source)
     entry.size_bytes = size
-    yield from folder.clips(settings, replace(source, size_bytes=size), entry)
+    yield from cut(settings, replace(source, size_bytes=size), entry)

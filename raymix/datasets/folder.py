@@ -9,23 +9,21 @@ missing. Times are seconds after the first frame; a region holds for the frames 
 
 from __future__ import annotations
 
-import base64
 import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 from pyarrow import fs
 
-from raymix.clip import SPLITS, Clip, Region
+from raymix.clip import SPLITS
 from raymix.config import Dataset
-from raymix.datasets import media
-from raymix.datasets.source import Entry, Source, Unusable, same_name, shuffled, split_of
-from raymix.storage import Reader, get, resolve
+from raymix.datasets.clips import clips as clips  # the contract of an importer
+from raymix.datasets.source import Source, same_name, shuffled, split_of
+from raymix.storage import get, resolve
 
+OWN: tuple[str, ...] = ("classes", "splits", "regions")
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 
 
@@ -42,7 +40,8 @@ def sources(settings: Dataset) -> list[Source]:
         name = same_name(path)
         split = split_of(settings, path) if split_by_path is None else split_by_path.pop(name, "")
         found.append(Source(path, split, size, labels_of(settings, name), tuple(regions.get(name, ()))))
-    missing = [Source(path, split) for path, split in (split_by_path or {}).items()]
+    gone = ("missing", "in the split file, not in the folder")
+    missing = [Source(path, split, refused=gone) for path, split in (split_by_path or {}).items()]
     return shuffled(settings, found + missing)
 
 
@@ -77,6 +76,19 @@ def _text(uri: str) -> str:
 def digest(uri: str) -> str:
     """A short hash of a text file's content."""
     return hashlib.blake2b(_text(uri).encode(), digest_size=8).hexdigest()
+
+
+def listed(uri: str) -> str:
+    """A short hash of the names and sizes of the files of a folder, or of the one file."""
+    filesystem, path = resolve(uri)
+    info = filesystem.get_file_info(path)
+    infos = (
+        filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+        if info.type == fs.FileType.Directory
+        else [info]
+    )
+    known = sorted((each.path[len(path) :], each.size) for each in infos if each.type == fs.FileType.File)
+    return hashlib.blake2b(json.dumps(known).encode(), digest_size=8).hexdigest()
 
 
 def _read_splits(uri: str) -> dict[str, str]:
@@ -122,64 +134,3 @@ def _fault(entry: Any) -> str:
         if not numbers or not (-0.001 <= box[0] < box[2] <= 1.001 and -0.001 <= box[1] < box[3] <= 1.001):
             return f"a box is [left, top, right, bottom] in [0, 1] with left < right and top < bottom, found {box}"
     return ""
-
-
-def clips(settings: Dataset, source: Source, entry: Entry) -> Iterator[Clip]:
-    """The clips of one file, in time; fills `entry`, raises Unusable where the file ends being a video with sound."""
-    if source.size_bytes < 0:
-        raise Unusable("missing", "in the split file, not in the folder")
-    if source.size_bytes == 0:
-        raise Unusable("corrupt", "empty file")
-    how = media.Cutting(settings.clip_seconds, settings.stride_seconds, settings.frames, settings.frame_size)
-    filesystem, root = resolve(settings.root)
-    path = f"{root}/{source.path}"
-    if isinstance(filesystem, fs.LocalFileSystem):
-        yield from (_clip(settings, source, cut) for cut in media.cut(path, how, entry))
-    else:
-        with Reader(filesystem, path) as file:
-            yield from (_clip(settings, source, cut) for cut in media.cut(file, how, entry))
-
-
-def _clip(settings: Dataset, source: Source, cut: media.Cut) -> Clip:
-    loudness_db = 10 * np.log10(np.mean(np.square(cut.wave, dtype=np.float64)) + 1e-20)
-    video = same_name(source.path)
-    return Clip(
-        clip_id=f"{settings.name}:{video}:{round(cut.start_s * 1000)}",
-        dataset=settings.name,
-        split=source.split,
-        video=video,
-        group=video,
-        start_s=cut.start_s,
-        duration_s=settings.clip_seconds,
-        labels=source.labels,
-        frames=cut.frames,
-        frame_times=cut.frame_times,
-        wave=cut.wave,
-        regions=tuple(_regions(settings, source, cut.frame_times)),
-        status="silent" if loudness_db < settings.silence_db else "ok",
-    )
-
-
-def _regions(settings: Dataset, source: Source, frame_times: list[float]) -> Iterator[Region]:
-    """The regions that hold at the time of each frame."""
-    for position, time_s in enumerate(frame_times):
-        for known in source.regions:
-            end_s = known.get("to_s")
-            if (known.get("from_s") or 0.0) <= time_s and (end_s is None or time_s < end_s):
-                box = known.get("box")
-                yield Region(
-                    label=known.get("label", ""),
-                    sounding=bool(known.get("sounding", True)),
-                    frame=position,
-                    box_xyxy=None if box is None else (box[0], box[1], box[2], box[3]),
-                    mask=_mask(settings, known),
-                )
-
-
-def _mask(settings: Dataset, known: dict[str, Any]) -> bytes | None:
-    if "mask" in known:
-        return base64.b64decode(known["mask"])
-    if "mask_file" not in known:
-        return None
-    filesystem, sidecar = resolve(settings.regions or "")
-    return get(filesystem, f"{sidecar.rpartition('/')[0]}/{known['mask_file']}")

@@ -14,7 +14,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import pyarrow as pa
@@ -31,6 +31,7 @@ UNIT_FILES, UNIT_BYTES = 32, 1 << 30  # a unit ends at so many files, or bytes o
 GROUP_ROWS, GROUP_BYTES = 128, 32 << 20  # a row group ends at so many rows, or bytes
 CRASHES = 3  # a file whose import killed so many processes is given up
 PARTS = ".parts"
+UNLISTED = ("unlisted", "not in the split file")
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ def write_unit(settings: Dataset, unit: Unit, preprocessing: str) -> dict[str, A
     entries, labels = [], Counter[str]()
     with _Attempts(settings, unit) as attempts:
         for source in unit.sources:
-            entry = Entry(source.path, source.split, size_bytes=source.size_bytes)
-            for row in _rows(settings, source, entry, attempts.crashes(source.path)):
+            entry = Entry.of(source)
+            for row in _rows(settings, source, entry, attempts.crashes(source.name)):
                 shape = (row["stft_frames"], row["stft_bins"])
                 labels.update(row["labels"])
                 shards.add(row)
@@ -153,6 +154,9 @@ def _rows(settings: Dataset, source: Source, entry: Entry, crashes: int) -> Iter
         if not entry.clips:
             level = f"every clip is below {settings.silence_db:g} dB"
             entry.status, entry.reason = ("silent", level) if entry.silent_clips else ("too short", entry.reason)
+        elif source.repairs:
+            entry.status = "repaired"
+            entry.reason = "; ".join(filter(None, (entry.reason, *source.repairs[:3])))
     except Unusable as error:
         entry.status, entry.reason = error.status, str(error)
     except Exception as error:  # one bad file must not end a long run
@@ -204,7 +208,9 @@ def finish(
     """Write `manifest.parquet` and then `dataset.json`, whose content is returned; drop what belongs to neither."""
     filesystem, path = resolve(settings.prepared)
     entries = [Entry(**entry) for record in made for entry in record["entries"]]
-    entries += [Entry(s.path, "", "unlisted", "not in the split file", size_bytes=s.size_bytes) for s in left_out]
+    entries += [
+        replace(Entry.of(s), status=status, reason=why) for s in left_out for status, why in (s.refused or UNLISTED,)
+    ]
     entries.sort(key=lambda entry: entry.file)
     splits = {split: [record for record in made if record["unit"].startswith(split)] for split in SPLITS}
     description = {

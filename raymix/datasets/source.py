@@ -1,4 +1,4 @@
-"""What an importer gets (a source file), what it answers (clips, a row of the manifest), who is in which split."""
+"""What an importer names (sources), what it answers (clips, a row of the manifest), who is in which split."""
 
 from __future__ import annotations
 
@@ -11,26 +11,58 @@ from typing import Any, Protocol
 from raymix.clip import Clip
 from raymix.config import Dataset
 
-STATUSES = ("ok", "corrupt", "no video", "no audio", "silent", "too short", "error", "missing", "unlisted")
+# "repaired": all its clips are there, and something of its annotation was mended or left out; "leaked": left out, since
+# a list of another split or of another set has it.
+STATUSES = (
+    "ok", "repaired", "corrupt", "no video", "no audio", "silent", "too short", "error", "missing", "unlisted", "leaked",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Source:
-    """One input file: its path below the root (with '/'), its split ('' = leave out) and what is known about it."""
+    """What becomes one run of clips: a medium below the root (paths with '/'), its split, and what is known about it.
 
-    path: str
-    split: str
+    Times are seconds on the medium's own clock, which begins with its first frame.
+    """
+
+    path: str  # a video, a picture, or a folder of pictures
+    split: str  # '' = leave out
     size_bytes: int = -1  # -1: no such file, or not made yet
     labels: tuple[str, ...] = ()
     regions: tuple[dict[str, Any], ...] = ()  # entries of the region sidecar, see `folder`
+    sound: str = ""  # the sound file that belongs to the pictures; '' where the medium holds its sound
+    id: str = ""  # what its publisher calls it; '': the path
+    video: str = ""  # which video it is of; '': the path
+    group: str = ""  # unit of independence, never in two splits; '': the video
+    at: tuple[float, ...] = ()  # one clip around each of these times, whose first frame is that of the time itself
+    span: tuple[float, float] | None = None  # only from here to here: the publisher's clip in a whole video
+    repairs: tuple[str, ...] = ()  # what was mended in its annotation
+    refused: tuple[str, str] | None = None  # (status, reason): known to give nothing before the medium is opened
+
+    @property
+    def name(self) -> str:
+        """What the manifest calls it."""
+        return self.id or same_name(self.path)
+
+    @property
+    def film(self) -> str:
+        """The video that its clips are of."""
+        return self.video or self.name
+
+    @property
+    def unit(self) -> str:
+        """The video, or the speaker: what must not be in two splits."""
+        return self.group or self.film
 
 
 @dataclass
 class Entry:
-    """One row of the manifest: what became of one input file."""
+    """One row of the manifest: what became of one source."""
 
     file: str
     split: str
+    id: str = ""
+    group: str = ""
     status: str = "ok"
     reason: str = ""
     clips: int = 0
@@ -43,6 +75,20 @@ class Entry:
     sample_rate: int = 0
     channels: int = 0
     size_bytes: int = -1
+    repairs: int = 0  # of its annotation
+    media: str = ""  # hash of the medium's size, beginning and end: the same in two rows means the same file
+
+    @staticmethod
+    def of(source: Source) -> Entry:
+        """The row of a source of which nothing has been read yet."""
+        return Entry(
+            source.path,
+            source.split,
+            source.name,
+            source.unit,
+            size_bytes=source.size_bytes,
+            repairs=len(source.repairs),
+        )
 
 
 class Unusable(Exception):
@@ -56,11 +102,13 @@ class Unusable(Exception):
 class Importer(Protocol):
     """The contract of a module in `raymix.datasets`."""
 
+    OWN: tuple[str, ...]  # settings that it reads and not every importer does: others do not decide what is in its rows
+
     def sources(self, settings: Dataset) -> list[Source]:
-        """Every input file, in the order of the shards; ValueError where the settings or the folder are wrong."""
+        """Every id that the publisher lists, in the order of the shards; ValueError where settings or files are wrong."""
 
     def clips(self, settings: Dataset, source: Source, entry: Entry) -> Iterator[Clip]:
-        """The clips of one file, in time; fills `entry`, raises Unusable where the file ends being one."""
+        """The clips of one source, in time; fills `entry`, raises Unusable where it ends being one."""
 
 
 def same_name(path: str) -> str:
@@ -84,4 +132,4 @@ def split_of(settings: Dataset, path: str) -> str:
 
 def shuffled(settings: Dataset, sources: list[Source]) -> list[Source]:
     """The sources in a fixed order that mixes folders, so that the rows of a shard are varied."""
-    return sorted(sources, key=lambda source: (draw(settings.seed + 1, source.path), source.path))
+    return sorted(sources, key=lambda source: (draw(settings.seed + 1, source.name), source.name))

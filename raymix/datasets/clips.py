@@ -1,0 +1,109 @@
+"""From a source that an importer named to its clips, whatever form the medium has: a video, or pictures and a sound file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from pyarrow import fs
+
+from raymix.clip import Clip
+from raymix.config import Dataset
+from raymix.datasets import extracted, media
+from raymix.datasets.cutting import Cut, Cutting
+from raymix.datasets.source import Entry, Source, Unusable
+from raymix.region import Region
+from raymix.storage import Reader, get, resolve
+
+SAMPLE = 1 << 20  # bytes at either end of a medium that its fingerprint reads
+
+
+def clips(settings: Dataset, source: Source, entry: Entry) -> Iterator[Clip]:
+    """The clips of one source, in time; fills `entry`, raises Unusable where it ends being a video with sound."""
+    if source.refused:
+        raise Unusable(*source.refused)
+    if source.size_bytes < 0:
+        raise Unusable("missing", "listed, but not below dataset.root")
+    if source.size_bytes == 0:
+        raise Unusable("corrupt", "empty file")
+    filesystem, root = resolve(settings.root)
+    path = f"{root}/{source.path}"
+    sound = f"{root}/{source.sound}" if source.sound else path
+    entry.media = fingerprint(filesystem, sound)
+    cuts = _film(settings, source, filesystem, path, entry) if sound == path else _extracted(settings, source, entry)
+    for cut in cuts:
+        yield _clip(settings, source, cut)
+
+
+def how(settings: Dataset, source: Source) -> Cutting:
+    """How the settings, and what is known of this source, want it cut."""
+    return Cutting(
+        settings.clip_seconds, settings.stride_seconds, settings.frames, settings.frame_size, source.at, source.span
+    )
+
+
+def fingerprint(filesystem: fs.FileSystem, path: str) -> str:
+    """A hash of a file's size, its first and its last mebibyte: two media with the same one are the same file."""
+    with filesystem.open_input_file(path) as file:
+        size = file.size()
+        ends = file.read_at(min(SAMPLE, size), 0), file.read_at(min(SAMPLE, size), max(0, size - SAMPLE))
+    return hashlib.blake2b(b"".join((str(size).encode(), *ends)), digest_size=12).hexdigest()
+
+
+def _film(settings: Dataset, source: Source, filesystem: fs.FileSystem, path: str, entry: Entry) -> Iterator[Cut]:
+    if isinstance(filesystem, fs.LocalFileSystem):
+        yield from media.cut(path, how(settings, source), entry)
+    else:
+        with Reader(filesystem, path) as file:
+            yield from media.cut(file, how(settings, source), entry)
+
+
+def _extracted(settings: Dataset, source: Source, entry: Entry) -> Iterator[Cut]:
+    yield from extracted.cut(settings.root, source, settings.frames_per_second, how(settings, source), entry)
+
+
+def _clip(settings: Dataset, source: Source, cut: Cut) -> Clip:
+    loudness_db = 10 * np.log10(np.mean(np.square(cut.wave, dtype=np.float64)) + 1e-20)
+    return Clip(
+        clip_id=f"{settings.name}:{source.film}:{round(cut.start_s * 1000)}",
+        dataset=settings.name,
+        split=source.split,
+        video=source.film,
+        group=source.unit,
+        start_s=cut.start_s,
+        duration_s=settings.clip_seconds,
+        labels=source.labels,
+        frames=cut.frames,
+        frame_times=cut.frame_times,
+        wave=cut.wave,
+        regions=tuple(_regions(settings, source, cut.frame_times)),
+        status="silent" if loudness_db < settings.silence_db else "ok",
+    )
+
+
+def _regions(settings: Dataset, source: Source, frame_times: list[float]) -> Iterator[Region]:
+    """The regions that hold at the time of each frame."""
+    for position, time_s in enumerate(frame_times):
+        for known in source.regions:
+            end_s = known.get("to_s")
+            if (known.get("from_s") or 0.0) <= time_s and (end_s is None or time_s < end_s):
+                box = known.get("box")
+                yield Region(
+                    label=known.get("label", ""),
+                    sounding=bool(known.get("sounding", True)),
+                    frame=position,
+                    box_xyxy=None if box is None else (box[0], box[1], box[2], box[3]),
+                    mask=_mask(settings, known),
+                )
+
+
+def _mask(settings: Dataset, known: dict[str, Any]) -> bytes | None:
+    if "mask" in known:
+        return base64.b64decode(known["mask"])
+    if "mask_file" not in known:
+        return None
+    filesystem, sidecar = resolve(settings.regions or "")
+    return get(filesystem, f"{sidecar.rpartition('/')[0]}/{known['mask_file']}")

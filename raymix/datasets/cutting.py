@@ -1,0 +1,105 @@
+"""Which stretches of a medium become clips, and which of its frames: a running cut, or one around each annotated time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from raymix.datasets.source import Entry, Unusable
+
+RATE = 16_000  # Hz, mono: the paper's sampling rate
+TICK_S = 1e-5  # time stamps are fractions, times are floats
+SLACK_S = 0.1  # a clip may reach this much beyond an end of a stream: encoders pad and round
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A stretch of a video: n frames (uint8 YX3) with their times, and mono sound at 16 kHz (float32)."""
+
+    start_s: float
+    frames: list[np.ndarray]
+    frame_times: list[float]
+    wave: np.ndarray
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How to cut: length and stride of the cuts (s), frames in each, shorter side of a frame (px, never enlarged).
+
+    With `at` there is one cut around each of these times, whose first frame is the one on the screen then, and no stride;
+    with `span` only what lies between two times is read. Both in seconds on the clock of the video.
+    """
+
+    seconds: float
+    stride_s: float
+    frames: int
+    frame_size: int
+    at: tuple[float, ...] = ()
+    span: tuple[float, float] | None = None
+
+    def plan(self, first: float, end: float | None) -> Plan:
+        """Where the cuts lie in a medium that can be heard from `first` on, to `end` as far as one knows."""
+        low, high = self.span or (0.0, float("inf"))
+        first, end = max(first, low), min(high, float("inf") if end is None else end)
+        return Plan(self, first, end)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cuts of one medium, by their number."""
+
+    how: Cutting
+    first: float
+    end: float
+
+    def more(self, number: int) -> bool:
+        """Whether there is a cut of this number, in a medium that is long enough."""
+        if self.how.at:
+            return number < len(self.how.at)
+        return self.start(number) + self.how.seconds <= self.until + SLACK_S
+
+    def done(self, number: int) -> float:
+        """From when on all its frames and its sound are known."""
+        end_s = self.start(number) + self.how.seconds
+        return max(end_s, self.how.at[number] + 2 * TICK_S) if self.how.at else end_s
+
+    @property
+    def begin(self) -> float:
+        """From when on the medium is read."""
+        return min(*self.how.at, *self.starts) if self.how.at else self.first
+
+    @property
+    def starts(self) -> list[float]:
+        return [self.start(number) for number in range(len(self.how.at))]
+
+    @property
+    def until(self) -> float:
+        """When there is nothing more to read."""
+        return float("inf") if self.how.span is None else self.how.span[1]
+
+    def reaches(self, number: int, end_s: float) -> bool:
+        """Whether the given time of a cut lies in a medium that turned out to end then."""
+        return not self.how.at or self.how.at[number] <= end_s + SLACK_S
+
+    def start(self, number: int) -> float:
+        """When a cut starts; around a given time it stays inside the medium."""
+        if not self.how.at:
+            return self.first + number * self.how.stride_s
+        latest = max(self.first, self.end - self.how.seconds)
+        return min(max(self.how.at[number] - self.how.seconds / 2, self.first), latest)
+
+    def moments(self, number: int) -> list[float]:
+        """The times of its frames: the middles of n equal parts, or first the given time."""
+        parts = (np.arange(self.how.frames) + 0.5) / self.how.frames * self.how.seconds + self.start(number)
+        return [self.how.at[number], *parts[1:].tolist()] if self.how.at else parts.tolist()
+
+    def account(self, number: int, end_s: float, entry: Entry) -> None:
+        """What is to be said of a medium that gave so many cuts and ended then; Unusable where it gave none."""
+        lacking = len(self.how.at) - number
+        if self.how.at and lacking:
+            beyond = f"{lacking} of {len(self.how.at)} annotated times lie beyond the end at {end_s:.1f} s"
+            entry.reason = "; ".join(filter(None, (entry.reason, beyond)))
+        if not number:
+            have = f"{entry.duration_s:g} s of picture and sound, a clip needs {self.how.seconds:g} s"
+            raise Unusable("too short", "; ".join(filter(None, (have, entry.reason))))

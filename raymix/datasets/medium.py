@@ -1,0 +1,85 @@
+"""Where the medium of an id is below a root, in the forms people have it: a video, or pictures and a sound file.
+
+any/folders/ID.mp4                                a video (mkv, webm, mov, avi too): whole, or a cut clip
+any/folders/ID/anything/000001.jpg + ID/any.wav   pictures of a video and its sound below one folder
+frames/ID/000001.jpg + audio/ID.wav               the same, in two trees
+frames/ID.jpg + audio/ID.wav                      one picture and its sound
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from pyarrow import fs
+
+from raymix.datasets.extracted import PICTURES
+from raymix.datasets.source import same_name
+from raymix.storage import resolve
+
+VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
+SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".ogg")
+
+
+@dataclass(frozen=True)
+class Medium:
+    """A medium below the root: its path, its sound's where that is a file of its own, its size."""
+
+    path: str
+    size_bytes: int
+    sound: str = ""
+
+
+class Media:
+    """All media below `dataset.root`, by name; ValueError where there is no such folder."""
+
+    def __init__(self, root: str) -> None:
+        filesystem, path = resolve(root) if root else (None, "")
+        if filesystem is None or filesystem.get_file_info(path).type != fs.FileType.Directory:
+            raise ValueError(f"dataset.root='{root}': no such folder; name the folder of your videos")
+        self.files: dict[str, int] = {}
+        self._videos: dict[str, list[str]] = defaultdict(list)
+        self._sounds: dict[str, list[str]] = defaultdict(list)
+        self._stills: dict[str, list[str]] = defaultdict(list)
+        self._folders: dict[str, set[str]] = defaultdict(set)  # of pictures, by each folder above them
+        self._heard: dict[str, list[str]] = defaultdict(list)  # sounds by each folder above them
+        for info in filesystem.get_file_info(fs.FileSelector(path, recursive=True)):
+            name = info.path[len(path) :].lstrip("/")
+            if info.type == fs.FileType.File and not any(part.startswith(".") for part in name.split("/")):
+                self.files[name] = info.size
+        for name in sorted(self.files):
+            self._add(PurePosixPath(same_name(name)), name)
+
+    def _add(self, path: PurePosixPath, name: str) -> None:
+        suffix, above = path.suffix.lower(), path.parts[:-1]
+        if suffix in VIDEOS:
+            self._videos[path.stem].append(name)
+        elif suffix in SOUNDS:
+            self._sounds[path.stem].append(name)
+            for part in above:
+                self._heard[part].append(name)
+        elif suffix in PICTURES:
+            self._stills[path.stem].append(name)
+            for part in above:
+                self._folders[part].add(name.rpartition("/")[0])
+
+    def __len__(self) -> int:
+        return len(self._videos) + len(self._sounds)
+
+    def find(self, *names: str) -> Medium | None:
+        """The medium that has one of these names, the first that is there: a video before what was taken apart."""
+        for name in map(same_name, names):
+            if found := self._videos.get(name):
+                return Medium(found[0], self.files[found[0]])
+        for name in map(same_name, names):
+            sounds = self._sounds.get(name) or self._heard.get(name)
+            pictures = sorted(self._folders.get(name, ())) or self._stills.get(name)
+            if sounds and pictures:
+                return Medium(pictures[0], self.files[sounds[0]], sounds[0])
+        return None
+
+    def below(self, folder: str) -> list[str]:
+        """The videos whose path begins with a folder, in order."""
+        start = folder.strip("/") + "/" if folder.strip("/") else ""
+        return [n for n in sorted(self.files) if n.startswith(start) and n.lower().endswith(VIDEOS)]

@@ -1,0 +1,105 @@
+"""Clips around annotated times, in a part of a whole video, and of media that were taken apart before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from films import film
+from PIL import Image
+
+from raymix.config import Dataset
+from raymix.datasets import clips as taking
+from raymix.datasets import media
+from raymix.datasets.cutting import RATE, Cut, Cutting
+from raymix.datasets.medium import Media
+from raymix.datasets.source import Entry, Source, Unusable
+
+
+def cuts(path: Path, frames: int = 1, **how) -> tuple[list[Cut], Entry]:
+    entry = Entry(path.name, "train")
+    return list(media.cut(str(path), Cutting(1.0, 1.0, frames, 64, **how), entry)), entry
+
+
+def lag(wave: np.ndarray, other: np.ndarray) -> float:
+    """Seconds between the 440 Hz tones of two sounds."""
+    turn = np.exp(-2j * np.pi * 440 * np.arange(RATE) / RATE)
+    return abs(float(np.angle((wave * turn).sum() / (other * turn).sum()))) / (2 * np.pi * 440)
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve seconds, a key frame every 1.2 s, a flash and a click at 8.3 s."""
+    return film(tmp_path_factory.mktemp("long") / "long.mp4", 12.0, codecs=("libx264", "aac"), flash_s=8.3)
+
+
+def test_a_clip_lies_around_its_time_and_begins_with_its_frame(long: Path) -> None:
+    found, entry = cuts(long, 3, at=(0.2, 8.3, 11.9))
+    assert [cut.start_s for cut in found] == [0.0, 7.8, 11.0]  # inside the medium at both ends
+    assert [cut.frame_times[0] for cut in found] == [0.2, 8.3, 11.9]
+    assert [t for t in found[1].frame_times[1:]] == pytest.approx([8.3, 8.6], abs=0.051)  # middles of the other parts
+    assert [cut.frames[0].mean() > 200 for cut in found] == [False, True, False]
+    assert np.abs(found[1].wave).argmax() / RATE == pytest.approx(0.5, abs=0.05)
+    assert entry.reason == "" and all(cut.wave.shape == (RATE,) and len(cut.frames) == 3 for cut in found)
+
+
+def test_times_beyond_the_end_are_counted(long: Path) -> None:
+    found, entry = cuts(long, at=(3.0, 15.0, 20.0))
+    assert len(found) == 1 and entry.reason.startswith("2 of 3 annotated times lie beyond the end at 12")
+    with pytest.raises(Unusable, match="beyond the end") as caught:
+        cuts(long, at=(15.0,))
+    assert caught.value.status == "too short"
+
+
+@pytest.mark.parametrize("name", ["long.mp4", "long.mkv", "long.avi"])
+def test_a_part_of_a_whole_video_is_what_the_whole_gives_there(tmp_path: Path, name: str) -> None:
+    codecs = ("mpeg4", "libmp3lame") if name.endswith("avi") else ("libx264", "aac")
+    path = film(tmp_path / name, 12.0, codecs=codecs, rate=44_100, flash_s=8.3)
+    whole, _ = cuts(path)
+    part, entry = cuts(path, span=(7.0, 10.0))
+    assert [cut.start_s for cut in part] == [7.0, 8.0, 9.0] and entry.duration_s == pytest.approx(3.0, abs=0.1)
+    for mine, theirs in zip(part, whole[7:10], strict=True):
+        assert mine.frame_times == theirs.frame_times and np.array_equal(mine.frames[0], theirs.frames[0])
+        assert lag(mine.wave, theirs.wave) <= 0.6e-3  # Matroska's time stamps are whole milliseconds
+
+
+def test_media_that_were_taken_apart_give_what_the_video_gives(tmp_path: Path) -> None:
+    whole = film(tmp_path / "whole" / "abc_000030.mp4", 4.0, flash_s=2.2, codecs=("libx264", "pcm_s16le"), format="mov")
+    for number, cut in enumerate(media.cut(str(whole), Cutting(0.25, 0.25, 1, 64), Entry("x", ""))):
+        picture = tmp_path / "apart" / "abc_000030" / "frames" / f"{number:06d}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(cut.frames[0]).save(picture)
+    sound = tmp_path / "apart" / "abc_000030" / "audio.wav"
+    with av.open(str(whole)) as source, av.open(str(sound), "w") as made:
+        stream = made.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        for frame in source.decode(audio=0):
+            made.mux(stream.encode(frame))
+        made.mux(stream.encode(None))
+    chosen = {"name": "folder", "clip_seconds": 1.0, "stride_seconds": 1.0, "frame_size": 32, "frames_per_second": 4.0}
+    found = Media(str(tmp_path / "apart")).find("abc", "abc_000030")
+    assert found is not None and (found.path, found.sound) == ("abc_000030/frames", "abc_000030/audio.wav")
+    source = Source(found.path, "train", found.size_bytes, sound=found.sound, id="abc_000030", at=(2.2,))
+    entry = Entry.of(source)
+    (apart,) = taking.clips(Dataset(root=str(tmp_path / "apart"), **chosen), source, entry)
+    video = Source("abc_000030.mp4", "train", whole.stat().st_size, id="abc_000030", at=(2.2,))
+    (theirs,) = taking.clips(Dataset(root=str(tmp_path / "whole"), **chosen), video, Entry.of(video))
+    assert apart.clip_id == theirs.clip_id == "folder:abc_000030:1700" and apart.video == "abc_000030"
+    assert apart.frame_times == [2.0] and theirs.frame_times == [2.2]  # the picture at or before the time
+    np.testing.assert_allclose(apart.wave, theirs.wave, atol=1e-3)
+    assert entry.fps == 4.0 and entry.media
+
+
+def test_where_media_are_found(tmp_path: Path) -> None:
+    for name in ("v/a.mp4", "frames/b.jpg", "audio/b.wav", "frames/c/1.jpg", "audio/c.wav", "d/x/1.png", ".e/e.mp4"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"1")
+    media_below = Media(str(tmp_path))
+    found = {name: media_below.find(name) for name in "abcde"}
+    assert {name: (f.path, f.sound) for name, f in found.items() if f} == {
+        "a": ("v/a.mp4", ""), "b": ("frames/b.jpg", "audio/b.wav"), "c": ("frames/c", "audio/c.wav"),
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=r"dataset.root='.*nowhere': no such folder"):
+        Media(str(tmp_path / "nowhere"))
