@@ -56,7 +56,8 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     square = np.zeros((20, 20), np.uint8)
     square[:, 10:] = 1
     masks: dict[int, Any] = {
-        0: LEFT, 1: LEFT.astype(np.float64), 2: Evil(root.parent / "was-here"), 3: np.ones((48, 80)), 6: np.zeros((48, 64)), 7: LEFT, 8: LEFT,
+        0: LEFT, 1: LEFT.astype(np.float64),
+        2: Evil(root.parent / "was-here"), 3: np.ones((48, 80)), 6: np.zeros((48, 64)), 7: LEFT, 8: LEFT,
         9: {"mask": LEFT[::2, ::2].astype(np.uint8) * 255}, 10: square, 11: LEFT, 12: LEFT[None],
     }  # fmt: skip
     for number, mask in masks.items():
