@@ -65,8 +65,7 @@ def labels_of(settings: Dataset, path: str) -> tuple[str, ...]:
     return tuple(parts[-2].split("+")) if settings.classes == "parent" and len(parts) > 1 else ()
 
 
-def text(uri: str) -> str:
-    """The content of a text file; ValueError in one line where it cannot be read."""
+def _text(uri: str) -> str:
     filesystem, path = resolve(uri)
     try:
         return get(filesystem, path).decode("utf-8-sig")
@@ -76,7 +75,7 @@ def text(uri: str) -> str:
 
 def digest(uri: str) -> str:
     """A short hash of a text file's content."""
-    return hashlib.blake2b(text(uri).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(_text(uri).encode(), digest_size=8).hexdigest()
 
 
 def listed(uri: str) -> str:
@@ -93,7 +92,7 @@ def listed(uri: str) -> str:
 
 
 def _read_splits(uri: str) -> dict[str, str]:
-    reader = csv.DictReader(io.StringIO(text(uri)))
+    reader = csv.DictReader(io.StringIO(_text(uri)))
     if not {"file", "split"} <= set(reader.fieldnames or ()):
         raise ValueError(f"{uri}: needs the columns file,split; its first line is {','.join(reader.fieldnames or ())}")
     known: dict[str, str] = {}
@@ -109,7 +108,7 @@ def _read_splits(uri: str) -> dict[str, str]:
 def read_regions(uri: str) -> dict[str, list[dict[str, Any]]]:
     """The region sidecar by path; ValueError in one line where an entry is wrong."""
     try:
-        known = json.loads(text(uri))
+        known = json.loads(_text(uri))
     except json.JSONDecodeError as error:
         raise ValueError(f"{uri}: not JSON ({error})") from error
     if not isinstance(known, dict):

@@ -23,8 +23,7 @@ from raymix.config import Dataset, nearest
 from raymix.datasets.clips import clips as cut
 from raymix.datasets.extracted import PICTURES
 from raymix.datasets.extracted import SOUNDS as SOUND_FORMATS
-from raymix.datasets.folder import text
-from raymix.datasets.medium import Media
+from raymix.datasets.medium import SOUNDS, Media, Medium
 from raymix.datasets.source import Entry, Source, draw
 from raymix.storage import get, resolve
 
@@ -87,6 +86,15 @@ class Lists:
         raise ValueError(f"{self.place}: no {name} below it ({what}){nearest(name, near)}; see dataset.annotations")
 
 
+def text(uri: str) -> str:
+    """The content of a list; ValueError in one line where it cannot be read as text."""
+    filesystem, path = resolve(uri)
+    try:
+        return get(filesystem, path).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{uri}: cannot be read ({str(error).splitlines()[0]})") from error
+
+
 def read(uri: str) -> dict[str, Row]:
     """The rows of `vggsound.csv` by id, the first where an id is there twice; ValueError naming the line that is wrong."""
     found: dict[str, Row] = {}
@@ -145,7 +153,7 @@ def training(
     for name in ids:
         source, place = placed(media, name), held.get(name[:11], "")
         split = "val" if draw(settings.seed, name[:11]) < settings.val else "train"
-        refused = None
+        refused = source.refused
         if place and not settings.allow_leaks:
             split, refused = "", ("leaked", f"listed for training, and its YouTube video is in {place}")
         at = (MIDDLE_S,) if _still(source) else ()  # a picture alone is of one time
@@ -165,8 +173,18 @@ def placed(media: Media, name: str) -> Source:
     found = media.find(name, f"{youtube}_{start}", f"{youtube}_{start}_{start + round(SECONDS)}")
     if found is None and (found := media.find(youtube)) is not None:
         span = (float(start), start + SECONDS)
-    path, size, sound = (found.path, found.size_bytes, found.sound) if found else (name, -1, "")
-    return Source(path, "", size, sound=sound, id=name, group=youtube, span=span)
+    return replace(_of(found, name), group=youtube, span=span)
+
+
+def of(media: Media, name: str) -> Source:
+    """The medium of this name as a source of no split yet, known to be missing where there is none."""
+    return _of(media.find(name), name)
+
+
+def _of(found: Medium | None, name: str) -> Source:
+    if found is None:
+        return Source(name, "", id=name, refused=("missing", "listed, but not below dataset.root"))
+    return Source(found.path, "", found.size_bytes, sound=found.sound, id=name)
 
 
 def annotated(source: Source) -> Source:
@@ -212,6 +230,8 @@ def _still(source: Source) -> bool:
 
 def _length(settings: Dataset, source: Source) -> float:
     """Seconds of a sound file by its own word; the usual ten where it does not say, or is none."""
+    if not source.sound.lower().endswith(SOUNDS):
+        return SECONDS  # a folder of pieces
     filesystem, base = resolve(settings.root)
     content = io.BytesIO(get(filesystem, f"{base}/{source.sound}"))
     try:

@@ -25,7 +25,6 @@ from raymix.clip import Clip
 from raymix.config import Dataset, nearest
 from raymix.datasets import pickled, vggsound, vggss
 from raymix.datasets.extracted import PICTURES
-from raymix.datasets.folder import text
 from raymix.datasets.medium import SOUNDS, VIDEOS, Media
 from raymix.datasets.source import Entry, Source, Unusable, shuffled
 from raymix.storage import get, resolve
@@ -88,12 +87,11 @@ def _samples(settings: Dataset, media: Media, lists: vggsound.Lists) -> Iterator
     """The annotated frames, and those whose mask is there although the authors took them out."""
     masks, labels = _masks(settings.root, media.files) | _masks(lists.place, lists.files), _labels(lists)
     for name in sorted({*SAMPLES, *masks}):
-        found, label = media.find(name), labels.get(name, "")
-        path, size, sound = (found.path, found.size_bytes, found.sound) if found else (name, -1, "")
-        source = Source(path, "test", size, sound=sound, id=name, at=(vggsound.MIDDLE_S,))
+        label = labels.get(name, "")
+        source = replace(vggsound.of(media, name), split="test", at=(vggsound.MIDDLE_S,))
         if name not in SAMPLES:
             yield replace(source, split="", refused=("unlisted", "not among the 446 that the authors kept"))
-        elif name not in masks and found:
+        elif name not in masks and source.refused is None:
             yield replace(source, refused=("missing", f"no mask: a pickle called {name}, with any ending"))
         else:
             region = {"label": label, "sounding": True, "mask_file": masks.get(name, "")}
@@ -115,7 +113,7 @@ def _labels(lists: vggsound.Lists) -> dict[str, str]:
     if not (uri := lists.find(TEST) if not lists.alone else ""):
         return {}
     found = {}
-    for number, line in enumerate(text(uri).splitlines(), 1):
+    for number, line in enumerate(vggsound.text(uri).splitlines(), 1):
         name, _, label = line.strip().partition(",")
         if line.strip() and (not re.fullmatch(r"sample\d{4}", name) or not label):
             raise ValueError(f"{uri}, line {number}: '{line[:60]}' is not as sample0000,accordion")
