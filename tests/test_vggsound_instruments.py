@@ -155,7 +155,7 @@ def test_a_contaminated_list_is_recognised(raw: Path) -> None:
     assert found["train-00000_000020"].labels == ("playing accordion",) and found["train-00000_000020"].split == "train"
     assert found["unknown----_000001"].labels == ("playing steel guitar, slide guitar",)
     let = {s.name: s for s in vggsound_instruments.sources(settings(raw, allow_leaks=True, **chosen))}
-    assert let[TEST].split == "train" and let[TEST].refused is None
+    assert let[TEST].split == "train" and let[TEST].refused[0] == "missing"  # let through, were it there
     (raw / "vggss.json").write_text('[{"file": "train-00000_000020", "class": "playing accordion", "bbox": []}]')
     found = {s.name: s for s in vggsound_instruments.sources(settings(raw, **chosen))}
     (raw / "vggss.json").unlink()
