@@ -1,7 +1,8 @@
 """VGGSound-Instruments (sections 4.1 and 4.2, table 2): 37 classes of VGGSound, 446 frames with masks.
 
-Trained on is the train split of `vggsound.csv` in the paper's 37 classes, which are its 32 thousand clips; the paper's own
-list is lost. `dataset.subset` names another list, such as AVGN's; clips of VGGSound's test split in it are leaked.
+Trained on is the train split of `vggsound.csv` in the paper's 37 classes. The paper's own list is lost, and says 32k: of
+33,934 clips of these classes VGGSound tests on 50 a class, which leaves 32,084. `dataset.subset` names another list, such
+as AVGN's, which has all 33,934: clips whose video is in VGGSound's test split are leaked.
 The annotated frames are called sample0000 to sample0499, and fifty-four of them were taken out by the authors. Which
 videos they are of is not published, so nothing tells whether a clip to train on is one of them. Each has a picture and a
 sound file (or a video), and a pickled mask: any other file of its name. `vgginstruments_test.csv` (`sample0000,accordion`)

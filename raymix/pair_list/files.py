@@ -60,7 +60,8 @@ def write(pairs: PairList, uri: str) -> None:
 
 
 def read(uri: str, layout: str | None = None) -> PairList:
-    """The list in a file; the published form `file1,class1,file2,class2` too, whose scenes have `layout`.
+    """The list in a file; the published form `file1,class1,file2,class2` too (with this header or none), whose scenes have
+    `layout`.
 
     Raises ValueError with one line that names the row where the file is no such list.
     """
