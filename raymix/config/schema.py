@@ -21,7 +21,7 @@ def chosen(default: str | None, *choices: str) -> Any:
 class Dataset:
     """Videos and the clips cut from them; `prepared` is the folder (any pyarrow.fs URI) that `raymix.prepare` writes."""
 
-    name: str = chosen("folder", "folder", "demo")
+    name: str = chosen("folder", "folder", "demo", "vggsound_instruments", "vggss")
     root: str = ""  # the tree of video files; the demo writes its own there
     prepared: str = ""
     frame_size: int = ranged(256, low=16, high=4096)  # px, shorter side of the stored JPEG

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from raymix.datasets import demo, folder
+from raymix.datasets import demo, folder, vggsound_instruments, vggss
 from raymix.datasets.source import Importer
 
-DATASETS: dict[str, Importer] = {"demo": demo, "folder": folder}
+DATASETS: dict[str, Importer] = {
+    "demo": demo,
+    "folder": folder,
+    "vggsound_instruments": vggsound_instruments,
+    "vggss": vggss,
+}
 OPTIONAL = {name for each in DATASETS.values() for name in each.OWN} | {
     "annotations", "subset", "frames_per_second", "faces", "face_shape",
 }  # fmt: skip

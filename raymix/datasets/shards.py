@@ -120,7 +120,8 @@ def write_unit(settings: Dataset, unit: Unit, preprocessing: str) -> dict[str, A
     with _Attempts(settings, unit) as attempts:
         for source in unit.sources:
             entry = Entry.of(source)
-            for row in _rows(settings, source, entry, attempts.crashes(source.name)):
+            crashes = attempts.crashes(source.name) if source.refused is None else 0  # else nothing is opened
+            for row in _rows(settings, source, entry, crashes):
                 shape = (row["stft_frames"], row["stft_bins"])
                 labels.update(row["labels"])
                 shards.add(row)

@@ -29,7 +29,8 @@ SCHEMA = pa.schema(
         ("label", pa.string()),
     ]
 )
-PUBLISHED = ("file1", "class1", "file2", "class2")  # the columns of AVGN's list
+PUBLISHED = ("file1", "class1", "file2", "class2")  # the columns of AVGN's list, which has no header
+NAMED = re.compile(r"([\w-]{11}_\d{6}|sample\d{4})(\.\w+)?")  # a file there
 MIDDLE_S = 5.0  # of the 10 s clips of VGGSound: the frame that VGG-SS annotates
 _BOOLS = {"true": True, "1": True, "false": False, "0": False, "": True}
 
@@ -59,7 +60,8 @@ def write(pairs: PairList, uri: str) -> None:
 
 
 def read(uri: str, layout: str | None = None) -> PairList:
-    """The list in a file; the published form `file1,class1,file2,class2` too, whose scenes have `layout`.
+    """The list in a file; the published form `file1,class1,file2,class2` too (with this header or none), whose scenes have
+    `layout`.
 
     Raises ValueError with one line that names the row where the file is no such list.
     """
@@ -90,13 +92,19 @@ def _rows(uri: str) -> list[dict[str, Any]]:
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{uri}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error
     try:
-        return list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), skipinitialspace=True))
+        text = data.decode("utf-8-sig")
+        first = next(csv.reader(io.StringIO(text, newline=""), skipinitialspace=True), [])
+        bare = len(first) == len(PUBLISHED) and all(NAMED.fullmatch(name) for name in first[::2])
+        return list(csv.DictReader(io.StringIO(text, newline=""), PUBLISHED if bare else None, skipinitialspace=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{uri}: a pair list is Parquet or CSV, this is neither ({error})") from error
 
 
 def _published(rows: list[dict[str, Any]], uri: str, name: str) -> Iterator[Panel]:
-    """Panels of AVGN's form: both clips of a row are heard; a file is named by its video, an ending such as .mp4 is cut."""
+    """Panels of AVGN's form: both clips of a row are heard; a file is named by its video, an ending such as .mp4 is cut.
+
+    Its lists are of VGG-SS and of the annotated frames of VGGSound-Instruments.
+    """
     for number, row in enumerate(rows, 1):
         for place in (0, 1):
             file, label = row[f"file{place + 1}"], row[f"class{place + 1}"]

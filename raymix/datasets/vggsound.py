@@ -1,0 +1,241 @@
+"""VGGSound under both of its localisation sets (section 4.1): its list, its ids, its media and the clock of its clips.
+
+A row of `vggsound.csv` is `YouTube id,start second,label,train or test`, without a header; a clip is the ten seconds
+from there and is called `ID_000032`. Its medium is that cut clip (`ID_000032.mp4`), the whole video (`ID.mp4`), or pictures
+and sound (`frames/ID_000032.jpg` or `frames/ID_000032/*.jpg`, and `audio/ID_000032.wav`). Times in rows are seconds of the
+ten, whatever the medium is, so that its clips are called the same: what is annotated is the middle.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import av
+from av.error import FFmpegError
+from pyarrow import fs
+
+from raymix.clip import Clip
+from raymix.config import Dataset, nearest
+from raymix.datasets.clips import clips as cut
+from raymix.datasets.extracted import PICTURES
+from raymix.datasets.extracted import SOUNDS as SOUND_FORMATS
+from raymix.datasets.medium import SOUNDS, Media, Medium
+from raymix.datasets.source import Entry, Source, draw
+from raymix.storage import get, resolve
+
+SECONDS, MIDDLE_S = 10.0, 5.0
+BEFORE_S, AFTER_S = 1.0, 1e-3  # the frame on the screen at a time began before it
+CSV, VGGSS = "vggsound.csv", "vggss.json"
+ID = re.compile(r"[\w-]{11}_\d{6}")
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A clip as VGGSound lists it."""
+
+    youtube: str
+    start: int  # s
+    label: str
+    split: str  # train or test
+
+    @property
+    def id(self) -> str:
+        return f"{self.youtube}_{self.start:06d}"
+
+
+class Lists:
+    """The publisher's files: the one that `dataset.annotations` names, or those of that folder (by default of the root)."""
+
+    def __init__(self, settings: Dataset, media: Media) -> None:
+        self.place, self.alone = settings.annotations or settings.root, ""
+        self.files = sorted(media.files)
+        if not settings.annotations:
+            return
+        filesystem, path = resolve(settings.annotations)
+        kind = filesystem.get_file_info(path).type
+        if kind == fs.FileType.NotFound:
+            raise ValueError(f"dataset.annotations='{settings.annotations}': no such file or folder")
+        if kind == fs.FileType.File:
+            self.place, _, self.alone = settings.annotations.rpartition("/")
+            self.files = [self.alone]
+        else:
+            infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+            self.files = sorted(i.path[len(path) :].lstrip("/") for i in infos if i.type == fs.FileType.File)
+
+    def uri(self, file: str) -> str:
+        return f"{self.place.rstrip('/')}/{file}" if self.place else file
+
+    def find(self, name: str) -> str:
+        """Where the list of this name is, in whatever folder and case; '' if it is not there."""
+        if self.alone and self.alone.lower().endswith(f".{name.rpartition('.')[2]}"):
+            return self.uri(self.alone)  # it was named, so it may be called anything
+        found = [file for file in self.files if file.rpartition("/")[2].lower() == name]
+        return self.uri(found[0]) if found else ""
+
+    def need(self, name: str, what: str) -> str:
+        """The same; ValueError where it is not there."""
+        if found := self.find(name):
+            return found
+        ending = f".{name.rpartition('.')[2]}"
+        near = sorted({file.rpartition("/")[2] for file in self.files if file.lower().endswith(ending)})
+        raise ValueError(f"{self.place}: no {name} below it ({what}){nearest(name, near)}; see dataset.annotations")
+
+
+def text(uri: str) -> str:
+    """The content of a list; ValueError in one line where it cannot be read as text."""
+    filesystem, path = resolve(uri)
+    try:
+        return get(filesystem, path).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{uri}: cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def read(uri: str) -> dict[str, Row]:
+    """The rows of `vggsound.csv` by id, the first where an id is there twice; ValueError naming the line that is wrong."""
+    found: dict[str, Row] = {}
+    reader = csv.reader(io.StringIO(text(uri), newline=""), skipinitialspace=True)
+    try:
+        for cells in reader:
+            if cells:
+                row = _row(cells, f"{uri}, line {reader.line_num}")
+                if found.setdefault(row.id, row).split != row.split:
+                    raise ValueError(f"{uri}, line {reader.line_num}: {row.id} is in train and in test")
+    except csv.Error as error:
+        raise ValueError(f"{uri}, line {reader.line_num}: not CSV ({error})") from error
+    if not found:
+        raise ValueError(f"{uri}: a list without a row")
+    return found
+
+
+def _row(cells: list[str], where: str) -> Row:
+    wrong = ""
+    if len(cells) != 4:
+        wrong = f"{len(cells)} columns"
+    elif not re.fullmatch(r"[\w-]{11}", cells[0]):
+        wrong = f"'{cells[0]}' is no YouTube id"
+    elif not re.fullmatch(r"\d{1,6}", cells[1]):
+        wrong = f"'{cells[1]}' is no start second"
+    elif cells[3] not in ("train", "test"):
+        wrong = f"'{cells[3]}' is neither train nor test"
+    if wrong:
+        rule = "YouTube id,start second,label,train or test, without a header"
+        raise ValueError(f"{where}: {wrong}; a row of VGGSound is {rule}, found {','.join(cells)[:80]}")
+    return Row(cells[0], int(cells[1]), cells[2], cells[3])
+
+
+def listed(lists: Lists, subset: str) -> dict[str, str]:
+    """The ids of a list of somebody's own, `subset`.txt with `id` or `id,class` in a line, and their classes ('')."""
+    texts = {file.rpartition("/")[2].removesuffix(".txt"): file for file in lists.files if file.endswith(".txt")}
+    if subset not in texts:
+        raise ValueError(f"dataset.subset={subset}: no {subset}.txt below {lists.place}{nearest(subset, list(texts))}")
+    uri, found = lists.uri(texts[subset]), dict[str, str]()
+    for number, line in enumerate(text(uri).splitlines(), 1):
+        name, _, label = line.partition(",")
+        if line.strip() and not ID.fullmatch(name.strip()):
+            raise ValueError(f"{uri}, line {number}: '{line[:60]}' is no id of a clip, such as zpWuikVorYg_000032")
+        if line.strip():
+            found[name.strip()] = label.strip()
+    return found
+
+
+def training(
+    settings: Dataset, media: Media, ids: Iterable[str], labels: dict[str, str], held: dict[str, str]
+) -> Iterator[Source]:
+    """Clips to train on and, by the hash of their YouTube video, for validation.
+
+    `held` says of a YouTube video that something is tested on where it is listed: its clips are leaked.
+    """
+    for name in ids:
+        source, place = placed(media, name), held.get(name[:11], "")
+        split = "val" if draw(settings.seed, name[:11]) < settings.val else "train"
+        refused = source.refused
+        if place and not settings.allow_leaks:
+            split, refused = "", ("leaked", f"listed for training, and its YouTube video is in {place}")
+        at = (MIDDLE_S,) if _still(source) else ()  # a picture alone is of one time
+        yield replace(source, split=split, labels=(labels[name],) if labels[name] else (), at=at, refused=refused)
+
+
+def untrained(media: Media, ids: Iterable[str], why: str) -> Iterator[Source]:
+    """Clips of VGGSound's test split that nothing is done with: a row of the manifest each."""
+    for name in ids:
+        yield replace(placed(media, name), refused=("unlisted", f"in VGGSound's test split, {why}"))
+
+
+def placed(media: Media, name: str) -> Source:
+    """A clip where it is below the root, of no split yet; two clips of a YouTube video are one group."""
+    youtube, start = name[:11], int(name[12:])
+    span = None
+    found = media.find(name, f"{youtube}_{start}", f"{youtube}_{start}_{start + round(SECONDS)}")
+    if found is None and (found := media.find(youtube)) is not None:
+        span = (float(start), start + SECONDS)
+    return replace(_of(found, name), group=youtube, span=span)
+
+
+def of(media: Media, name: str) -> Source:
+    """The medium of this name as a source of no split yet, known to be missing where there is none."""
+    return _of(media.find(name), name)
+
+
+def _of(found: Medium | None, name: str) -> Source:
+    if found is None:
+        return Source(name, "", id=name, refused=("missing", "listed, but not below dataset.root"))
+    return Source(found.path, "", found.size_bytes, sound=found.sound, id=name)
+
+
+def annotated(source: Source) -> Source:
+    """The clip around its middle, which is the frame that was annotated."""
+    return replace(source, at=((source.span[0] if source.span else 0.0) + MIDDLE_S,))
+
+
+def there(settings: Dataset, media: Media, sources: list[Source]) -> list[Source]:
+    """The sources themselves; ValueError where the root holds none of them."""
+    if not any(source.size_bytes >= 0 for source in sources):
+        name = sources[0].name
+        packed = next((file for file in media.files if file.lower().endswith(ARCHIVES)), "")
+        other = f"; unpack {packed} first" if packed else f" among {len(media)} media" if len(media) else ""
+        raise ValueError(
+            f"dataset.root='{settings.root}': none of the {len(sources)} listed clips is below it{other}; needed are "
+            f"files such as {name}.mp4, or frames/{name}.jpg with audio/{name}.wav"
+        )
+    return sources
+
+
+def clips(settings: Dataset, source: Source, entry: Entry) -> Iterator[Clip]:
+    """The clips of one source on the clock of its ten seconds; what is annotated holds for the frame of the middle."""
+    middle_s, late_s = source.at[0] if source.at else 0.0, -source.span[0] if source.span else 0.0
+    if source.at and _still(source) and not source.span and source.size_bytes > 0:
+        middle_s = _length(settings, source) / 2  # of however much there is
+        late_s = MIDDLE_S - middle_s
+    if source.at:
+        times = {"from_s": middle_s - BEFORE_S, "to_s": middle_s + AFTER_S}
+        source = replace(source, at=(middle_s,), regions=tuple(region | times for region in source.regions))
+    for clip in cut(settings, source, entry):
+        start_s = round(clip.start_s + late_s, 6)
+        yield replace(
+            clip,
+            clip_id=f"{settings.name}:{source.film}:{round(start_s * 1000)}",
+            start_s=start_s,
+            frame_times=[round(time_s + late_s, 6) for time_s in clip.frame_times],
+        )
+
+
+def _still(source: Source) -> bool:
+    return source.path.lower().endswith(PICTURES)
+
+
+def _length(settings: Dataset, source: Source) -> float:
+    """Seconds of a sound file by its own word; the usual ten where it does not say, or is none."""
+    if not source.sound.lower().endswith(SOUNDS):
+        return SECONDS  # a folder of pieces
+    filesystem, base = resolve(settings.root)
+    content = io.BytesIO(get(filesystem, f"{base}/{source.sound}"))
+    try:
+        with av.open(content, "r", options={"format_whitelist": SOUND_FORMATS}) as container:
+            return SECONDS if container.duration is None else float(container.duration / av.time_base)
+    except (FFmpegError, ValueError):
+        return SECONDS  # whoever cuts it says what is wrong with it

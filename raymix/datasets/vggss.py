@@ -1,0 +1,117 @@
+"""VGG-SS: 5,158 test clips of VGGSound with boxes in their middle frame; the set of most systems beside the paper's.
+
+`vggss.json` is a list of {"file": "ID_000032", "class": "elk bugling", "bbox": [[left, top, right, bottom], ...]} with
+edges in 0 to 1; eighteen boxes of the published file are empty or have an edge at -2.9e16. Edges beyond the frame are
+moved onto it, reversed ones are exchanged, and boxes that are empty then are left out: each counts as a repair. Two
+clips are left without a box and stay in the set. With `vggsound.csv` beside it, its train split is trained on, or those
+of it that `dataset.subset` lists; the pairs of VGGSound-Duet (`raymix.evaluate pair_list=FILE`) name clips as here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+from raymix.config import Dataset
+from raymix.datasets import vggsound
+from raymix.datasets.medium import Media
+from raymix.datasets.source import Source, shuffled
+from raymix.datasets.vggsound import clips as clips  # the contract of an importer
+
+OWN: tuple[str, ...] = ("annotations", "subset", "frames_per_second")
+KEYS = ("file", "class", "bbox")
+EDGE = 1e-3  # an edge this far outside is a rounded one, nothing to speak of
+
+
+def sources(settings: Dataset) -> list[Source]:
+    """The clips of VGG-SS, and of VGGSound if its list is there; ValueError where a list is none of them."""
+    media = Media(settings.root)
+    lists = vggsound.Lists(settings, media)
+    known = read(lists.need(vggsound.VGGSS, "the boxes of VGG-SS"))
+    found = [_annotated(media, name, entries) for name, entries in known.items()]
+    table = "" if lists.alone else lists.find(vggsound.CSV)
+    if settings.subset and not table:
+        lists.need(vggsound.CSV, f"it says which clips of dataset.subset={settings.subset} are in the test split")
+    if table:
+        rows = vggsound.read(table)
+        labels = {name: row.label for name, row in rows.items()}
+        chosen = vggsound.listed(lists, settings.subset) if settings.subset else _of(rows, "train")
+        held = {row.youtube: "VGGSound's test split" for row in rows.values() if row.split == "test"}
+        held |= {name[:11]: "VGG-SS" for name in known}
+        found += vggsound.training(settings, media, chosen, chosen | labels, held)
+        rest = [name for name in _of(rows, "test") if name not in known and name not in chosen]
+        found += vggsound.untrained(media, rest, "not in VGG-SS")
+    return shuffled(settings, vggsound.there(settings, media, found))
+
+
+def _of(rows: dict[str, vggsound.Row], split: str) -> dict[str, str]:
+    return {name: row.label for name, row in rows.items() if row.split == split}
+
+
+def _annotated(media: Media, name: str, entries: list[dict[str, Any]]) -> Source:
+    """A test clip with the boxes of its first entry."""
+    first = entries[0]
+    boxes, repairs = mended(first["bbox"])
+    if len(entries) > 1:
+        repairs.append(f"listed {len(entries)} times, the first was taken")
+    if not boxes:
+        repairs.append("no box is left")
+    regions = tuple({"label": first["class"], "sounding": True, "box": box} for box in boxes)
+    source = vggsound.annotated(vggsound.placed(media, name))
+    return replace(source, split="test", labels=(first["class"],), regions=regions, repairs=tuple(repairs))
+
+
+def mended(boxes: list[list[float]]) -> tuple[list[list[float]], list[str]]:
+    """The boxes that hold something, xyxy in [0, 1], and a line for each that had to be changed or left out."""
+    kept, repairs = [], []
+    for raw in boxes:
+        told = f"box [{', '.join(f'{edge:.4g}' for edge in raw)}]"
+        if not all(map(math.isfinite, raw)):
+            repairs.append(f"{told} left out: no numbers")
+            continue
+        left, top, right, bottom = (min(max(float(edge), 0.0), 1.0) for edge in raw)
+        outside = any(edge < -EDGE or edge > 1 + EDGE for edge in raw)
+        turned = not outside and (left > right or top > bottom)
+        if turned:
+            left, right, top, bottom = min(left, right), max(left, right), min(top, bottom), max(top, bottom)
+        if left >= right or top >= bottom:
+            repairs.append(f"{told} left out: empty")
+            continue
+        if outside or turned:
+            repairs.append(f"{told} {'reversed' if turned else 'moved into the frame'}")
+        kept.append([left, top, right, bottom])
+    return kept, repairs
+
+
+def read(uri: str) -> dict[str, list[dict[str, Any]]]:
+    """The entries of `vggss.json` by clip; ValueError in one line where it is another file."""
+    try:
+        found = json.loads(vggsound.text(uri))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{uri}: not JSON, or cut short ({error})") from error
+    rule = 'VGG-SS is a list of {"file": "ID_000032", "class": "...", "bbox": [[left, top, right, bottom], ...]}'
+    if not isinstance(found, list) or not found:
+        told = f"with keys such as '{next(iter(found))}'" if isinstance(found, dict) and found else "or empty"
+        raise ValueError(f"{uri}: a {type(found).__name__} {told}; {rule}")
+    known: dict[str, list[dict[str, Any]]] = {}
+    for number, entry in enumerate(found, 1):
+        if wrong := _fault(entry):
+            raise ValueError(f"{uri}, entry {number}: {wrong}; {rule}")
+        known.setdefault(entry["file"], []).append(entry)
+    return known
+
+
+def _fault(entry: Any) -> str:
+    """What is wrong with one entry, '' if nothing is; boxes that are merely broken are mended."""
+    if not isinstance(entry, dict) or not set(KEYS) <= set(entry):
+        return f"found {json.dumps(entry)[:60]}"
+    if not isinstance(entry["file"], str) or not vggsound.ID.fullmatch(entry["file"]):
+        return f"file '{entry['file']}' is no id of a clip"
+    if not isinstance(entry["class"], str):
+        return f"class {entry['class']} is no name"
+    lengths = Counter(len(box) if isinstance(box, list) else -1 for box in entry["bbox"])
+    numbers = all(isinstance(edge, int | float) for box in entry["bbox"] if isinstance(box, list) for edge in box)
+    return "" if set(lengths) <= {4} and numbers else f"bbox {str(entry['bbox'])[:60]} is no list of boxes"
