@@ -114,8 +114,8 @@ def _scored(what: str, settings: Evaluate, run: Run | None) -> dict[tuple[str, s
         protocol = named(settings.protocol or (run or Run()).evaluation.protocol)
         stage = staged(settings, run)
         truth = Truth.of(stage.compose(stage.clips()))
-        scored = submission.tables(predictions.check(uri, truth), truth, protocol)
-        found = [Scored.of(name, table) for name, table in scored.items()]
+        scored = submission.tables(predictions.check(uri, truth), truth, [protocol])
+        found = [Scored.of(name, tables[protocol.id]) for name, tables in scored.items()]
     names = list(dict.fromkeys(each.system for each in found))
     own = list(dict.fromkeys(each.system for each in found if not each.null))
     if system and system not in names:

@@ -23,6 +23,7 @@ from raymix.clip import Clip, Region
 from raymix.config import Evaluate
 from raymix.evaluate import evaluate
 from raymix.predictions import check, writing
+from raymix.protocol import RAYMIX_1
 from raymix.region import box_mask
 from raymix.scene import compose
 from raymix.scoring import score
@@ -178,12 +179,86 @@ def test_scored_in_pieces_as_at_once(home: Path, tmp_path: Path, monkeypatch: py
     with writing(f"{tmp_path}/mine.parquet", truth.scenes_hash) as out:
         out.add("mine", [truth.ids[i] for i in order], maps[order], truth.canvas, presence_NM=maps[order, :, 0, 0])
     monkeypatch.setattr(submission, "ROWS", 2)
-    found = submission.tables(check(f"{tmp_path}/mine.parquet", truth), truth, submission.named("raymix-1"))["mine"]
+    found = submission.tables(check(f"{tmp_path}/mine.parquet", truth), truth, [RAYMIX_1])["mine"]["raymix-1"]
     loudest = np.argsort(-maps[:, :, 0, 0].astype(float), axis=1)[:, :2]  # as many as sound
     whole = score(np.take_along_axis(maps, loudest[:, :, None, None], axis=1), truth)
     assert found.ids == whole.ids
     for name, column in whole.values.items():
         np.testing.assert_allclose(found.values[name], column, err_msg=name)
+
+
+def by_class(truth: Truth, path: Path, called: dict[str, str] | None = None, names: bool = True) -> str:
+    """One map a class, in an order that differs by scene, right wherever its class sounds; `called` renames classes."""
+    assert truth.masks_NSYX is not None and truth.labels is not None
+    rng, classes = np.random.default_rng(0), np.array([f"class{number}" for number in range(4)])
+    maps, said = np.zeros((len(truth), 4, *truth.canvas), np.float16), []
+    for scene, labels in enumerate(truth.labels):
+        order = rng.permutation(4)
+        for place, name in enumerate(classes[order]):
+            maps[scene, place] = truth.masks_NSYX[scene][[label == name for label in labels]].any(axis=0)
+        said.append([(called or {}).get(name, name) for name in classes[order]])
+    found = {"scene_id": np.array(truth.ids), "maps": maps}
+    np.savez(path, **found, **({"map_class": np.array(said)} if names else {}))
+    return str(path)
+
+
+def test_protocols_that_go_by_class_names_read_those_of_a_stranger(home: Path, tmp_path: Path) -> None:
+    settings = asked(home, protocol="dsol-syn", predictions=f"{tmp_path}/right.npz", output=f"{tmp_path}/right")
+    truth = truth_of(settings)
+    by_class(truth, tmp_path / "right.npz")
+    by_class(truth, tmp_path / "crossed.npz", {f"class{a}": f"class{(a + 1) % 4}" for a in range(4)})
+    by_class(truth, tmp_path / "nameless.npz", names=False)
+    report = evaluate(settings, lambda line: None)
+    systems = {each["system"]: each["layouts"]["hconcat"]["metrics"] for each in report.scores["systems"]}
+    right, frame = systems["right"], systems["full frame"]
+    assert right["ciou@0.5"]["value"] == right["nsa"]["value"] == 1 and not any("*" in name for name in right)
+    assert frame["ciou@0.3"]["scenes"] == 9 and "ciou@0.3*" not in frame  # nulls have the same columns
+
+    def ciou(name: str) -> dict[str, float]:
+        asks = asked(home, protocol="dsol-syn", predictions=f"{tmp_path}/{name}.npz", output=f"{tmp_path}/{name}")
+        found = evaluate(asks, lambda line: None).scores["systems"][0]["layouts"]["hconcat"]["metrics"]
+        return {key: each["value"] for key, each in found.items() if key.startswith("ciou@0.5")}
+
+    assert ciou("crossed")["ciou@0.5"] < 0.5 and ciou("nameless") == {"ciou@0.5*": 1}
+    compared = asked(home, protocol="dsol-syn", compare=[f"{tmp_path}/right.npz", f"{tmp_path}/crossed.npz"])
+    gap = evaluate(compared, lambda line: None).scores["layouts"]["hconcat"]["metrics"]["ciou@0.5"]
+    assert gap["first"] == 1 and gap["difference"] == pytest.approx(1 - ciou("crossed")["ciou@0.5"])
+    again = asked(home, predictions=f"{tmp_path}/right.npz", layout="hconcat", output=f"{tmp_path}/plain")
+    plain = evaluate(again, lambda line: None).scores["systems"][0]["layouts"]["hconcat"]["metrics"]
+    assert plain["ciou@0.5"]["value"] == 1  # the others take the best of its maps
+
+
+def test_systems_with_and_without_names_stand_in_one_table(home: Path, tmp_path: Path) -> None:
+    truth = truth_of(asked(home))
+    by_class(truth, tmp_path / "a.npz")
+    arrays = dict(np.load(tmp_path / "a.npz"))
+    rows = pa.table(
+        {
+            "scene_id": [*truth.ids, *truth.ids],
+            "system": ["named"] * 9 + ["anonymous"] * 9,
+            "maps": [each.ravel() for each in arrays["maps"]] * 2,
+            **{name: [size] * 18 for name, size in zip(("count", "height", "width"), (4, 32, 64), strict=True)},
+            "map_class": [each.tolist() for each in arrays["map_class"]] + [None] * 9,
+        }
+    )
+    pq.write_table(rows, tmp_path / "both.parquet")
+    asks = asked(home, protocol="sslalign", predictions=f"{tmp_path}/both.parquet", output=f"{tmp_path}/out")
+    report = evaluate(asks, lambda line: None)
+    found = {each["system"]: each["layouts"]["hconcat"]["metrics"] for each in report.scores["systems"]}
+    assert "ciou" in found["named"] and "ciou*" not in found["named"]
+    assert "ciou*" in found["anonymous"] and "ciou" not in found["anonymous"]
+    assert found["full frame"]["ciou"] == found["full frame"]["ciou*"]  # one map for all: no pairing helps it
+    assert "| anonymous " in (tmp_path / "out/table.md").read_text()
+
+
+def test_scenes_that_published_code_leaves_out_are_counted_in_their_cell(home: Path, tmp_path: Path) -> None:
+    asks = asked(home, protocol="noprior-code", predictions=f"{tmp_path}/a.npz", output=f"{tmp_path}/out")
+    truth = truth_of(asks)
+    assert truth.masks_NSYX is not None
+    np.savez(asks.predictions, scene_id=np.array(truth.ids[:7]), maps=truth.masks_NSYX[:7].astype(np.float16))
+    found = evaluate(asks, lambda line: None).scores["systems"]
+    assert [each["layouts"]["hconcat"]["metrics"]["ciou"]["scenes"] for each in found[:2]] == [7, 9]
+    assert "(n=7)" in (tmp_path / "out/table.md").read_text()
 
 
 def test_boxes_of_a_stranger(home: Path, tmp_path: Path) -> None:

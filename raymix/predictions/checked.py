@@ -37,6 +37,7 @@ class Predictions:
 
     uri: str
     systems: dict[str, int]  # in the order of the file, and how many scenes each has a prediction for
+    classes: dict[str, set[str]]  # what the maps are called, of systems whose maps have names
 
     def rows(self, truth: Truth) -> Iterator[Prediction]:
         """All rows once more, one by one, as the file has them."""
@@ -45,12 +46,17 @@ class Predictions:
 
 def check(uri: str, truth: Truth) -> Predictions:
     """A file, held against the scenes that it must be of; ValueError in one line that names the row which is wrong."""
-    systems: dict[str, int] = {}
+    systems, classes, named = dict[str, int](), dict[str, set[str]](), dict[str, bool]()
     for each in _valid(uri, truth):
         systems[each.system] = systems.get(each.system, 0) + (each.maps_MHW is not None)
+        if each.maps_MHW is not None:
+            if named.setdefault(each.system, each.map_class is not None) != (each.map_class is not None):
+                where = f"{uri}, row {each.row}, scene {each.scene_id!r}"
+                raise ValueError(f"{where}: the maps of {each.system} have a map_class in all rows, or in none")
+            classes.setdefault(each.system, set()).update(each.map_class or ())
     if not systems:
         raise ValueError(f"{uri}: holds no prediction")
-    return Predictions(uri, systems)
+    return Predictions(uri, systems, {name: found for name, found in classes.items() if named[name]})
 
 
 def _valid(uri: str, truth: Truth) -> Iterator[Prediction]:
