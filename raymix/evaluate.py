@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from raymix import benchmark, clip, exhibits, paired, per_scene, results, scene_files, submission, verdict
+from raymix import benchmark, clip, exhibits, paired, per_scene, readings, results, scene_files, submission, verdict
 from raymix.config import BadInput, Evaluate, from_plain, signature
 from raymix.contenders import Source, choose
 from raymix.door import enter, refusing
@@ -37,16 +37,18 @@ def evaluate(settings: Evaluate, echo: Echo = print) -> Report:
     """What the settings ask for: checkpoints scored, or predictions, two results compared, or scenes written out."""
     check(settings)
     asked = [name for name in ("predictions", "export", "compare") if getattr(settings, name)]
-    asked += ["tables"] if settings.tables or settings.figures else []
+    asked += [name for name in ("tables", "figures") if getattr(settings, name)][:1]
     if len(asked) > 1:
         raise BadInput(f"{asked[0]}= and {asked[1]}=: one at a time")
+    if settings.protocols:
+        return under_protocols(settings, asked, echo)
     if not asked:
         return on_named_scenes(settings, echo) if settings.layout or settings.pair_list else last_word(settings, echo)
     for name in ("checkpoint", "store"):
         if getattr(settings, name):
             raise BadInput(f"{name}={getattr(settings, name)}: is about checkpoints, {asked[0]}= is not")
     with refusing():
-        if asked == ["tables"]:
+        if asked[0] in ("tables", "figures"):
             return exhibits.evaluate(settings, echo)
         source = Source.find(settings) if settings.study else None
         run = from_plain(source.study.config) if source else None
@@ -69,6 +71,31 @@ def on_named_scenes(settings: Evaluate, echo: Echo = print) -> Report:
     if source.named and settings.split == "test":
         of = report.scores["scenes"]
         _remember(source, report, [{of["layout"]: of["scenes_hash"]}])
+    return report
+
+
+def under_protocols(settings: Evaluate, asked: list[str], echo: Echo = print) -> Report:
+    """Score predictions, or checkpoints, under every protocol of `protocols=`."""
+    listed = f"protocols={','.join(settings.protocols)}"
+    if others := [name for name in asked if name != "predictions"]:
+        raise BadInput(f"{listed}: goes with predictions=FILE, or with study= or checkpoint=, not with {others[0]}=")
+    for name in ("protocol", "store", *(("checkpoint",) if asked else ())):
+        if value := getattr(settings, name):
+            raise BadInput(f"{name}={value}: does not go with {listed}{' of predictions=' if asked else ''}")
+    with refusing():
+        readings.chosen(settings.protocols)
+        if asked:
+            of = Source.find(settings) if settings.study else None
+            return readings.of_file(settings, from_plain(of.study.config) if of else None, echo)
+        _something(settings)
+        source = Source.find(settings)
+        contenders = choose(settings, source, echo)
+        if settings.split == "test":
+            _before(source, contenders, echo)
+        report = readings.of_checkpoints(settings, source, contenders, echo)
+    if source.named and settings.split == "test":
+        layouts = report.scores["layouts"].items()
+        _remember(source, report, [{layout: of["scenes"]["scenes_hash"]} for layout, of in layouts])
     return report
 
 
@@ -227,16 +254,22 @@ def task(settings: Evaluate) -> int:
     return 0
 
 
-def _two_results() -> None:
-    """`compare=A,B` as a list, with whatever stands in A and B, which Hydra would take for something of its own."""
+def _lists() -> None:
+    """`compare=A,B` as a list, with whatever stands in A and B, which Hydra would take for something of its own.
+
+    So also `protocols=all`, `tables=1` and `figures=3,4`.
+    """
     for place, word in enumerate(sys.argv):
-        if word.startswith("compare=") and not word.startswith(("compare=[", "compare='", 'compare="')):
-            both = word.removeprefix("compare=").split(",")
-            sys.argv[place] = "compare=" + json.dumps([each for each in both if each], ensure_ascii=False)
+        name, _, value = word.partition("=")
+        if name in ("compare", "protocols", "tables", "figures") and value and value[0] not in "['\"":
+            several: list[Any] = [each for each in value.split(",") if each]
+            if name in ("tables", "figures") and all(each.isdecimal() for each in several):
+                several = [int(each) for each in several]
+            sys.argv[place] = f"{name}=" + json.dumps(several, ensure_ascii=False)
 
 
 def main() -> None:
-    enter(task, "evaluate", _two_results)
+    enter(task, "evaluate", _lists)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,13 @@ class Stage:
     level: str
     pairs: PairList | None  # the list that names them; None: they are drawn
 
+    @property
+    def heard(self) -> int:
+        """Sounding sources of each scene."""
+        if self.pairs and self.layout != "natural":
+            return sum(panel.sounding for panel in self.pairs.scenes[0])
+        return arrange(self.layout, self.sources)[2]
+
     def clips(self, limit: int | None = None) -> Clips:
         """The clips that the scenes are made of, with their truth; at most `limit`."""
         natural = self.layout == "natural"

@@ -6,7 +6,7 @@ the denominator is that of the scenes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,22 @@ def all_rows(found: Predictions, truth: Truth, protocols: Sequence[Protocol], se
     }
 
 
+def gaps(missing: Mapping[str, int], truth: Truth) -> list[str]:
+    """What must be said of predictions or regions that are not there; `missing` scenes by system."""
+    of = len(truth)
+    notes = [f"{name}: {n} of {of} scenes have no prediction and count as missed" for name, n in missing.items() if n]
+    if not truth.has_truth_N.any():
+        notes.append(f"the {truth.layout} scenes have no regions, box metrics are left out")
+    return notes
+
+
+def there(uri: str) -> None:
+    """BadInput where there is no such file of predictions."""
+    filesystem, path = resolve(uri)
+    if not filesystem.get_file_info(path).is_file:
+        raise BadInput(f"predictions={uri}: no such file")
+
+
 @dataclass(frozen=True)
 class Result:
     """Rows on one set of scenes, with all that must be told beside them."""
@@ -117,12 +133,7 @@ class Result:
 
     def write(self, folder: str, echo: Callable[[str], Any], there: tuple[str, ...] = ()) -> Report:
         """Write the folder and tell; `there` are files that it has already."""
-        notes = [*self.notes]
-        for system, count in self.missing.items():
-            if count:
-                notes.append(f"{system}: {count} of {len(self.truth)} scenes have no prediction and count as missed")
-        if not self.truth.has_truth_N.any():
-            notes.append(f"the {self.truth.layout} scenes have no regions, box metrics are left out")
+        notes = [*self.notes, *gaps(self.missing, self.truth)]
         text = "\n".join([f"# {self.title}", "", comparison.table(self.rows), "", *(f"- {note}" for note in notes)])
         files = {TABLE: f"{text.rstrip()}\n".encode(), PER_SCENE: per_scene.encode(self.rows)}
         report = results.write(folder, files, self.document() | {"notes": notes}, there)
@@ -160,9 +171,7 @@ def evaluate(settings: Evaluate, run: Run | None, echo: Callable[[str], Any] = p
     Raises ValueError in one line for what a person can mend, before anything is written.
     """
     uri = settings.predictions
-    filesystem, path = resolve(uri)
-    if not filesystem.get_file_info(path).is_file:
-        raise BadInput(f"predictions={uri}: no such file")
+    there(uri)
     protocol = named(settings.protocol or (run or Run()).evaluation.protocol)
     stage = staged(settings, run)
     folder = settings.output or _folder(settings, stage)
