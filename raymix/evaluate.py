@@ -8,7 +8,6 @@ Behind the same door: anybody's predictions (`submission`), two results compared
 from __future__ import annotations
 
 import datetime
-import json
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from raymix import benchmark, clip, exhibits, paired, per_scene, readings, results, scene_files, submission, verdict
+from raymix.asking import OF_SCENES, as_lists, refuse_unread
 from raymix.config import BadInput, Evaluate, from_plain, signature
 from raymix.contenders import Source, choose
 from raymix.door import enter, refusing
@@ -30,7 +30,6 @@ from raymix.staging import staged
 from raymix.verdict import Contender, Verdict
 
 Echo = Callable[[str], Any]
-OF_SCENES = ("prepared", "sources", "seed", "image_size", "seconds", "rule", "level", "protocol")
 
 
 def evaluate(settings: Evaluate, echo: Echo = print) -> Report:
@@ -40,13 +39,11 @@ def evaluate(settings: Evaluate, echo: Echo = print) -> Report:
     asked += [name for name in ("tables", "figures") if getattr(settings, name)][:1]
     if len(asked) > 1:
         raise BadInput(f"{asked[0]}= and {asked[1]}=: one at a time")
+    refuse_unread(settings)
     if settings.protocols:
         return under_protocols(settings, asked, echo)
     if not asked:
         return on_named_scenes(settings, echo) if settings.layout or settings.pair_list else last_word(settings, echo)
-    for name in ("checkpoint", "store"):
-        if getattr(settings, name):
-            raise BadInput(f"{name}={getattr(settings, name)}: is about checkpoints, {asked[0]}= is not")
     with refusing():
         if asked[0] in ("tables", "figures"):
             return exhibits.evaluate(settings, echo)
@@ -56,7 +53,9 @@ def evaluate(settings: Evaluate, echo: Echo = print) -> Report:
             return submission.evaluate(settings, run, echo)
         if asked == ["compare"]:
             return paired.compare(settings, run, echo)
-        return scene_files.write(staged(settings, run), settings.export, echo)
+        stage = staged(settings, run)
+        writable(settings.export)
+        return scene_files.write(stage, settings.export, echo)
 
 
 def on_named_scenes(settings: Evaluate, echo: Echo = print) -> Report:
@@ -79,9 +78,6 @@ def under_protocols(settings: Evaluate, asked: list[str], echo: Echo = print) ->
     listed = f"protocols={','.join(settings.protocols)}"
     if others := [name for name in asked if name != "predictions"]:
         raise BadInput(f"{listed}: goes with predictions=FILE, or with study= or checkpoint=, not with {others[0]}=")
-    for name in ("protocol", "store", *(("checkpoint",) if asked else ())):
-        if value := getattr(settings, name):
-            raise BadInput(f"{name}={value}: does not go with {listed}{' of predictions=' if asked else ''}")
     with refusing():
         readings.chosen(settings.protocols)
         if asked:
@@ -254,22 +250,8 @@ def task(settings: Evaluate) -> int:
     return 0
 
 
-def _lists() -> None:
-    """`compare=A,B` as a list, with whatever stands in A and B, which Hydra would take for something of its own.
-
-    So also `protocols=all`, `tables=1` and `figures=3,4`.
-    """
-    for place, word in enumerate(sys.argv):
-        name, _, value = word.partition("=")
-        if name in ("compare", "protocols", "tables", "figures") and value and value[0] not in "['\"":
-            several: list[Any] = [each for each in value.split(",") if each]
-            if name in ("tables", "figures") and all(each.isdecimal() for each in several):
-                several = [int(each) for each in several]
-            sys.argv[place] = f"{name}=" + json.dumps(several, ensure_ascii=False)
-
-
 def main() -> None:
-    enter(task, "evaluate", _lists)
+    enter(task, "evaluate", as_lists)
 
 
 if __name__ == "__main__":

@@ -90,10 +90,10 @@ WORDS = {
     "protocols=all: stands alone, it is every protocol": ["protocols=all,lvs"],
     "protocol='slvac' is unknown, did you mean 'slavc'?": ["protocols=[slvac]"],
     "protocols=lvs: protocol lvs is for scenes of one source, these have 2": ["protocols=lvs"],
-    "protocol=lvs: does not go with protocols=all of predictions=": ["protocols=all", "protocol=lvs"],
+    "protocol=lvs: does not go with protocols=": ["protocols=all", "protocol=lvs"],
     "protocols=all: goes with predictions=FILE, or with study= or checkpoint=, not with export=": [
         "protocols=all", "export=DIR", "predictions="],
-    "store=True: does not go with protocols=all": ["protocols=all", "store=true", "predictions=", "study=x"],
+    "store=True: does not go with protocols=": ["protocols=all", "store=true", "predictions=", "study=x"],
     "nothing to score: give study=NAME": ["protocols=all", "predictions="],
     "mine.npz, row 1, scene 'nowhere': none of the 9 hconcat scenes": ["protocols=all"],
 }  # fmt: skip

@@ -109,7 +109,7 @@ def _maps(cells: Cells, canvas: tuple[int, int], where: str) -> np.ndarray | Non
 def _drawn(boxes: Any, canvas: tuple[int, int], where: str) -> np.ndarray | None:
     """Boxes as masks of the canvas, (M, Y, X)."""
     for number, box in enumerate(boxes, 1):
-        edges = np.asarray(box, np.float64) if box is not None else np.zeros(0)
+        edges = _numbers(box, f"{where}: box {number}")
         called = f"box {number}, [{', '.join(f'{edge:g}' for edge in edges)}],"
         if edges.shape != (4,) or not np.isfinite(edges).all():
             raise ValueError(f"{where}: {called} must be four numbers: left, top, right, bottom")
@@ -120,10 +120,23 @@ def _drawn(boxes: Any, canvas: tuple[int, int], where: str) -> np.ndarray | None
     return np.stack([box_mask(box, *canvas) for box in boxes]) if len(boxes) else None
 
 
+def _numbers(values: Any, what: str) -> np.ndarray:
+    """A flat list of numbers as an array; ValueError where it is something else."""
+    try:
+        found = np.asarray([] if values is None else values, np.float64)
+    except (ValueError, TypeError):
+        found = np.zeros(())
+    if found.ndim != 1:
+        raise ValueError(f"{what} is {str(values)[:60]}; it must be a list of numbers")
+    return found
+
+
 def _beside(cells: Cells, count: int, where: str) -> tuple[list[str] | None, np.ndarray | None]:
     """Class and presence of each of `count` maps."""
+    if isinstance(cells.map_class, str):
+        raise ValueError(f"{where}: map_class is {cells.map_class!r}; it must be a list, a name for each map")
     classes = None if cells.map_class is None else [str(each) for each in cells.map_class]
-    presence_M = None if cells.presence_M is None else np.asarray(cells.presence_M, np.float64)
+    presence_M = None if cells.presence_M is None else _numbers(cells.presence_M, f"{where}: presence")
     for name, value in (("map_class", classes), ("presence", presence_M)):
         if value is not None and len(value) != count:
             raise ValueError(f"{where}: {name} of {len(value)} for {count} maps")
