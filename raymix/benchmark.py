@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from raymix import comparison, predictions, results, verdict
+from raymix import predictions, results, verdict
 from raymix.comparison import Row
 from raymix.config import BadInput, Evaluate, signature
 from raymix.contenders import Source
@@ -46,15 +46,14 @@ def evaluate(
     names = ", ".join(each.name for each in contenders)
     echo(f"scoring {names} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({protocol.id}) ...")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    said: dict[str, Maps] = {}
     other = _strangers(scenes, stage.seed, notes)
     fresh = verdict.untrained(best.run).to(device)
-    maps, null = verdict.heard_and_deaf(contenders, fresh, scenes, contenders, other, device, said)
-    mean_HW = _mean_map(best, stage, device, notes)
-    rows = comparison.final(maps, truth, protocol, null=null, mean_map_HW=mean_HW, seed=stage.seed)
+    said, null = verdict.heard_and_deaf(contenders, fresh, scenes, contenders, other, device)
+    rows = verdict.beside_nulls(said, null, truth, protocol, _mean_map(best, stage, device, notes), stage.seed)
     found = {"study": source.study.name or None, "checkpoints": [_record(each, rows, stage) for each in contenders]}
     result = Result(source.study.name or best.uri, found, rows, stage, truth, {}, notes)
-    return result.write(folder, echo, _stored(folder, truth, said) if settings.store else ())
+    own = {each.name: said[each.name] for each in contenders}
+    return result.write(folder, echo, _stored(folder, truth, own) if settings.store else ())
 
 
 def _record(of: Contender, rows: list[Row], stage: Stage) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
 import numpy as np
 
-from raymix.protocol import RAYMIX_1, Protocol
-from raymix.scoring import Interval, Maps, Summary, Table, score, summarise
+from raymix.protocol import PROTOCOLS, RAYMIX_1, Protocol
+from raymix.scoring import Classes, Interval, Maps, Summary, Table, score_all, summarise
 from raymix.truth import Truth
 
 BOX_SIDES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of centre boxes, as shares of the sides of the canvas
@@ -82,25 +82,77 @@ def _in_panels(truth: Truth, panels_NS: np.ndarray, side: float) -> list[np.ndar
     return [distinct[tuple(row)] for row in panels_NS.tolist()]
 
 
+@dataclass(frozen=True)
+class Named:
+    """All maps of a system whose maps have class names, and these names."""
+
+    maps: Maps
+    classes: Classes
+
+
+def scored(heard: Maps, truth: Truth, protocols: Sequence[Protocol], named: Named | None = None) -> dict[str, Table]:
+    """A table for each protocol, by its id: of `named`, where there is one, if a protocol goes by class names, else of
+    the maps to hold against sources of unknown class."""
+    by_name = [each for each in protocols if named and each.match == "labels"]
+    others = [each for each in protocols if each not in by_name]
+    found = score_all(heard, truth, others) if others else {}
+    return found | (score_all(named.maps, truth, by_name, named.classes) if named and by_name else {})
+
+
+def scored_nulls(
+    truth: Truth,
+    protocols: Sequence[Protocol],
+    kinds: Collection[bool] = (False,),
+    mean_map_HW: np.ndarray | None = None,
+    panel_boxes: bool = False,
+) -> dict[str, dict[str, Table]]:
+    """The tables of the null systems, by name and protocol; `kinds` are those of the systems that stand beside them.
+
+    Beside systems whose maps have class names (True) each map of a null has the name of the source it is for; beside
+    anonymous ones (False) it has none; beside both a null has the columns of both.
+    """
+    found = {}
+    for name, maps in nulls(truth, mean_map_HW, panel_boxes).items():
+        named = Named(maps, truth.labels) if True in kinds and truth.labels is not None else None
+        own = scored(maps, truth, protocols, named)
+        if named and False in kinds:
+            plain = scored(maps, truth, [each for each in protocols if each.match == "labels"])
+            own |= {key: _both(own[key], table) for key, table in plain.items()}
+        found[name] = own
+    return found
+
+
+def _both(first: Table, second: Table) -> Table:
+    """One table with the columns of two of the same scenes."""
+    return replace(first, values=first.values | second.values, weights=first.weights | second.weights)
+
+
 def final(
     maps: Mapping[str, Maps],
     truth: Truth,
     protocol: Protocol = RAYMIX_1,
     *,
     null: Collection[str] = (),
+    named: Mapping[str, Named] | None = None,
     mean_map_HW: np.ndarray | None = None,
     panel_boxes: bool = False,
     seed: int = 0,
     resamples: int = 2000,
 ) -> list[Row]:
-    """All rows of one table: the given systems (those named in `null` among them are null systems), then the nulls."""
+    """All rows of one table: the given systems (those of `null` are null systems), then the nulls that need no model.
+
+    `named` are those systems among the given whose maps have class names.
+    """
     unknown = [name for name in null if name not in maps]
     if unknown:
         raise ValueError(f"null={unknown[0]!r} names no system that was given: {', '.join(maps)}")
-    without_model = nulls(truth, mean_map_HW, panel_boxes)
+    named = named or {}
+    tables = {name: scored(each, truth, [protocol], named.get(name)) for name, each in maps.items()}
+    kinds = {name in named for name in maps} or {False}
+    tables |= scored_nulls(truth, [protocol], kinds, mean_map_HW, panel_boxes)
     rows = []
-    for name, each in (*maps.items(), *without_model.items()):
-        table = score(each, truth, protocol)
+    for name, found in tables.items():
+        table = found[protocol.id]
         rows.append(Row(name, summarise(table, seed, resamples), name in null or name not in maps, table))
     return rows
 
@@ -131,23 +183,35 @@ def table(rows: Sequence[Row], metrics: Sequence[str] | None = None) -> str:
 
 
 def _part(rows: Sequence[Row], chosen: Sequence[str] | None) -> str:
-    first = rows[0].summary
+    first, counts = rows[0].summary, dict[str, int]()
     for row in rows:
-        if row.summary.counts != first.counts or row.summary.scenes != first.scenes:
+        own = row.summary.counts.items()
+        alike = all(counts.get(name, count) == count for name, count in own if not _open(row.summary.protocol, name))
+        if not alike or row.summary.scenes != first.scenes:
             raise ValueError(
                 f"table: {rows[0].system} was scored on {first.scenes} scenes {first.counts}, {row.system} on "
                 f"{row.summary.scenes} {row.summary.counts}; one table needs the same scenes"
             )
-    order = sorted(first, key=_column)
-    metrics = order if chosen is None else [name for name in chosen if name in first]
-    heads = [name if first.counts[name] == first.scenes else f"{name} (n={first.counts[name]})" for name in metrics]
+        counts |= {name: max(row.summary.counts[name], counts.get(name, 0)) for name in row.summary}
+    order = sorted(
+        counts, key=_column
+    )  # without a star by class names, with one by the best pairing: not all have both
+    metrics = order if chosen is None else [name for name in chosen if name in counts]
+    heads = [name if counts[name] == first.scenes else f"{name} (n={counts[name]})" for name in metrics]
     cells = [["system", *heads]]
     for row in sorted(rows, key=lambda row: row.null):
         name = f"null: {row.system}" if row.null else row.system
-        cells.append([name, *(_cell(row.summary[metric]) + _mark(row, metric, rows) for metric in metrics)])
+        fewer = [f" (n={n})" if (n := row.summary.counts.get(each)) and n < counts[each] else "" for each in metrics]
+        cells.append([name, *(cell(row, each, rows) + n for each, n in zip(metrics, fewer, strict=True))])
     facts = f"protocol {first.protocol}, layout {first.layout}, scenes {first.scenes_hash}"
-    counts = f"{first.scenes} scenes of {first.videos} videos, 95 % intervals by bootstrap over videos"
-    return "\n".join([f"{facts}: {counts} ({first.resamples} resamples, seed {first.seed})", "", *grid(cells)])
+    of = f"{first.scenes} scenes of {first.videos} videos, 95 % intervals by bootstrap over videos"
+    return "\n".join([f"{facts}: {of} ({first.resamples} resamples, seed {first.seed})", "", *grid(cells)])
+
+
+def _open(protocol: str, metric: str) -> bool:
+    """Whether the prediction decides which scenes a number is of: some published code leaves scenes without maps out."""
+    known = PROTOCOLS.get(protocol)
+    return metric.startswith("nsa") or (known is not None and known.missing == "drop")
 
 
 def _column(metric: str) -> tuple[int, str]:
@@ -163,6 +227,11 @@ def grid(cells: Sequence[Sequence[str]]) -> list[str]:
     return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
 
 
+def cell(row: Row, metric: str, rows: Sequence[Row]) -> str:
+    """A number with its interval, marked where the best null among `rows` reaches it; empty where there is none."""
+    return _cell(row.summary[metric]) + _mark(row, metric, rows) if metric in row.summary else ""
+
+
 def _cell(interval: Interval) -> str:
     if math.isnan(interval.low):
         return f"{interval.value:.3f}"
@@ -173,7 +242,8 @@ def _mark(row: Row, metric: str, rows: Sequence[Row]) -> str:
     """† or ‡ where the best null system is not below this system's interval."""
     if row.null:
         return ""
-    best = max((other.summary[metric].value for other in rows if other.null), default=-math.inf)
+    nulls_too = (other.summary for other in rows if other.null)
+    best = max((summary[metric].value for summary in nulls_too if metric in summary), default=-math.inf)
     low, high = row.summary[metric].low, row.summary[metric].high
     if best == -math.inf or best < low:
         return ""

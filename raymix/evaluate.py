@@ -8,14 +8,14 @@ Behind the same door: anybody's predictions (`submission`), two results compared
 from __future__ import annotations
 
 import datetime
-import json
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from raymix import benchmark, clip, exhibits, paired, per_scene, results, scene_files, submission, verdict
+from raymix import benchmark, clip, exhibits, paired, per_scene, readings, results, scene_files, submission, verdict
+from raymix.asking import OF_SCENES, as_lists, refuse_unread
 from raymix.config import BadInput, Evaluate, from_plain, signature
 from raymix.contenders import Source, choose
 from raymix.door import enter, refusing
@@ -30,23 +30,22 @@ from raymix.staging import staged
 from raymix.verdict import Contender, Verdict
 
 Echo = Callable[[str], Any]
-OF_SCENES = ("prepared", "sources", "seed", "image_size", "seconds", "rule", "level", "protocol")
 
 
 def evaluate(settings: Evaluate, echo: Echo = print) -> Report:
     """What the settings ask for: checkpoints scored, or predictions, two results compared, or scenes written out."""
     check(settings)
     asked = [name for name in ("predictions", "export", "compare") if getattr(settings, name)]
-    asked += ["tables"] if settings.tables or settings.figures else []
+    asked += [name for name in ("tables", "figures") if getattr(settings, name)][:1]
     if len(asked) > 1:
         raise BadInput(f"{asked[0]}= and {asked[1]}=: one at a time")
+    refuse_unread(settings)
+    if settings.protocols:
+        return under_protocols(settings, asked, echo)
     if not asked:
         return on_named_scenes(settings, echo) if settings.layout or settings.pair_list else last_word(settings, echo)
-    for name in ("checkpoint", "store"):
-        if getattr(settings, name):
-            raise BadInput(f"{name}={getattr(settings, name)}: is about checkpoints, {asked[0]}= is not")
     with refusing():
-        if asked == ["tables"]:
+        if asked[0] in ("tables", "figures"):
             return exhibits.evaluate(settings, echo)
         source = Source.find(settings) if settings.study else None
         run = from_plain(source.study.config) if source else None
@@ -54,7 +53,9 @@ def evaluate(settings: Evaluate, echo: Echo = print) -> Report:
             return submission.evaluate(settings, run, echo)
         if asked == ["compare"]:
             return paired.compare(settings, run, echo)
-        return scene_files.write(staged(settings, run), settings.export, echo)
+        stage = staged(settings, run)
+        writable(settings.export)
+        return scene_files.write(stage, settings.export, echo)
 
 
 def on_named_scenes(settings: Evaluate, echo: Echo = print) -> Report:
@@ -69,6 +70,28 @@ def on_named_scenes(settings: Evaluate, echo: Echo = print) -> Report:
     if source.named and settings.split == "test":
         of = report.scores["scenes"]
         _remember(source, report, [{of["layout"]: of["scenes_hash"]}])
+    return report
+
+
+def under_protocols(settings: Evaluate, asked: list[str], echo: Echo = print) -> Report:
+    """Score predictions, or checkpoints, under every protocol of `protocols=`."""
+    listed = f"protocols={','.join(settings.protocols)}"
+    if others := [name for name in asked if name != "predictions"]:
+        raise BadInput(f"{listed}: goes with predictions=FILE, or with study= or checkpoint=, not with {others[0]}=")
+    with refusing():
+        readings.chosen(settings.protocols)
+        if asked:
+            of = Source.find(settings) if settings.study else None
+            return readings.of_file(settings, from_plain(of.study.config) if of else None, echo)
+        _something(settings)
+        source = Source.find(settings)
+        contenders = choose(settings, source, echo)
+        if settings.split == "test":
+            _before(source, contenders, echo)
+        report = readings.of_checkpoints(settings, source, contenders, echo)
+    if source.named and settings.split == "test":
+        layouts = report.scores["layouts"].items()
+        _remember(source, report, [{layout: of["scenes"]["scenes_hash"]} for layout, of in layouts])
     return report
 
 
@@ -227,16 +250,8 @@ def task(settings: Evaluate) -> int:
     return 0
 
 
-def _two_results() -> None:
-    """`compare=A,B` as a list, with whatever stands in A and B, which Hydra would take for something of its own."""
-    for place, word in enumerate(sys.argv):
-        if word.startswith("compare=") and not word.startswith(("compare=[", "compare='", 'compare="')):
-            both = word.removeprefix("compare=").split(",")
-            sys.argv[place] = "compare=" + json.dumps([each for each in both if each], ensure_ascii=False)
-
-
 def main() -> None:
-    enter(task, "evaluate", _two_results)
+    enter(task, "evaluate", as_lists)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,12 @@ def evaluate(settings: Evaluate, echo: Echo = print) -> Report:
             echo(f"figure {number}: none of these systems, or no such scenes, in the {settings.split} split")
             continue
         files |= {f"figure-{number}.png": figures.png(figure), f"figure-{number}.pdf": figures.pdf(figure)}
-    facts = {"format": 1, "split": settings.split, "systems": [_record(each) for each in shown], "numbers": records}
+    facts = {
+        **results.stamp(),
+        "split": settings.split,
+        "systems": [_record(each) for each in shown],
+        "numbers": records,
+    }
     report = results.write(folder, files, facts)
     echo("written:\n" + "\n".join(f"  {file}" for file in report.files))
     return report
@@ -211,9 +216,16 @@ def _index(shown: list[Shown], hall: Hall, scenes: Scenes, truth: Truth, first: 
     if not worst:
         return chosen
     maps_NMHW = hall.maps(shown[-1], scenes).heard(truth.panels_NS.shape[1]).numpy()
-    iou_N = np.nan_to_num(np.nanmean(score(maps_NMHW, truth, RAYMIX_1).iou_NS, axis=1), nan=np.inf)
+    iou_N = mean_iou(score(maps_NMHW, truth, RAYMIX_1).iou_NS)
     rest = [scene for scene in np.argsort(iou_N, kind="stable") if scene not in chosen]
     return np.concatenate([chosen, rest[:worst]]).astype(np.int64)
+
+
+def mean_iou(iou_NS: np.ndarray) -> np.ndarray:
+    """The mean over the sources of a scene whose truth is known (not NaN); infinite without any, for it is no failure."""
+    known_NS = ~np.isnan(iou_NS)
+    total_N, known_N = np.where(known_NS, iou_NS, 0.0).sum(axis=1), known_NS.sum(axis=1)
+    return np.where(known_N > 0, total_N / np.maximum(known_N, 1), np.inf)
 
 
 def _paths(shown: list[Shown], scenes: Scenes, heading: str, device: str) -> Any:

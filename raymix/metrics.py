@@ -218,19 +218,26 @@ def bootstrap(
     A cluster is the unit of independence (a video); with a single one there is no interval, and both ends are NaN.
     Weights say how many rows of the mean an entry stands for; without them it is one.
     """
+    return interval(resampled(values_NK, cluster_N, seed, resamples, weights_NK), level)
+
+
+def resampled(
+    values_NK: np.ndarray, cluster_N: np.ndarray, seed: int, resamples: int, weights_NK: np.ndarray | None = None
+) -> np.ndarray:
+    """The means of the columns in each resample of whole clusters, (resamples, K); NaN where there is but one cluster."""
     clusters, cluster_N = np.unique(cluster_N, return_inverse=True)
     v, k = len(clusters), values_NK.shape[1]
+    means_RK = np.full((resamples, k), np.nan)
     if v < 2:
-        return np.full(k, np.nan), np.full(k, np.nan)
+        return means_RK
     there_NK = ~np.isnan(values_NK)
     counted_NK = there_NK.astype(np.float64) if weights_NK is None else np.where(there_NK, weights_NK, 0.0)
     sums_VK, counts_VK = np.zeros((v, k)), np.zeros((v, k))
     np.add.at(sums_VK, cluster_N, np.where(there_NK, values_NK, 0.0) * counted_NK)
     np.add.at(counts_VK, cluster_N, counted_NK)
-    means_RK = np.full((resamples, k), np.nan)
     start = 0
     for weights_RV in resamples_of(v, seed, resamples):
         part, start = means_RK[start : start + len(weights_RV)], start + len(weights_RV)
         counts_RK = weights_RV @ counts_VK
         np.divide(weights_RV @ sums_VK, counts_RK, out=part, where=counts_RK > 0)
-    return interval(means_RK, level)
+    return means_RK

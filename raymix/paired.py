@@ -1,7 +1,8 @@
 """The paired difference of two systems on the same scenes, with its interval by bootstrap over videos.
 
 Two intervals that overlap say little about a difference: scenes are easy or hard for both. Here each scene is its own
-control; of `compare=A,B` the difference is A minus B, scene by scene.
+control: of `compare=A,B` the difference is that of the two numbers on the scenes that both have, A minus B, and its interval
+is of the same difference on the same resampled videos; so too where scenes weigh differently, or a number is of the set.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import numpy as np
 from raymix import per_scene, predictions, results, submission
 from raymix.comparison import grid
 from raymix.config import BadInput, Evaluate, Run, nearest, signature
-from raymix.metrics import bootstrap
+from raymix.metrics import interval, resampled
 from raymix.per_scene import Scored
 from raymix.protocol import protocol as named
 from raymix.results import PER_SCENE, TABLE, Report
+from raymix.scoring import resampled_pool
 from raymix.staging import staged
 from raymix.storage import resolve
 from raymix.truth import Truth
@@ -29,7 +31,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Difference:
-    """The means of one metric, and the mean of first minus second with its 95 % interval (NaN for a single video)."""
+    """One metric of both systems, and first minus second with its 95 % interval (NaN for a single video)."""
 
     metric: str
     first: float
@@ -52,24 +54,52 @@ def differences(first: Scored, second: Scored, seed: int = 0, resamples: int = R
         if ours != theirs:
             what = f"{ours} and {theirs}" if isinstance(ours, str) else "they are not the same"
             raise ValueError(f"{first.system} and {second.system} cannot be compared: {name}: {what}")
-    metrics = [name for name in first.values if name in second.values]
+    return _of_means(first, second, seed, resamples) + _of_sets(first, second, seed, resamples)
+
+
+def _of_means(first: Scored, second: Scored, seed: int, resamples: int) -> list[Difference]:
+    """Of numbers that are means over scenes, or over the rows that a scene stands for."""
+    pairs = [(name, first.values[name], second.values[name]) for name in first.values if name in second.values]
+    both = {name: ~np.isnan(ours_N) & ~np.isnan(theirs_N) for name, ours_N, theirs_N in pairs}
+    metrics = [name for name, both_N in both.items() if both_N.any()]
     if not metrics:
         return []
-    gap_NK = np.stack([first.values[name] - second.values[name] for name in metrics], axis=1)
-    low_K, high_K = bootstrap(gap_NK, np.array(first.videos), seed, resamples)
+    sides = []
+    for each in (first, second):
+        values_NK = np.stack([np.where(both[name], each.values[name], np.nan) for name in metrics], axis=1)
+        ones_N = np.ones(len(each.ids))
+        weights_NK = np.stack([np.where(both[name], each.weights.get(name, ones_N), 0.0) for name in metrics], axis=1)
+        mean_K = np.nansum(values_NK * weights_NK, axis=0) / weights_NK.sum(axis=0)
+        sides.append((mean_K, resampled(values_NK, np.array(each.videos), seed, resamples, weights_NK)))
+    (ours_K, ours_RK), (theirs_K, theirs_RK) = sides
+    low_K, high_K = interval(ours_RK - theirs_RK)
     return [
         Difference(
             metric=name,
-            first=float(np.nanmean(first.values[name])),
-            second=float(np.nanmean(second.values[name])),
-            value=float(np.nanmean(gap_NK[:, place])),
+            first=float(ours_K[place]),
+            second=float(theirs_K[place]),
+            value=float(ours_K[place] - theirs_K[place]),
             low=float(low_K[place]),
             high=float(high_K[place]),
-            scenes=int((~np.isnan(gap_NK[:, place])).sum()),
+            scenes=int(both[name].sum()),
         )
         for place, name in enumerate(metrics)
-        if not np.isnan(gap_NK[:, place]).all()
     ]
+
+
+def _of_sets(first: Scored, second: Scored, seed: int, resamples: int) -> list[Difference]:
+    """Of numbers of all scenes together, such as PxAP."""
+    found = []
+    for pool in (name for name in first.pools if name in second.pools):
+        (ours, ours_R), (theirs, theirs_R) = (
+            resampled_pool(each.pools[pool], np.array(each.videos), seed, resamples) for each in (first, second)
+        )
+        scenes = int((first.pools[pool].counts_N & second.pools[pool].counts_N).sum())
+        for name in (name for name in ours if not math.isnan(ours[name] - theirs[name])):
+            low_K, high_K = interval((ours_R[name] - theirs_R[name])[:, None])
+            ends = float(low_K[0]), float(high_K[0])
+            found.append(Difference(name, ours[name], theirs[name], ours[name] - theirs[name], *ends, scenes))
+    return found
 
 
 def compare(settings: Evaluate, run: Run | None, echo: Callable[[str], Any] = print) -> Report:
@@ -114,8 +144,8 @@ def _scored(what: str, settings: Evaluate, run: Run | None) -> dict[tuple[str, s
         protocol = named(settings.protocol or (run or Run()).evaluation.protocol)
         stage = staged(settings, run)
         truth = Truth.of(stage.compose(stage.clips()))
-        scored = submission.tables(predictions.check(uri, truth), truth, protocol)
-        found = [Scored.of(name, table) for name, table in scored.items()]
+        scored = submission.tables(predictions.check(uri, truth), truth, [protocol])
+        found = [Scored.of(name, tables[protocol.id]) for name, tables in scored.items()]
     names = list(dict.fromkeys(each.system for each in found))
     own = list(dict.fromkeys(each.system for each in found if not each.null))
     if system and system not in names:

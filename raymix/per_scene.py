@@ -2,23 +2,26 @@
 
 Parquet, one row for one system on one scene: `system`, `null` (it cannot have listened), `protocol`, `layout`,
 `scenes_hash`, `scene_id`, `video` (the unit of the bootstrap), and a column for each metric, null where a scene has no
-truth for it.
+truth for it. `rows:METRIC`, where it is there, is how many rows of the protocol an entry stands for in a mean; a list in
+`pool:NAME` is what a number of the whole set (PxAP, detection AP) needs of a scene, null where the scene does not count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymix.comparison import Row
-from raymix.scoring import Table
+from raymix.scoring import Pool, Table, pool_of
 from raymix.storage import get, resolve
 
 FORM = b"raymix.per_scene"
+ROWS, POOL = "rows:", "pool:"
 _FACTS = ("system", "null", "protocol", "layout", "scenes_hash", "scene_id", "video")
 
 
@@ -34,29 +37,39 @@ class Scored:
     ids: tuple[str, ...]
     videos: tuple[str, ...]
     values: dict[str, np.ndarray]  # (N,) by metric, NaN where a scene has no truth for it
+    weights: dict[str, np.ndarray] = field(
+        default_factory=dict
+    )  # of those metrics whose entries stand for several rows
+    pools: dict[str, Pool] = field(default_factory=dict)
 
     @staticmethod
     def of(system: str, table: Table, null: bool = False) -> Scored:
         """The columns of a table of `raymix.scoring`."""
         table = Table.merge([table])
-        about = (table.protocol, table.layout, table.scenes_hash)
-        return Scored(system, null, *about, table.ids, table.videos, dict(table.values))
+        about = (system, null, table.protocol, table.layout, table.scenes_hash, table.ids, table.videos)
+        return Scored(*about, values=dict(table.values), weights=dict(table.weights), pools=dict(table.pools))
 
 
 def encode(rows: Sequence[Row]) -> bytes:
     """The file of all rows that carry their table."""
-    parts = []
-    for row in rows:
-        if row.table is not None:
-            each = Scored.of(row.system, row.table, row.null)
-            n = len(each.ids)
-            facts = {name: [getattr(each, name)] * n for name in _FACTS[:5]}
-            facts |= {"scene_id": list(each.ids), "video": list(each.videos)}
-            parts.append(pa.table(facts | {name: pa.array(v, from_pandas=True) for name, v in each.values.items()}))
+    parts = [_columns(Scored.of(row.system, row.table, row.null)) for row in rows if row.table is not None]
     table = pa.concat_tables(parts, promote_options="default").replace_schema_metadata({FORM: b"1"})
     out = pa.BufferOutputStream()
     pq.write_table(table, out)
     return bytes(out.getvalue())
+
+
+def _columns(each: Scored) -> pa.Table:
+    n = len(each.ids)
+    facts: dict[str, Any] = {name: [getattr(each, name)] * n for name in _FACTS[:5]}
+    facts |= {"scene_id": list(each.ids), "video": list(each.videos)}
+    numbers = each.values | {f"{ROWS}{name}": weight_N for name, weight_N in each.weights.items()}
+    facts |= {name: pa.array(value_N, from_pandas=True) for name, value_N in numbers.items()}
+    for name, pool in each.pools.items():
+        kept_NX, gone_N = pool.kept.reshape(n, -1), pa.array(~pool.counts_N)
+        starts = pa.array(np.arange(n + 1, dtype=np.int32) * kept_NX.shape[1])
+        facts[f"{POOL}{name}"] = pa.ListArray.from_arrays(starts, pa.array(kept_NX.ravel()), mask=gone_N)
+    return pa.table(facts)
 
 
 def decode(uri: str) -> list[Scored] | None:
@@ -72,7 +85,9 @@ def decode(uri: str) -> list[Scored] | None:
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{uri}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error
     columns = {name: np.array(table[name].to_pylist()) for name in _FACTS}
-    metrics = {name: table[name].to_numpy() for name in table.column_names if name not in _FACTS}
+    numbers = [name for name in table.column_names if name not in _FACTS and not name.startswith(POOL)]
+    metrics = {name: table[name].to_numpy() for name in numbers}
+    pools = {name.removeprefix(POOL): table[name] for name in table.column_names if name.startswith(POOL)}
     found: dict[tuple[str, str], Scored] = {}
     for system, scenes_hash in dict.fromkeys(
         zip(columns["system"].tolist(), columns["scenes_hash"].tolist(), strict=True)
@@ -88,6 +103,20 @@ def decode(uri: str) -> list[Scored] | None:
             scenes_hash=scenes_hash,
             ids=tuple(columns["scene_id"][here].tolist()),
             videos=tuple(columns["video"][here].tolist()),
-            values={name: value for name, value in own.items() if not np.isnan(value).all()},
+            values={k: v for k, v in own.items() if not k.startswith(ROWS) and not np.isnan(v).all()},
+            weights={k.removeprefix(ROWS): v for k, v in own.items() if k.startswith(ROWS) and not np.isnan(v).all()},
+            pools={name: pool for name, kept in pools.items() if (pool := _pool(name, kept.take(here)))},
         )
     return list(found.values())
+
+
+def _pool(name: str, kept: pa.ChunkedArray) -> Pool | None:
+    """What was kept of some scenes; None where none of them counts."""
+    lists = kept.combine_chunks()
+    counts_N = np.asarray(lists.is_valid())
+    if not counts_N.any():
+        return None
+    own_KX = lists.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(int(counts_N.sum()), -1)
+    kept_NX = np.zeros((len(counts_N), own_KX.shape[1]), own_KX.dtype)
+    kept_NX[counts_N] = own_KX
+    return pool_of(name, kept_NX.reshape(len(counts_N), 2, -1) if name == "pxap" else kept_NX, counts_N)

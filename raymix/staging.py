@@ -18,6 +18,7 @@ from raymix.pair_list import PairList
 from raymix.scene import Scenes, compose, compose_list
 from raymix.storage import resolve
 
+MOST = 100_000  # scenes
 LAYOUT = "hconcat"  # with panels of 224 pixels the paper's canvas, 448x224
 
 
@@ -36,6 +37,13 @@ class Stage:
     rule: str
     level: str
     pairs: PairList | None  # the list that names them; None: they are drawn
+
+    @property
+    def heard(self) -> int:
+        """Sounding sources of each scene."""
+        if self.pairs and self.layout != "natural":
+            return sum(panel.sounding for panel in self.pairs.scenes[0])
+        return arrange(self.layout, self.sources)[2]
 
     def clips(self, limit: int | None = None) -> Clips:
         """The clips that the scenes are made of, with their truth; at most `limit`."""
@@ -65,8 +73,8 @@ class Stage:
 def staged(settings: Evaluate, run: Run | None = None) -> Stage:
     """The scenes that these settings name; `run` is that of the study, which fills what they leave open."""
     of = run or Run()
-    if settings.scenes is not None and settings.scenes < 1:
-        raise BadInput(f"scenes={settings.scenes}: must be at least 1")
+    if settings.scenes is not None and not 1 <= settings.scenes <= MOST:
+        raise BadInput(f"scenes={settings.scenes}: must be 1 to {MOST}")
     pairs = pair_list.read(settings.pair_list, settings.layout) if settings.pair_list else None
     if pairs and settings.layout and pairs.layout != settings.layout:
         raise BadInput(f"layout={settings.layout}: pair_list={settings.pair_list} is of layout {pairs.layout}")

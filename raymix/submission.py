@@ -6,22 +6,22 @@ the denominator is that of the scenes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from raymix import clip, comparison, per_scene, predictions, results
-from raymix.comparison import Row
-from raymix.config import BadInput, Evaluate, Run, signature
+from raymix.comparison import Named, Row
+from raymix.config import BadInput, Evaluate, Run, nearest, signature
 from raymix.engine import writable
 from raymix.predictions import Prediction, Predictions
 from raymix.protocol import Protocol
 from raymix.protocol import protocol as named
 from raymix.results import PER_SCENE, TABLE, Report
 from raymix.scoreboard import facts
-from raymix.scoring import Table, score, summarise
+from raymix.scoring import Table, summarise
 from raymix.staging import Stage, staged
 from raymix.storage import resolve
 from raymix.truth import Truth
@@ -29,18 +29,24 @@ from raymix.truth import Truth
 ROWS = 64  # of one system that are scored at a time
 
 
-def tables(found: Predictions, truth: Truth, protocol: Protocol) -> dict[str, Table]:
-    """The scores of each system in a file, which is never in memory as a whole; a scene without a row is scored too."""
+def tables(found: Predictions, truth: Truth, protocols: Sequence[Protocol]) -> dict[str, dict[str, Table]]:
+    """The scores of each system in a file, which is never in memory as a whole; a scene without a row is scored too.
+
+    A table for each system and protocol. Where a protocol goes by class names, the maps that have them are held against
+    the sources of their classes; where it does not, as many as there are sources, the loudest ones if that is known.
+    """
+    by_name = named_systems(found, truth, protocols)
     place = {scene: number for number, scene in enumerate(truth.ids)}
     waiting: dict[str, list[Prediction]] = {system: [] for system in found.systems}
     left: dict[str, set[str]] = {system: set(truth.ids) for system in found.systems}
-    parts: dict[str, list[Table]] = {system: [] for system in found.systems}
+    parts: dict[str, list[dict[str, Table]]] = {system: [] for system in found.systems}
 
     def settle(system: str) -> None:
         rows = waiting[system]
         part = truth.take(np.array([place[row.scene_id] for row in rows]))
         maps = [row.heard(truth.panels_NS.shape[1]) for row in rows]
-        parts[system].append(score(maps, part, protocol))
+        every = Named([row.maps_MHW for row in rows], [row.map_class for row in rows]) if system in by_name else None
+        parts[system].append(comparison.scored(maps, part, protocols, every))
         rows.clear()
 
     for row in found.rows(truth):
@@ -52,16 +58,65 @@ def tables(found: Predictions, truth: Truth, protocol: Protocol) -> dict[str, Ta
         waiting[system] += [Prediction(0, scene, system, None) for scene in sorted(scenes)]
         if waiting[system]:
             settle(system)
-    return {system: Table.merge(each) for system, each in parts.items()}
+    return {
+        system: {each.id: Table.merge([part[each.id] for part in own]) for each in protocols}
+        for system, own in parts.items()
+    }
+
+
+def named_systems(found: Predictions, truth: Truth, protocols: Sequence[Protocol]) -> set[str]:
+    """The systems whose maps a protocol may hold against sources of their classes: of scenes that have classes.
+
+    ValueError where a protocol would, and none of a system's names is one of theirs.
+    """
+    known = sorted({label for labels in truth.labels or () for label in labels if label})
+    by_name = [each.id for each in protocols if each.match == "labels"]
+    for system, names in found.classes.items():
+        if by_name and known and not names & set(known):
+            one = min(names, default="")
+            hint = nearest(one, known) or f", the scenes have {', '.join(known[:6])} and others"
+            raise ValueError(
+                f"{found.uri}: protocol {by_name[0]} goes by class names, and no map_class of {system} is a class of "
+                f"these scenes: {one!r}{hint}"
+            )
+    return set(found.classes) if known else set()
 
 
 def rows(found: Predictions, truth: Truth, protocol: Protocol, seed: int = 0) -> list[Row]:
     """All rows of the table: the systems of the file, then the null systems that need no model, on the same scenes."""
-    null = comparison.final({}, truth, protocol, seed=seed)
-    if taken := [row.system for row in null if row.system in found.systems]:
+    return all_rows(found, truth, [protocol], seed)[protocol.id]
+
+
+def all_rows(found: Predictions, truth: Truth, protocols: Sequence[Protocol], seed: int = 0) -> dict[str, list[Row]]:
+    """The same for each protocol, by its id."""
+    if taken := [name for name in comparison.nulls(truth) if name in found.systems]:
         raise ValueError(f"{found.uri}: system {taken[0]!r} is what a null system is called; give it another name")
-    scored = tables(found, truth, protocol)
-    return [Row(system, summarise(table, seed), False, table) for system, table in scored.items()] + null
+    scored = tables(found, truth, protocols)
+    by_name = named_systems(found, truth, protocols)
+    null = comparison.scored_nulls(truth, protocols, {system in by_name for system in found.systems})
+    return {
+        each.id: [
+            Row(name, summarise(own[each.id], seed), name in null, own[each.id])
+            for name, own in (scored | null).items()
+        ]
+        for each in protocols
+    }
+
+
+def gaps(missing: Mapping[str, int], truth: Truth) -> list[str]:
+    """What must be said of predictions or regions that are not there; `missing` scenes by system."""
+    of = len(truth)
+    notes = [f"{name}: {n} of {of} scenes have no prediction and count as missed" for name, n in missing.items() if n]
+    if not truth.has_truth_N.any():
+        notes.append(f"the {truth.layout} scenes have no regions, box metrics are left out")
+    return notes
+
+
+def there(uri: str) -> None:
+    """BadInput where there is no such file of predictions."""
+    filesystem, path = resolve(uri)
+    if not filesystem.get_file_info(path).is_file:
+        raise BadInput(f"predictions={uri}: no such file")
 
 
 @dataclass(frozen=True)
@@ -78,12 +133,7 @@ class Result:
 
     def write(self, folder: str, echo: Callable[[str], Any], there: tuple[str, ...] = ()) -> Report:
         """Write the folder and tell; `there` are files that it has already."""
-        notes = [*self.notes]
-        for system, count in self.missing.items():
-            if count:
-                notes.append(f"{system}: {count} of {len(self.truth)} scenes have no prediction and count as missed")
-        if not self.truth.has_truth_N.any():
-            notes.append(f"the {self.truth.layout} scenes have no regions, box metrics are left out")
+        notes = [*self.notes, *gaps(self.missing, self.truth)]
         text = "\n".join([f"# {self.title}", "", comparison.table(self.rows), "", *(f"- {note}" for note in notes)])
         files = {TABLE: f"{text.rstrip()}\n".encode(), PER_SCENE: per_scene.encode(self.rows)}
         report = results.write(folder, files, self.document() | {"notes": notes}, there)
@@ -121,9 +171,7 @@ def evaluate(settings: Evaluate, run: Run | None, echo: Callable[[str], Any] = p
     Raises ValueError in one line for what a person can mend, before anything is written.
     """
     uri = settings.predictions
-    filesystem, path = resolve(uri)
-    if not filesystem.get_file_info(path).is_file:
-        raise BadInput(f"predictions={uri}: no such file")
+    there(uri)
     protocol = named(settings.protocol or (run or Run()).evaluation.protocol)
     stage = staged(settings, run)
     folder = settings.output or _folder(settings, stage)

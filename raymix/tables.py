@@ -121,7 +121,7 @@ def markdown(table: PaperTable, dataset: str, found: Sequence[Mapping[str, Any]]
 def heading(metric: str) -> str:
     """A metric as the paper's tables print it."""
     name, _, at = metric.partition("@")
-    known = {"ciou": "CIoU", "iou": "IoU"}
+    known = {"ciou": "CIoU", "iou": "IoU", "pxap": "PxAP"}
     return known.get(name, name.upper()) + (f"@{at}" if at else "")
 
 

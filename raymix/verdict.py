@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from raymix import clip, comparison, figures
-from raymix.comparison import Row
+from raymix.comparison import Named, Row
 from raymix.config import Run
 from raymix.evaluator import LABEL_FREE, LAYOUTS, Bench, localise, predict
 from raymix.methods import Maps, Method, from_run
@@ -135,11 +135,12 @@ def reach(
         echo(f"  {SAID[layout]}: {len(truth)} scenes, {len(contenders)} checkpoint(s) and the null systems ...")
         seed, mean_HW, how = best.run.evaluation.seed, means.get(layout), named(best.run.evaluation.protocol)
         other = _strangers(bench, layout, seed, notes)
-        said = predicted.setdefault(layout, {}) if store else None
         twins = contenders if layout in LABEL_FREE else [best]
-        maps, null = heard_and_deaf(contenders, fresh, bench.scenes[layout], twins, other, device, said)
-        rows[layout] = comparison.final(maps, truth, how, null=null, mean_map_HW=mean_HW, seed=seed)
-        kept[layout] = maps[best.name]
+        said, null = heard_and_deaf(contenders, fresh, bench.scenes[layout], twins, other, device)
+        rows[layout] = beside_nulls(said, null, truth, how, mean_HW, seed)
+        kept[layout] = said[best.name].heard(truth.panels_NS.shape[1]).numpy()
+        if store:
+            predicted[layout] = {each.name: said[each.name] for each in contenders}
     if "pair" not in kept:  # pictures show it all the same
         kept["pair"] = localise(best.method.to(device), bench.scenes["pair"], device)
     return Verdict(contenders, bench, rows, kept, notes, predicted)
@@ -169,23 +170,34 @@ def heard_and_deaf(
     twins: list[Contender],
     other: torch.Tensor | None,
     device: str,
-    said: dict[str, Maps] | None,
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Raw maps of everything with a model, by the name of its row, and which of these are null systems.
+) -> tuple[dict[str, Maps], list[str]]:
+    """What everything with a model predicts, by the name of its row, and which of these are null systems.
 
-    `other` says which scene each scene hears instead in the rows of `twins`; with `said`, all that the contenders
-    predict goes there.
+    `other` says which scene each scene hears instead in the rows of `twins`.
     """
-    best, maps = contenders[0], {}
-    for each in contenders:
-        found = predict(each.method.to(device), scenes, device)
-        maps[each.name] = found.heard(scenes.panels_NS.shape[1]).numpy()
-        if said is not None:
-            said[each.name] = found
-    deaf = {twin(each): localise(each.method, scenes.with_audio(other), device) for each in twins if other is not None}
-    deaf[f"{best.name}, silent audio"] = localise(best.method, scenes.silent(), device)
-    deaf["untrained network"] = localise(fresh, scenes, device)
+    best = contenders[0]
+    maps = {each.name: predict(each.method.to(device), scenes, device) for each in contenders}
+    deaf = {twin(each): predict(each.method, scenes.with_audio(other), device) for each in twins if other is not None}
+    deaf[f"{best.name}, silent audio"] = predict(best.method, scenes.silent(), device)
+    deaf["untrained network"] = predict(fresh, scenes, device)
     return maps | deaf, list(deaf)
+
+
+def held(maps: Maps, truth: Truth) -> tuple[np.ndarray, Named | None]:
+    """The maps to hold against sources of unknown class, and all of them where they and the sources have class names."""
+    named = maps.classes is not None and any(map(any, truth.labels or ()))
+    heard_NMHW = maps.heard(truth.panels_NS.shape[1]).numpy()
+    return heard_NMHW, Named(maps.maps_NMHW.numpy(), maps.classes or []) if named else None
+
+
+def beside_nulls(
+    said: dict[str, Maps], null: list[str], truth: Truth, how: Protocol, mean_HW: np.ndarray | None, seed: int
+) -> list[Row]:
+    """All rows of one table: what `heard_and_deaf` gave, then the null systems without a model."""
+    both = {name: held(each, truth) for name, each in said.items()}
+    maps = {name: heard_NMHW for name, (heard_NMHW, _) in both.items()}
+    named = {name: all_of for name, (_, all_of) in both.items() if all_of}
+    return comparison.final(maps, truth, how, null=null, named=named, mean_map_HW=mean_HW, seed=seed)
 
 
 def mean_map(method: Method, scenes: Scenes, device: str) -> np.ndarray:

@@ -7,11 +7,14 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_evaluate import a_run, a_study, clips
 
+from raymix import results
 from raymix.config import BadInput, Dataset, Evaluate, Evaluation
 from raymix.evaluate import evaluate
+from raymix.exhibits import mean_iou
 
 __all__ = ["clips"]
 
@@ -41,7 +44,9 @@ def test_tables_and_figures_of_a_comparison(home: Path) -> None:
     assert names[0] == "scores.json" and report.folder == str(home / "comparisons/mine/paper")
     tables = ["table-1.md", "table-1.csv", "table-3.md", "table-3.csv"]
     assert names[1:] == tables + [f"figure-{n}.{kind}" for n in (4, 6, 8) for kind in ("png", "pdf")]
-    numbers = json.loads((home / "comparisons/mine/paper/scores.json").read_text())["numbers"]
+    scores = json.loads((home / "comparisons/mine/paper/scores.json").read_text())
+    assert list(scores)[:3] == list(results.stamp()) and scores["split"] == "test"
+    numbers = scores["numbers"]
     own = {(n["table"], n["system"], n["layout"], n["metric"]): n for n in numbers if n["kind"] == "measured"}
     assert {system for _, system, *_ in own} == {
         "cycle",
@@ -58,6 +63,12 @@ def test_tables_and_figures_of_a_comparison(home: Path) -> None:
     for name in names[5:]:
         head = (home / "comparisons/mine/paper" / name).read_bytes()[:4]
         assert head == (b"\x89PNG" if name.endswith("png") else b"%PDF")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_scene_without_truth_is_no_failure() -> None:
+    iou_NS = np.array([[0.2, 0.4], [np.nan, np.nan], [np.nan, 0.1]])
+    assert mean_iou(iou_NS).tolist() == pytest.approx([0.3, np.inf, 0.1])
 
 
 def test_of_one_study(home: Path) -> None:

@@ -22,7 +22,8 @@ FLOORS: dict[str, int] = {
     "worker": 8, "rebuild": 7, "suggest": 8, "scoreboard": 9, "ranking": 9, "slot": 9, "record": 9, "census": 9,
     "trial": 10, "upload": 10,
     "layout": 1, "region": 1, "casting": 2, "results": 2, "pair_list": 3, "predictions": 3, "staging": 5, "scene_files": 6,
-    "per_scene": 7, "contenders": 9, "submission": 12, "paired": 13, "benchmark": 13, "exhibits": 13,
+    "per_scene": 7, "contenders": 9, "submission": 12, "paired": 13, "benchmark": 13, "exhibits": 13, "readings": 13,
+    "asking": 2,
     "engine": 11,
     "prepare": 12, "forecast": 13, "leaderboard": 12, "evaluate": 14, "tune": 15, "train": 16, "compare": 16,
 }  # fmt: skip
@@ -45,7 +46,7 @@ RAY = {
     "train",
 }
 TORCH_FREE = {
-    "layout", "region", "casting", "pair_list", "predictions", "results",
+    "asking", "layout", "region", "casting", "pair_list", "predictions", "results",
     "config", "rules", "storage", "expression", "study", "ledger", "protocol", "space", "search_space", "metrics", "truth",
     "precision", "door", "leaderboard", "watch", "session", "room", "lock",
 }  # fmt: skip

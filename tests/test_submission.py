@@ -23,6 +23,7 @@ from raymix.clip import Clip, Region
 from raymix.config import Evaluate
 from raymix.evaluate import evaluate
 from raymix.predictions import check, writing
+from raymix.protocol import RAYMIX_1
 from raymix.region import box_mask
 from raymix.scene import compose
 from raymix.scoring import score
@@ -72,6 +73,7 @@ def call(home: Path, *words: str) -> Any:
     """Through the door as the command line does; its exit code."""
     with pytest.MonkeyPatch.context() as patch:
         usual = [word for word in ("scenes=9", "image_size=32") if not any(w.startswith(word[:6]) for w in words)]
+        usual, words = ([] if "noscenes" in words else usual), tuple(word for word in words if word != "noscenes")
         patch.setattr(sys, "argv", ["evaluate.py", f"home={home}", *usual, *words])
         with pytest.raises(SystemExit) as stop:
             door.main()
@@ -178,12 +180,86 @@ def test_scored_in_pieces_as_at_once(home: Path, tmp_path: Path, monkeypatch: py
     with writing(f"{tmp_path}/mine.parquet", truth.scenes_hash) as out:
         out.add("mine", [truth.ids[i] for i in order], maps[order], truth.canvas, presence_NM=maps[order, :, 0, 0])
     monkeypatch.setattr(submission, "ROWS", 2)
-    found = submission.tables(check(f"{tmp_path}/mine.parquet", truth), truth, submission.named("raymix-1"))["mine"]
+    found = submission.tables(check(f"{tmp_path}/mine.parquet", truth), truth, [RAYMIX_1])["mine"]["raymix-1"]
     loudest = np.argsort(-maps[:, :, 0, 0].astype(float), axis=1)[:, :2]  # as many as sound
     whole = score(np.take_along_axis(maps, loudest[:, :, None, None], axis=1), truth)
     assert found.ids == whole.ids
     for name, column in whole.values.items():
         np.testing.assert_allclose(found.values[name], column, err_msg=name)
+
+
+def by_class(truth: Truth, path: Path, called: dict[str, str] | None = None, names: bool = True) -> str:
+    """One map a class, in an order that differs by scene, right wherever its class sounds; `called` renames classes."""
+    assert truth.masks_NSYX is not None and truth.labels is not None
+    rng, classes = np.random.default_rng(0), np.array([f"class{number}" for number in range(4)])
+    maps, said = np.zeros((len(truth), 4, *truth.canvas), np.float16), []
+    for scene, labels in enumerate(truth.labels):
+        order = rng.permutation(4)
+        for place, name in enumerate(classes[order]):
+            maps[scene, place] = truth.masks_NSYX[scene][[label == name for label in labels]].any(axis=0)
+        said.append([(called or {}).get(name, name) for name in classes[order]])
+    found = {"scene_id": np.array(truth.ids), "maps": maps}
+    np.savez(path, **found, **({"map_class": np.array(said)} if names else {}))
+    return str(path)
+
+
+def test_protocols_that_go_by_class_names_read_those_of_a_stranger(home: Path, tmp_path: Path) -> None:
+    settings = asked(home, protocol="dsol-syn", predictions=f"{tmp_path}/right.npz", output=f"{tmp_path}/right")
+    truth = truth_of(settings)
+    by_class(truth, tmp_path / "right.npz")
+    by_class(truth, tmp_path / "crossed.npz", {f"class{a}": f"class{(a + 1) % 4}" for a in range(4)})
+    by_class(truth, tmp_path / "nameless.npz", names=False)
+    report = evaluate(settings, lambda line: None)
+    systems = {each["system"]: each["layouts"]["hconcat"]["metrics"] for each in report.scores["systems"]}
+    right, frame = systems["right"], systems["full frame"]
+    assert right["ciou@0.5"]["value"] == right["nsa"]["value"] == 1 and not any("*" in name for name in right)
+    assert frame["ciou@0.3"]["scenes"] == 9 and "ciou@0.3*" not in frame  # nulls have the same columns
+
+    def ciou(name: str) -> dict[str, float]:
+        asks = asked(home, protocol="dsol-syn", predictions=f"{tmp_path}/{name}.npz", output=f"{tmp_path}/{name}")
+        found = evaluate(asks, lambda line: None).scores["systems"][0]["layouts"]["hconcat"]["metrics"]
+        return {key: each["value"] for key, each in found.items() if key.startswith("ciou@0.5")}
+
+    assert ciou("crossed")["ciou@0.5"] < 0.5 and ciou("nameless") == {"ciou@0.5*": 1}
+    compared = asked(home, protocol="dsol-syn", compare=[f"{tmp_path}/right.npz", f"{tmp_path}/crossed.npz"])
+    gap = evaluate(compared, lambda line: None).scores["layouts"]["hconcat"]["metrics"]["ciou@0.5"]
+    assert gap["first"] == 1 and gap["difference"] == pytest.approx(1 - ciou("crossed")["ciou@0.5"])
+    again = asked(home, predictions=f"{tmp_path}/right.npz", layout="hconcat", output=f"{tmp_path}/plain")
+    plain = evaluate(again, lambda line: None).scores["systems"][0]["layouts"]["hconcat"]["metrics"]
+    assert plain["ciou@0.5"]["value"] == 1  # the others take the best of its maps
+
+
+def test_systems_with_and_without_names_stand_in_one_table(home: Path, tmp_path: Path) -> None:
+    truth = truth_of(asked(home))
+    by_class(truth, tmp_path / "a.npz")
+    arrays = dict(np.load(tmp_path / "a.npz"))
+    rows = pa.table(
+        {
+            "scene_id": [*truth.ids, *truth.ids],
+            "system": ["named"] * 9 + ["anonymous"] * 9,
+            "maps": [each.ravel() for each in arrays["maps"]] * 2,
+            **{name: [size] * 18 for name, size in zip(("count", "height", "width"), (4, 32, 64), strict=True)},
+            "map_class": [each.tolist() for each in arrays["map_class"]] + [None] * 9,
+        }
+    )
+    pq.write_table(rows, tmp_path / "both.parquet")
+    asks = asked(home, protocol="sslalign", predictions=f"{tmp_path}/both.parquet", output=f"{tmp_path}/out")
+    report = evaluate(asks, lambda line: None)
+    found = {each["system"]: each["layouts"]["hconcat"]["metrics"] for each in report.scores["systems"]}
+    assert "ciou" in found["named"] and "ciou*" not in found["named"]
+    assert "ciou*" in found["anonymous"] and "ciou" not in found["anonymous"]
+    assert found["full frame"]["ciou"] == found["full frame"]["ciou*"]  # one map for all: no pairing helps it
+    assert "| anonymous " in (tmp_path / "out/table.md").read_text()
+
+
+def test_scenes_that_published_code_leaves_out_are_counted_in_their_cell(home: Path, tmp_path: Path) -> None:
+    asks = asked(home, protocol="noprior-code", predictions=f"{tmp_path}/a.npz", output=f"{tmp_path}/out")
+    truth = truth_of(asks)
+    assert truth.masks_NSYX is not None
+    np.savez(asks.predictions, scene_id=np.array(truth.ids[:7]), maps=truth.masks_NSYX[:7].astype(np.float16))
+    found = evaluate(asks, lambda line: None).scores["systems"]
+    assert [each["layouts"]["hconcat"]["metrics"]["ciou"]["scenes"] for each in found[:2]] == [7, 9]
+    assert "(n=7)" in (tmp_path / "out/table.md").read_text()
 
 
 def test_boxes_of_a_stranger(home: Path, tmp_path: Path) -> None:
@@ -249,6 +325,12 @@ REFUSED = {  # what the file or the command line says, and what is said to it
     "masks": "row 1, scene 'hconcat-0-00000': masks of 64x32 pixels, the canvas is 32x64",
     "outside": "row 2, scene 'hconcat-0-00001': box 1, [0, 0, 32, 32], reaches out of [0, 1]",
     "reversed": "row 2, scene 'hconcat-0-00001': box 1, [0.5, 0, 0.1, 1], is reversed",
+    "flat": "row 1, scene 'hconcat-0-00000': box 1 is 0.0; it must be a list of numbers",
+    "words": "row 1, scene 'hconcat-0-00000': box 1 is ['a']; it must be a list of numbers",
+    "text": "row 1, scene 'hconcat-0-00000': map_class is 'class0'; it must be a list, a name for each map",
+    "sized": "row 1, scene 'hconcat-0-00000': 4096 values do not fill count x height x width = 2x32x64",
+    "named": "row 9, scene 'hconcat-0-00008': the maps of mine have a map_class in all rows, or in none",
+    "presence": "row 1, scene 'hconcat-0-00000': presence is ['a']; it must be a list of numbers",
     "null": "system 'full frame' is what a null system is called; give it another name",
 }
 
@@ -268,6 +350,16 @@ def spoil(kind: str, truth: Truth, path: str) -> None:
         found["scene_id"][8] = truth.ids[0]
     if kind == "masks":
         found |= {"maps": [each.astype(bool) for each in maps], "height": [64] * 9, "width": [32] * 9}
+    if kind == "text":
+        found["map_class"] = ["class0"] * 9
+    if kind == "sized":
+        found["width"] = ["64"] * 9
+    if kind == "named":
+        found["map_class"] = [["class0", "class1"]] * 8 + [None]
+    if kind == "presence":
+        found["presence"] = [["a"]] * 9
+    if kind in ("flat", "words"):
+        found = {"scene_id": list(truth.ids), "boxes": [[0.0, 0.0, 1.0, 1.0] if kind == "flat" else [["a"]]] * 9}
     if kind in ("outside", "reversed"):
         box = [0, 0, 32, 32] if kind == "outside" else [0.5, 0, 0.1, 1]
         found = {"scene_id": list(truth.ids), "boxes": [[[0.0, 0.0, 1.0, 1.0]]] + [[[*map(float, box)]]] * 8}
@@ -291,11 +383,11 @@ WORDS = {
     "compare=a: names 1 results, must be two: compare=A,B": ["compare=a"],
     "compare: a.npz is neither a file of predictions nor the folder": ["compare=a.npz,b.npz"],
     "predictions=nowhere.npz: no such file": ["predictions=nowhere.npz"],
-    "store=True: is about checkpoints, export= is not": ["export=DIR", "store=true"],
+    "store=True: does not go with export=": ["export=DIR", "store=true"],
     "seed=1: goes with layout= or pair_list=; else a study's scenes are those": ["study=x", "seed=1", "scenes=9"],
     "nothing to score: give study=NAME": ["layout=vconcat"],
     "layout=hconat: must be one of single, hconcat": ["export=DIR", "layout=hconat"],
-    "scenes=0: must be at least 1": ["export=DIR", "scenes=0"],
+    "scenes=0: must be 1 to 100000": ["export=DIR", "scenes=0"],
     "sources=9: must be 1 to 4": ["export=DIR", "sources=9"],
     "sources=3: layout grid2x2 has 2": ["export=DIR", "layout=grid2x2", "sources=3"],
     "rule=max: must be one of sum, mean": ["export=DIR", "rule=max"],
@@ -304,6 +396,23 @@ WORDS = {
     "no split 'val', it has test": ["export=DIR", "split=val"],
     "nowhere: no prepared dataset": ["export=DIR", "prepared=nowhere"],
     "list.csv, row 2: scene 'a' has place 0 already, in row 1": ["export=DIR", "pair_list=list.csv"],
+    "klass.npz: protocol dsol-syn goes by class names, and no map_class of klass is a class of these scenes: 'klass0' "
+    "(did you mean class0?)": ["predictions=klass.npz", "protocol=dsol-syn"],
+    "odd.npz: system has the shape (2,); it is one name, or one for each of 9 scenes": ["predictions=odd.npz"],
+    "canvas.npz: canvas has the shape (); it is (2,): height, width": ["predictions=canvas.npz"],
+    "missing.npz: missing is of <U1; it must be booleans": ["predictions=missing.npz"],
+    "predictions=a file,b#c: no such file": ["predictions=a file,b#c"],
+    "top=3: does not go with predictions=": ["predictions=good.csv", "top=3"],
+    "pictures=3: does not go with compare=": ["compare=a,b", "pictures=3"],
+    "protocol=lvs: does not go with export=": ["export=DIR", "protocol=lvs"],
+    "layout=vconcat: does not go with tables=": ["tables=1", "study=x", "layout=vconcat", "noscenes"],
+    "figures=[2]: must be of 3, 4, 5": ["figures=2", "study=x", "noscenes"],
+    "comparison=mine: goes with tables= or figures=": ["comparison=mine"],
+    "scenes=1000000000: must be 1 to 100000": ["export=DIR", "scenes=1000000000"],
+    "good.csv: cannot be written": ["export=good.csv"],
+    "pair_list=.: no such file": ["export=DIR", "pair_list=."],
+    "more.csv, row 1: has more cells than there are columns": ["export=DIR", "pair_list=more.csv"],
+    "five.csv, row 1: scene 'a': sources=5: must be 1 to 4": ["export=DIR", "pair_list=five.csv"],
     "seed=3: pair_list=good.csv says what is in each scene": ["export=DIR", "pair_list=good.csv", "seed=3"],
 }  # fmt: skip
 
@@ -319,6 +428,16 @@ def test_wrong_words_end_the_command_in_one_line(
     (tmp_path / "good.csv").write_text(
         "scene_id,layout,place,clip_id\na,hconcat,0,toy:video00:0\na,hconcat,1,toy:video01:0\n"
     )
+    (tmp_path / "more.csv").write_text("scene_id,layout,place,clip_id\na,hconcat,0,toy:video00:0,more\n")
+    rows = "".join(f"a,hconcat,{place},toy:video0{place}:0\n" for place in range(5))
+    (tmp_path / "five.csv").write_text("scene_id,layout,place,clip_id\n" + rows)
+    truth = truth_of(asked(home))
+    by_class(truth, tmp_path / "klass.npz", {f"class{number}": f"klass{number}" for number in range(4)})
+    odd = {"system": np.array(["a", "b"]), "canvas": np.array(64), "missing": np.array(["x"] * 9)}
+    for name, wrong in odd.items():
+        maps = np.zeros((9, 1, 4, 4), np.float16)
+        path = tmp_path / f"{'odd' if name == 'system' else name}.npz"
+        np.savez(path, scene_id=np.array(truth.ids), maps=maps, **{name: wrong})
     before = everything(home) | everything(tmp_path)
     assert call(home, *WORDS[said]) == 2
     err = capsys.readouterr().err

@@ -228,3 +228,4 @@ class Evaluate:
     rule: str | None = chosen(None, "sum", "mean")
     level: str | None = chosen(None, "rms", "none")
     protocol: str | None = None
+    protocols: list[str] = field(default_factory=list)  # the same predictions under all of these, or under [all]

@@ -82,10 +82,9 @@ def read(uri: str, layout: str | None = None) -> PairList:
 
 def _rows(uri: str) -> list[dict[str, Any]]:
     filesystem, path = resolve(uri)
-    try:
-        data = get(filesystem, path)
-    except FileNotFoundError as error:
-        raise ValueError(f"pair_list={uri}: no such file") from error
+    if not filesystem.get_file_info(path).is_file:
+        raise ValueError(f"pair_list={uri}: no such file")
+    data = get(filesystem, path)
     if data[:4] == b"PAR1":
         try:
             return pq.read_table(pa.BufferReader(data)).to_pylist()
@@ -117,6 +116,8 @@ def _published(rows: list[dict[str, Any]], uri: str, name: str) -> Iterator[Pane
 def _panel(row: Mapping[str, Any], number: int, layout: str, uri: str) -> Panel:
     """One row of a file; ValueError naming it where a cell is not what its column holds."""
     where = f"{uri}, row {number}"
+    if None in row:
+        raise ValueError(f"{where}: has more cells than there are columns")
     cells = {key: "" if value is None else str(value).strip() for key, value in row.items()}
 
     def refuse(column: str, rule: str) -> ValueError:
@@ -177,7 +178,10 @@ def _scenes(panels: list[Panel], layout: str, uri: str) -> tuple[tuple[Panel, ..
         last = panel.scene_id
     first = next(iter(scenes.values()))
     heard = sum(panel.sounding for panel in first)
-    rows, columns, _ = arrange(layout, len(first) if layout in ("hconcat", "vconcat") else None)
+    try:
+        rows, columns, _ = arrange(layout, len(first) if layout in ("hconcat", "vconcat") else None)
+    except ValueError as error:
+        raise ValueError(f"{uri}, row {first[0].row}: scene {first[0].scene_id!r}: {error}") from error
     for scene, found in scenes.items():
         where = f"{uri}, row {found[-1].row}: scene {scene!r}"
         if sorted(panel.place for panel in found) != list(range(rows * columns)):

@@ -10,7 +10,9 @@ Parquet, one row for one system on one scene; of the columns only `scene_id`, an
     count, height, width         int: M, H, W; the same H, W in all rows of a system
     boxes                        instead of maps: list of [left, top, right, bottom], shares of the canvas in [0, 1]; a
                                  box is a map, 1 inside and 0 outside
-    map_class                    list of M strings: the class of each map; null: anonymous
+    map_class                    list of M strings: the class of each map, as the scenes call it, in all rows of a system;
+                                 null: anonymous. Protocols that go by class names hold a source against the map of its
+                                 class; without names they take the best pairing, and star what comes of it
     presence                     list of M floats: how much of each map's class is heard; where it is given and there are
                                  more maps than sources, as many as there are sources are scored, the loudest
     canvas_height, canvas_width  int, pixels of the canvas that the maps are of; refused where the scenes have another

@@ -37,6 +37,7 @@ class Predictions:
 
     uri: str
     systems: dict[str, int]  # in the order of the file, and how many scenes each has a prediction for
+    classes: dict[str, set[str]]  # what the maps are called, of systems whose maps have names
 
     def rows(self, truth: Truth) -> Iterator[Prediction]:
         """All rows once more, one by one, as the file has them."""
@@ -45,12 +46,17 @@ class Predictions:
 
 def check(uri: str, truth: Truth) -> Predictions:
     """A file, held against the scenes that it must be of; ValueError in one line that names the row which is wrong."""
-    systems: dict[str, int] = {}
+    systems, classes, named = dict[str, int](), dict[str, set[str]](), dict[str, bool]()
     for each in _valid(uri, truth):
         systems[each.system] = systems.get(each.system, 0) + (each.maps_MHW is not None)
+        if each.maps_MHW is not None:
+            if named.setdefault(each.system, each.map_class is not None) != (each.map_class is not None):
+                where = f"{uri}, row {each.row}, scene {each.scene_id!r}"
+                raise ValueError(f"{where}: the maps of {each.system} have a map_class in all rows, or in none")
+            classes.setdefault(each.system, set()).update(each.map_class or ())
     if not systems:
         raise ValueError(f"{uri}: holds no prediction")
-    return Predictions(uri, systems)
+    return Predictions(uri, systems, {name: found for name, found in classes.items() if named[name]})
 
 
 def _valid(uri: str, truth: Truth) -> Iterator[Prediction]:
@@ -103,7 +109,7 @@ def _maps(cells: Cells, canvas: tuple[int, int], where: str) -> np.ndarray | Non
 def _drawn(boxes: Any, canvas: tuple[int, int], where: str) -> np.ndarray | None:
     """Boxes as masks of the canvas, (M, Y, X)."""
     for number, box in enumerate(boxes, 1):
-        edges = np.asarray(box, np.float64) if box is not None else np.zeros(0)
+        edges = _numbers(box, f"{where}: box {number}")
         called = f"box {number}, [{', '.join(f'{edge:g}' for edge in edges)}],"
         if edges.shape != (4,) or not np.isfinite(edges).all():
             raise ValueError(f"{where}: {called} must be four numbers: left, top, right, bottom")
@@ -114,10 +120,23 @@ def _drawn(boxes: Any, canvas: tuple[int, int], where: str) -> np.ndarray | None
     return np.stack([box_mask(box, *canvas) for box in boxes]) if len(boxes) else None
 
 
+def _numbers(values: Any, what: str) -> np.ndarray:
+    """A flat list of numbers as an array; ValueError where it is something else."""
+    try:
+        found = np.asarray([] if values is None else values, np.float64)
+    except (ValueError, TypeError):
+        found = np.zeros(())
+    if found.ndim != 1:
+        raise ValueError(f"{what} is {str(values)[:60]}; it must be a list of numbers")
+    return found
+
+
 def _beside(cells: Cells, count: int, where: str) -> tuple[list[str] | None, np.ndarray | None]:
     """Class and presence of each of `count` maps."""
+    if isinstance(cells.map_class, str):
+        raise ValueError(f"{where}: map_class is {cells.map_class!r}; it must be a list, a name for each map")
     classes = None if cells.map_class is None else [str(each) for each in cells.map_class]
-    presence_M = None if cells.presence_M is None else np.asarray(cells.presence_M, np.float64)
+    presence_M = None if cells.presence_M is None else _numbers(cells.presence_M, f"{where}: presence")
     for name, value in (("map_class", classes), ("presence", presence_M)):
         if value is not None and len(value) != count:
             raise ValueError(f"{where}: {name} of {len(value)} for {count} maps")

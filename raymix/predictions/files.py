@@ -158,7 +158,7 @@ def _parquet(uri: str, file: pq.ParquetFile, name: str, scenes_hash: str) -> Ite
             yield Cells(
                 row,
                 one["scene_id"],
-                one.get("system", name),
+                one.get("system") or name,
                 None if flat_X is None else _shaped(flat_X, one, f"{uri}, row {row}, scene {one['scene_id']!r}"),
                 one.get("boxes"),
                 one.get("map_class"),
@@ -169,7 +169,7 @@ def _parquet(uri: str, file: pq.ParquetFile, name: str, scenes_hash: str) -> Ite
 
 def _shaped(flat_X: np.ndarray, one: dict[str, Any], where: str) -> np.ndarray:
     shape = tuple(one[each] for each in ("count", "height", "width"))
-    if None in shape or min(shape) < 0 or np.prod(shape) != len(flat_X):
+    if not all(isinstance(each, int) and each >= 0 for each in shape) or np.prod(shape) != len(flat_X):
         raise ValueError(f"{where}: {len(flat_X)} values do not fill count x height x width = {size(shape)}")
     return flat_X.reshape(shape)
 
@@ -191,9 +191,16 @@ def _npz(uri: str, arrays: dict[str, np.ndarray], name: str, scenes_hash: str) -
             raise ValueError(
                 f"{uri}: {key} has the shape {found.shape}, with {n} scenes it needs {max(ranks)} axes from {n}"
             )
-    systems = np.broadcast_to(arrays.get("system", np.array(name)), n)
+    system = arrays.get("system", np.array(name))
+    if system.shape not in ((), (1,), (n,)):
+        raise ValueError(f"{uri}: system has the shape {system.shape}; it is one name, or one for each of {n} scenes")
+    if "canvas" in arrays and arrays["canvas"].shape != (2,):
+        raise ValueError(f"{uri}: canvas has the shape {arrays['canvas'].shape}; it is (2,): height, width")
+    systems = np.broadcast_to(system, n)
     canvas = tuple(arrays["canvas"].tolist()) if "canvas" in arrays else (None, None)
     missing_N = arrays.get("missing", np.zeros(n, bool))
+    if missing_N.dtype.kind != "b":
+        raise ValueError(f"{uri}: missing is of {missing_N.dtype}; it must be booleans")
     classes = arrays.get("map_class")
     for place, scene in enumerate(arrays["scene_id"]):
         maps, boxes, presence = (

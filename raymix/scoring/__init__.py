@@ -6,16 +6,20 @@ names, and sounding accuracy, the label-free measure of the search. Knows maps a
 
 from raymix.scoring.chunks import metrics, score, score_all
 from raymix.scoring.intake import Classes, Maps
+from raymix.scoring.pooled import Pool, pool_of
 from raymix.scoring.sounding import sounding_accuracy
-from raymix.scoring.summary import Interval, Summary, Table, summarise
+from raymix.scoring.summary import Interval, Summary, Table, resampled_pool, summarise
 
 __all__ = [
     "Classes",
     "Interval",
     "Maps",
+    "Pool",
     "Summary",
     "Table",
     "metrics",
+    "pool_of",
+    "resampled_pool",
     "score",
     "score_all",
     "sounding_accuracy",

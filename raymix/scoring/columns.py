@@ -17,7 +17,7 @@ from raymix.protocol import Protocol
 from raymix.scoring.chunk import Chunk
 from raymix.scoring.order import Order, Plain
 from raymix.scoring.pairing import Pairing, only_map, pairings, take
-from raymix.scoring.pooled import Pool, detection, pxap
+from raymix.scoring.pooled import Pool, pool_of
 from raymix.scoring.surface import Surface, threshold
 
 CONFIDENT = 0.25  # share of a map's highest pixels whose mean is its confidence
@@ -204,13 +204,13 @@ def _pooled(found: Judged, chunk: Chunk, surface: Surface, views: list[tuple[Ord
         reach_RB, true_RB = order.counts(truth, at_RB)
         reach_R2B = np.stack([true_RB, reach_RB - true_RB], axis=1)
         kept = (reach_R2B - np.pad(reach_R2B[..., 1:], ((0, 0), (0, 0), (0, 1)))).astype(np.uint32)
-        found.pools["pxap"] = Pool(kept * rows.counts_N[:, None, None].astype(np.uint32), rows.counts_N, pxap, True)
+        found.pools["pxap"] = pool_of("pxap", kept * rows.counts_N[:, None, None].astype(np.uint32), rows.counts_N)
     if how.ap == "detection":
         sure_N = np.where(surface.there_NM[:, 0], scale.of(order.top_mean(CONFIDENT)), -np.inf)
         for at in how.iou_thresholds:
             found.columns[f"loc_acc@{at:g}"] = found.columns[f"iou@{at:g}"]
             kept = np.stack([np.nan_to_num(found.iou_NS[:, 0]), sure_N, rows.known_NS[:, 0]], axis=1)
-            found.pools[f"detection@{at:g}"] = Pool(kept, np.ones(len(sure_N), bool), partial(detection, at=at))
+            found.pools[f"detection@{at:g}"] = pool_of(f"detection@{at:g}", kept, np.ones(len(sure_N), bool))
 
 
 def _ceil(values: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ often each scene counts, so a shard adds up, a repeated scene counts once and a 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,14 @@ class Pool(NamedTuple):
         step = max(1, _CELLS // max(1, len(self.kept)))
         parts = [self.measure(self.kept, times_RN[at : at + step]) for at in range(0, len(times_RN), step)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def pool_of(name: str, kept: np.ndarray, counts_N: np.ndarray) -> Pool:
+    """The pool that a table calls so, from what was kept of each scene: `pxap`, or `detection@t`."""
+    kind, _, at = name.partition("@")
+    if kind == "pxap":
+        return Pool(kept, counts_N, pxap, True)
+    return Pool(kept, counts_N, partial(detection, at=float(at)))
 
 
 def joined(pools: Sequence[Pool]) -> Pool:

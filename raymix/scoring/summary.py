@@ -162,14 +162,24 @@ def _means(table: Table, seed: int, resamples: int) -> tuple[dict[str, Interval]
 
 def _pooled(pool: Pool, videos: np.ndarray, seed: int, resamples: int) -> dict[str, Interval]:
     """Numbers of the whole set, with intervals over the same resampled videos as those of the means."""
+    found, drawn = resampled_pool(pool, videos, seed, resamples)
+    bounds = {name: interval(drawn_R[:, None]) for name, drawn_R in drawn.items()}
+    return {
+        name: Interval(value, float(bounds[name][0][0]), float(bounds[name][1][0]))
+        for name, value in found.items()
+        if not math.isnan(value)
+    }
+
+
+def resampled_pool(
+    pool: Pool, videos: np.ndarray, seed: int, resamples: int
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Numbers of the whole set, and the same in each resample of the videos, (R,): NaN where there is but one video."""
     clusters, cluster_N = np.unique(videos, return_inverse=True)
     found = {name: float(number_R[0]) for name, number_R in pool.numbers(pool.counts_N[None].astype(float)).items()}
-    bounds = dict.fromkeys(found, (math.nan, math.nan))
-    if len(clusters) > 1:
-        part, row_N = pool.of_clusters(cluster_N, len(clusters))
-        times = resamples_of(len(clusters), seed, resamples)
-        drawn = [part.numbers(times_RV[:, row_N] * part.counts_N) for times_RV in times]
-        for name in found:
-            low_K, high_K = interval(np.concatenate([each[name] for each in drawn])[:, None])
-            bounds[name] = float(low_K[0]), float(high_K[0])
-    return {name: Interval(value, *bounds[name]) for name, value in found.items() if not math.isnan(value)}
+    if len(clusters) < 2:
+        return found, {name: np.full(resamples, math.nan) for name in found}
+    part, row_N = pool.of_clusters(cluster_N, len(clusters))
+    times = resamples_of(len(clusters), seed, resamples)
+    drawn = [part.numbers(times_RV[:, row_N] * part.counts_N) for times_RV in times]
+    return found, {name: np.concatenate([each[name] for each in drawn]) for name in found}

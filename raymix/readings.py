@@ -1,0 +1,282 @@
+"""The same predictions read under many protocols: one table that shows what the id of a protocol is worth.
+
+"CIoU@0.3" (Section 4.4 of the paper) names several quantities in published code. Here nothing differs between the rows but
+the protocol: neither the maps, nor the scenes, nor the systems that hear nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from raymix import clip, comparison, predictions, results, submission, verdict
+from raymix.comparison import Row, grid
+from raymix.config import BadInput, Evaluate, Run, signature
+from raymix.contenders import Source
+from raymix.engine import writable
+from raymix.evaluator import predict
+from raymix.protocol import PROTOCOLS, Protocol
+from raymix.protocol import protocol as named
+from raymix.results import TABLE, Report
+from raymix.scene import derangement
+from raymix.scoreboard import facts
+from raymix.scoring import summarise
+from raymix.staging import Stage, staged
+from raymix.tables import heading
+from raymix.truth import Truth
+from raymix.verdict import Contender
+
+Echo = Callable[[str], Any]
+ALL, CSV = "all", "protocols.csv"
+LAYOUTS = (
+    "hconcat",
+    "single",
+)  # of a study, where none is named: what code for several sources, and for one, is made for
+SHOWN = "centre box 0.7"  # the null with a column of its own: it covers half of the pixels, as a cut at the median does
+FIELDS = (
+    "layout", "protocol", "system", "null", "metric", "value", "low", "high", "scenes", "videos", "scenes_hash",
+)  # fmt: skip
+
+
+def chosen(words: Sequence[str]) -> list[Protocol]:
+    """The protocols that are named, each once, or with `all` every one; ValueError for an unknown one."""
+    if ALL in words and len(words) > 1:
+        raise ValueError(f"protocols={ALL}: stands alone, it is every protocol")
+    return [named(each) for each in (PROTOCOLS if ALL in words else dict.fromkeys(words))]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What all systems got on one set of scenes, by protocol; `left_out` are those that are not for such scenes."""
+
+    stage: Stage
+    truth: Truth
+    rows: dict[str, list[Row]]
+    left_out: list[str]
+    notes: list[str]
+
+
+def of_file(settings: Evaluate, run: Run | None, echo: Echo = print) -> Report:
+    """Score the file `settings.predictions` under `settings.protocols`; `run` is that of the study that names the scenes."""
+    uri = settings.predictions
+    submission.there(uri)
+    stage = staged(settings, run)
+    about = {"uri": uri, "protocols": settings.protocols, "stage": stage.record()}
+    folder = (
+        settings.output or f"{settings.home.rstrip('/')}/evaluations/{_leaf(uri)}-{signature(about)[:6]}/{stage.split}"
+    )
+    protocols, left_out = _fitting(settings, [stage])
+    writable(folder)
+    truth = Truth.of(stage.compose(stage.clips()))
+    echo(f"scoring {uri} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({len(protocols[0])} protocols) ...")
+    found = predictions.check(uri, truth)
+    rows = submission.all_rows(found, truth, protocols[0], stage.seed)
+    notes = submission.gaps({system: len(truth) - count for system, count in found.systems.items()}, truth)
+    reading = Reading(stage, truth, rows, left_out[0], notes)
+    return _write(folder, uri, {"predictions": uri}, [reading], echo)
+
+
+def of_checkpoints(settings: Evaluate, source: Source, contenders: list[Contender], echo: Echo = print) -> Report:
+    """Score checkpoints under `settings.protocols`, each run once on the scenes that are named, or on those of LAYOUTS."""
+    best = contenders[0]
+    layouts = [settings.layout] if settings.layout or settings.pair_list else list(LAYOUTS)
+    stages = [staged(replace(settings, layout=layout), best.run) for layout in layouts]
+    protocols, left_out = _fitting(settings, stages)
+    about = {name: getattr(settings, name) for name in ("checkpoint", "top", "protocols")}
+    leaf = f"protocols-{signature(about | {'stages': [each.record() for each in stages]})[:6]}"
+    root = f"{source.uri}/evaluation" if source.named else f"{settings.home.rstrip('/')}/evaluations"
+    folder = settings.output or f"{root}/{settings.split}-{leaf}"
+    writable(folder)
+    readings = [_reading(contenders, *each, echo) for each in zip(stages, protocols, left_out, strict=True)]
+    of = {"study": source.study.name or None, "checkpoints": [_record(each, readings) for each in contenders]}
+    return _write(folder, source.study.name or best.uri, of, readings, echo)
+
+
+def _reading(
+    contenders: list[Contender], stage: Stage, protocols: list[Protocol], left_out: list[str], echo: Echo
+) -> Reading:
+    """Checkpoints, the best one on shuffled audio, its untrained network and the systems without a model."""
+    device, notes, best = "cuda" if torch.cuda.is_available() else "cpu", list[str](), contenders[0]
+    scenes = stage.compose(stage.clips())
+    truth = Truth.of(scenes)
+    names = ", ".join(each.name for each in contenders)
+    echo(f"scoring {names} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({len(protocols)} protocols) ...")
+    said = {each.name: predict(each.method.to(device), scenes, device) for each in contenders}
+    said["untrained network"] = predict(verdict.untrained(best.run).to(device), scenes, device)
+    try:
+        other = torch.from_numpy(derangement(scenes, stage.seed))
+        said[verdict.twin(best)] = predict(best.method, scenes.with_audio(other), device)
+    except ValueError as error:
+        notes.append(f"no shuffled audio: {error}")
+    both = {name: verdict.held(each, truth) for name, each in said.items()}
+    tables = {name: comparison.scored(maps, truth, protocols, of_all) for name, (maps, of_all) in both.items()}
+    tables |= comparison.scored_nulls(truth, protocols, {of_all is not None for _, of_all in both.values()})
+    own = {each.name for each in contenders}
+    rows = {
+        how.id: [
+            Row(name, summarise(each[how.id], stage.seed), name not in own, each[how.id])
+            for name, each in tables.items()
+        ]
+        for how in protocols
+    }
+    return Reading(stage, truth, rows, left_out, notes)
+
+
+def _fitting(settings: Evaluate, stages: Sequence[Stage]) -> tuple[list[list[Protocol]], list[list[str]]]:
+    """The protocols of each stage, and those that are not for its scenes; BadInput where one that is named fits none."""
+    fits, left_out = [], []
+    wanted = chosen(settings.protocols)
+    refusals = [{each.id: each.declines(stage.heard) for each in wanted} for stage in stages]
+    for each in wanted:
+        if ALL not in settings.protocols and (said := [by_id[each.id] for by_id in refusals]) and all(said):
+            raise BadInput(f"protocols={','.join(settings.protocols)}: {said[0]}")
+    for by_id in refusals:
+        fits.append([each for each in wanted if not by_id[each.id]])
+        left_out.append([each.id for each in wanted if by_id[each.id]])
+    return fits, left_out
+
+
+def _write(folder: str, title: str, source: dict[str, Any], readings: list[Reading], echo: Echo) -> Report:
+    text = "\n\n".join([f"# {title}: the same maps under different protocols", *map(markdown, readings)]) + "\n"
+    lines = [line for each in readings for line in _lines(each)]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    described = clip.describe(readings[0].stage.prepared)
+    scores = {
+        **results.stamp(),
+        "split": readings[0].stage.split,
+        **source,
+        "protocol": ", ".join(dict.fromkeys(key for each in readings for key in each.rows)),
+        "dataset": described.get("dataset"),
+        "preprocessing": described.get("preprocessing"),
+        "layouts": {each.truth.layout: _document(each) for each in readings},
+    }
+    report = results.write(folder, {TABLE: text.encode(), CSV: out.getvalue().encode()}, scores)
+    echo(text)
+    report.tell(echo)
+    return report
+
+
+def _document(reading: Reading) -> dict[str, Any]:
+    by_protocol = {
+        key: [{"system": row.system, "null": row.null, **row.summary.record()} for row in rows]
+        for key, rows in reading.rows.items()
+    }
+    facts_too = {"stage": reading.stage.record(), "scenes": facts(reading.truth), "notes": reading.notes}
+    return {**facts_too, "left_out": reading.left_out, "protocols": by_protocol}
+
+
+def _lines(reading: Reading) -> list[dict[str, Any]]:
+    """A record for each number."""
+    return [
+        {
+            "layout": reading.truth.layout,
+            "protocol": key,
+            "system": row.system,
+            "null": row.null,
+            "metric": metric,
+            **number.record(),
+            "scenes": row.summary.counts[metric],
+            "videos": row.summary.videos,
+            "scenes_hash": reading.truth.scenes_hash,
+        }
+        for key, rows in reading.rows.items()
+        for row in rows
+        for metric, number in row.summary.items()
+    ]
+
+
+def _record(of: Contender, readings: Sequence[Reading]) -> dict[str, Any]:
+    """A checkpoint and its means, by split, layout, protocol and metric."""
+    values = {
+        f"{each.stage.split}/{each.truth.layout}/{key}/{metric}": number.value
+        for each in readings
+        for key, rows in each.rows.items()
+        for row in rows
+        if row.system == of.name
+        for metric, number in row.summary.items()
+    }
+    known = {name: getattr(of, name) for name in ("name", "rank", "trial", "epoch", "uri")}
+    return known | {"parameters": of.params, "scores": values}
+
+
+def markdown(reading: Reading) -> str:
+    """A row for each protocol: its first number, what that is, and what each system and the best null got."""
+    truth, first = reading.truth, next(iter(reading.rows.values()))
+    systems, sources = [row.system for row in first if not row.null], truth.panels_NS.shape[1]
+    cells = [["protocol", "number", "what counts", *systems, f"null: {SHOWN}", "best null"]]
+    for key, rows in reading.rows.items():
+        how, metric = PROTOCOLS[key], headline(PROTOCOLS[key], sources)
+        values = [_cell(row, metric, rows, how) for row in rows if not row.null]
+        deaf = {row.system: row.summary[name].value for row in rows if row.null and (name := _star(row, metric, how))}
+        best = max(deaf, key=lambda name: deaf[name], default="")
+        ends = [f"{deaf[SHOWN]:.3f}", f"{deaf[best]:.3f} ({best})"] if deaf else ["", ""]
+        cells.append([key, heading(metric), said(how, sources), *values, *ends])
+    videos = len({videos[0] for videos in truth.videos})
+    about = f"## {truth.layout}: {len(truth)} scenes of {videos} videos, scenes {truth.scenes_hash}"
+    notes = [
+        "95 % intervals by bootstrap over videos; * the best pairing of maps with sources was taken; † a null system "
+        "lies inside the interval, ‡ above it",
+        *reading.notes,
+    ]
+    if reading.left_out:
+        notes.append(f"not for such scenes: {', '.join(reading.left_out)}")
+    return "\n".join([about, "", *grid(cells), "", *(f"- {note}" for note in notes)])
+
+
+def headline(protocol: Protocol, sources: int) -> str:
+    """The number that a protocol is quoted by, without its star: CIoU@0.3 or IoU@0.5 where it has that threshold."""
+    wanted, kind = (0.3, "ciou") if sources > 1 else (0.5, "iou")
+    if not protocol.iou_thresholds:
+        return "pxap"
+    at = min(protocol.iou_thresholds, key=lambda each: abs(each - wanted))
+    return f"{kind}@{at:g}"
+
+
+def _star(row: Row, metric: str, protocol: Protocol) -> str:
+    """The column of this row: the starred one where the protocol is quoted by it, or has no other; '' without either."""
+    order = (f"{metric}*", metric) if protocol.match == "oracle" else (metric, f"{metric}*")
+    return next((name for name in order if name in row.summary), "")
+
+
+def _cell(row: Row, metric: str, rows: Sequence[Row], protocol: Protocol) -> str:
+    column = _star(row, metric, protocol)
+    return (
+        comparison.cell(row, column, rows).replace(" [", "* [" if column.endswith("*") else " [", 1) if column else ""
+    )
+
+
+def said(protocol: Protocol, sources: int) -> str:
+    """What a protocol holds against what, in a few words."""
+    at = f"{protocol.threshold:g}"
+    ends = "" if protocol.normalise in ("none", "affine") else " of the range"
+    cut = {
+        "absolute": f"pixels from {at}{ends}",
+        "fraction_of_max": f"pixels above {at} of the maximum",
+        "quantile": "the highest half of the pixels",
+        "truth_area": "as many pixels as the truth has",
+    }[protocol.binarise]
+    if not protocol.iou_thresholds:
+        cut = "all pixels of all scenes together"
+    scope = {"canvas": "", "panel": "its own panel alone", "union": "one map against the union"}[protocol.scope]
+    pairing = {
+        "labels": "by class", "joint_iou": "one pairing", "oracle": "the best pairing", "greedy_iou": "map after map",
+        "broadcast": "one map for all",
+    }  # fmt: skip
+    words = [cut, scope if sources > 1 else ""]
+    if sources > 1 and protocol.scope != "union":
+        words += [pairing[protocol.match], "mean of the sources" if protocol.unit == "scene" else "each source a row"]
+    if protocol.reports == "mean":
+        words.append("a mean IoU, no rate")
+    return ", ".join(word for word in words if word)
+
+
+def _leaf(uri: str) -> str:
+    return uri.rstrip("/").rpartition("/")[2].rpartition(".")[0] or "predictions"

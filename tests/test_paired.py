@@ -1,0 +1,106 @@
+"""Paired differences of numbers that are not plain means over scenes: of rows that weigh differently, of a whole set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_submission import asked, home, truth_of
+
+from raymix import per_scene
+from raymix.comparison import Row
+from raymix.evaluate import evaluate
+from raymix.metrics import resamples_of
+from raymix.paired import Difference, differences
+from raymix.per_scene import Scored
+from raymix.predictions import writing
+from raymix.protocol import PROTOCOLS
+from raymix.scoring import score, summarise
+from raymix.truth import Truth
+
+__all__ = ["home"]
+
+
+def scored(values: list[float], weights: list[float] | None = None) -> Scored:
+    n = len(values)
+    about = ("a", False, "noprior-code", "hconcat", "hash", tuple("abcdef"[:n]), tuple("uuvvww"[:n]))
+    return Scored(*about, {"ciou": np.array(values)}, {"ciou": np.array(weights)} if weights else {})
+
+
+def test_each_side_weighs_its_scenes_as_its_own_number_does() -> None:
+    ours, theirs = scored([1.0, 0.5, 0.0, 1.0], [2, 2, 2, 2]), scored([0.6, 0.0, 0.0, 0.3], [2, 3, 2, 5])
+    (found,) = differences(ours, theirs)
+    assert (found.first, found.second) == pytest.approx((5 / 8, (1.2 + 1.5) / 12)) and found.scenes == 4
+    assert found.value == pytest.approx(found.first - found.second) and found.low < found.value < found.high
+    # two videos: a resample has both, or one of them twice
+    only = {"u": 3 / 4 - 1.2 / 5, "v": 2 / 4 - 1.5 / 7}
+    assert (found.low, found.high) == pytest.approx((min(only.values()), max(only.values())))
+
+
+def test_scenes_that_one_side_leaves_out_count_on_neither() -> None:
+    (found,) = differences(scored([1.0, np.nan, 0.0, 1.0]), scored([0.5, 1.0, 0.5, np.nan]))
+    assert (found.first, found.second, found.value, found.scenes) == (0.5, 0.5, 0.0, 2)
+
+
+def noisy(truth: Truth, path: Path, amount: float, seed: int) -> str:
+    assert truth.masks_NSYX is not None
+    maps = truth.masks_NSYX + amount * np.random.default_rng(seed).normal(size=truth.masks_NSYX.shape)
+    with writing(str(path), truth.scenes_hash) as out:
+        out.add(path.stem, truth.ids, maps.astype(np.float32), truth.canvas)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "layout", "metric"), [("wsol-pxap", "hconcat", "pxap"), ("slavc", "single", "detection_ap@0.5")]
+)
+def test_numbers_of_the_whole_set(home: Path, tmp_path: Path, protocol: str, layout: str, metric: str) -> None:
+    words: dict[str, Any] = {"protocol": protocol, "layout": layout, "scenes": 12}
+    truth = truth_of(asked(home, **words))
+    files = [noisy(truth, tmp_path / "a.parquet", 0.3, 1), noisy(truth, tmp_path / "b.parquet", 1.0, 2)]
+    folders = []
+    for file in files:
+        evaluate(asked(home, predictions=file, output=file.removesuffix(".parquet"), **words), lambda line: None)
+        folders.append(file.removesuffix(".parquet"))
+    compared = [evaluate(asked(home, compare=both, **words), lambda line: None).scores for both in (files, folders)]
+    found, again = (each["layouts"][layout]["metrics"] for each in compared)
+    assert found == again  # a folder that was written needs no maps
+    tables = [per_scene.decode(f"{folder}/per_scene.parquet") for folder in folders]
+    (pool, other) = (next(iter(each[0].pools.values())) for each in tables if each)
+    assert found[metric]["first"] == pool.numbers(np.ones((1, 12)))[metric][0] > found[metric]["second"]
+    clusters, of_N = np.unique([videos[0] for videos in truth.videos], return_inverse=True)
+    order = np.argsort(truth.ids)  # a file's scenes stand by their ids
+    times = np.concatenate(list(resamples_of(len(clusters), 0, 2000)))[:, of_N[order]]
+    gaps = pool.numbers(times)[metric] - other.numbers(times)[metric]
+    assert (found[metric]["low"], found[metric]["high"]) == pytest.approx(tuple(np.percentile(gaps, [2.5, 97.5])))
+
+
+def test_weights_and_pools_come_back_from_the_file(home: Path, tmp_path: Path) -> None:
+    truth = truth_of(asked(home))
+    assert truth.masks_NSYX is not None
+    maps: list[np.ndarray | None] = [each.astype(np.float32) for each in truth.masks_NSYX]
+    maps[0], maps[1] = np.concatenate([truth.masks_NSYX[0], truth.masks_NSYX[1][:1]]).astype(np.float32), None
+    for name in ("noprior-code", "wsol-pxap", "raymix-1"):
+        table = score(maps, truth, PROTOCOLS[name])
+        rows = [
+            Row("a", summarise(table, resamples=2), False, table),
+            Row("b", summarise(table, resamples=2), True, table),
+        ]
+        (tmp_path / "x.parquet").write_bytes(per_scene.encode(rows))
+        (first, second), own = per_scene.decode(f"{tmp_path}/x.parquet") or [], Scored.of("a", table)
+        assert (
+            (first.null, second.null) == (False, True)
+            and first.ids == own.ids
+            and first.values.keys() == own.values.keys()
+        )
+        for kind in ("values", "weights"):
+            for metric, column in getattr(own, kind).items():
+                np.testing.assert_array_equal(getattr(first, kind)[metric], column)
+        assert first.pools.keys() == own.pools.keys() and first.weights.keys() == own.weights.keys()
+        for pool in own.pools:
+            np.testing.assert_array_equal(first.pools[pool].kept, own.pools[pool].kept)
+            np.testing.assert_array_equal(first.pools[pool].counts_N, own.pools[pool].counts_N)
+        own_differences = differences(first, own)
+        assert own_differences and all((each.value, each.low, each.high) == (0, 0, 0) for each in own_differences)
+        assert all(isinstance(each, Difference) for each in own_differences)

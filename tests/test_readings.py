@@ -1,0 +1,106 @@
+"""The same predictions under many protocols: each as it would be alone, side by side in one table."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_evaluate import a_run, a_study, clips
+from test_submission import asked, by_class, call, everything, home, truth_of
+
+from raymix.config import Dataset, Evaluate
+from raymix.evaluate import evaluate
+from raymix.protocol import PROTOCOLS
+from raymix.readings import CSV, headline, said
+
+__all__ = ["clips", "home"]
+
+
+def test_every_protocol_reads_a_file_as_it_would_alone(home: Path, tmp_path: Path) -> None:
+    settings = asked(home, protocols=["all"], predictions=f"{tmp_path}/mine.npz", output=f"{tmp_path}/out")
+    truth = truth_of(settings)
+    by_class(truth, tmp_path / "mine.npz", {"class0": "class1", "class1": "class0"})
+    report = evaluate(settings, (lines := []).append)
+    found = report.scores["layouts"]["hconcat"]
+    assert set(found["protocols"]) | set(found["left_out"]) == set(PROTOCOLS)
+    assert found["left_out"] == ["mixloc-single", "dsol-solo", "lvs", "ezvsl", "slavc"]
+    assert found["scenes"]["scenes_hash"] == truth.scenes_hash and report.scores["preprocessing"] == "cafe"
+    for name in ("dsol-syn", "noprior-code", "wsol-pxap"):
+        alone = asked(home, protocol=name, predictions=settings.predictions, output=f"{tmp_path}/{name}")
+        for own, other in zip(evaluate(alone, print).scores["systems"], found["protocols"][name], strict=True):
+            assert own["system"] == other["system"] and own["layouts"]["hconcat"]["metrics"] == other["metrics"], name
+    rows = list(csv.DictReader((tmp_path / "out" / CSV).open()))
+    mine = {(row["protocol"], row["metric"]): float(row["value"]) for row in rows if row["system"] == "mine"}
+    assert mine["raymix-1", "ciou@0.5"] == 1 > mine["sslalign", "ciou@0.5"]  # two of its names are exchanged
+    table = (tmp_path / "out/table.md").read_text()
+    assert table in lines and table.count("\n| ") == 15 and "| null: centre box 0.7 " in table
+    assert "not for such scenes: mixloc-single, dsol-solo" in table
+
+
+def test_some_protocols_of_anonymous_maps_and_what_their_table_says(home: Path, tmp_path: Path) -> None:
+    settings = asked(home, protocols=["tvsl-code", "gar-union"], predictions=f"{tmp_path}/mine.npz")
+    truth = truth_of(settings)
+    left, right = np.zeros((2, *truth.canvas), np.float16)
+    left[:, :32], right[:, 32:] = 1, 1
+    np.savez(settings.predictions, scene_id=np.array(truth.ids), maps=np.tile([left, right], (9, 1, 1, 1)))
+    report = evaluate(settings, lambda line: None)
+    assert Path(report.folder).parent.name.startswith("mine-")
+    lines = (Path(report.folder) / "table.md").read_text().splitlines()
+    first = next(line for line in lines if line.startswith("| tvsl-code "))
+    value = report.scores["layouts"]["hconcat"]["protocols"]["tvsl-code"][0]["metrics"]["ciou@0.3*"]["value"]
+    assert f" {value:.3f}* [" in first and "by class, each source a row, a mean IoU, no rate" in first
+    assert "best null" in lines[4] and "(mine)" not in "".join(lines)  # a system is no null
+
+
+def test_every_protocol_has_a_number_that_it_is_quoted_by_and_words(home: Path) -> None:
+    quoted = {name: headline(each, 2) for name, each in PROTOCOLS.items()}
+    assert quoted["mixloc-multi"] == "ciou@0.3" and quoted["sslalign"] == "ciou@0.5" and quoted["wsol-pxap"] == "pxap"
+    assert headline(PROTOCOLS["raymix-1"], 1) == headline(PROTOCOLS["slavc"], 1) == "iou@0.5"
+    assert said(PROTOCOLS["avgn-code"], 2).startswith("the highest half of the pixels, its own panel alone, by class")
+    assert "panel" not in said(PROTOCOLS["avgn-code"], 1)
+    assert all(said(each, 2) for each in PROTOCOLS.values())
+
+
+def test_a_studys_checkpoint_under_all_of_them(clips: Dataset, tmp_path: Path) -> None:
+    run = a_run(clips)
+    uri = a_study(tmp_path, run, (0,))
+    report = evaluate(Evaluate(home=str(tmp_path), study="small", protocols=["all"], scenes=8), lambda line: None)
+    assert set(report.scores["layouts"]) == {"hconcat", "single"}
+    alone = Evaluate(home=str(tmp_path), study="small", layout="single", scenes=8, output=f"{tmp_path}/alone")
+    whole = {each["system"]: each["layouts"]["single"]["metrics"] for each in evaluate(alone, print).scores["systems"]}
+    rows = {each["system"]: each["metrics"] for each in report.scores["layouts"]["single"]["protocols"]["raymix-1"]}
+    assert {"trial 0", "trial 0, shuffled audio", "untrained network", "full frame"} <= set(rows)
+    assert all(whole[name] == metrics for name, metrics in rows.items())
+    assert "slavc" in report.scores["layouts"]["single"]["protocols"]
+    assert report.folder.startswith(f"{uri}/evaluation/test-protocols-")
+    (checkpoint,) = report.scores["checkpoints"]
+    assert checkpoint["scores"]["test/single/raymix-1/iou@0.5"] >= 0
+    ledger = "".join(path.read_text() for path in sorted(Path(uri, "ledger").rglob("*")) if path.is_file())
+    assert json.dumps("evaluated") in ledger  # the test split was opened, and that is remembered
+
+
+WORDS = {
+    "protocols=all: stands alone, it is every protocol": ["protocols=all,lvs"],
+    "protocol='slvac' is unknown, did you mean 'slavc'?": ["protocols=[slvac]"],
+    "protocols=lvs: protocol lvs is for scenes of one source, these have 2": ["protocols=lvs"],
+    "protocol=lvs: does not go with protocols=": ["protocols=all", "protocol=lvs"],
+    "protocols=all: goes with predictions=FILE, or with study= or checkpoint=, not with export=": [
+        "protocols=all", "export=DIR", "predictions="],
+    "store=True: does not go with protocols=": ["protocols=all", "store=true", "predictions=", "study=x"],
+    "nothing to score: give study=NAME": ["protocols=all", "predictions="],
+    "mine.npz, row 1, scene 'nowhere': none of the 9 hconcat scenes": ["protocols=all"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_wrong_words(home: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez("mine.npz", scene_id=np.array(["nowhere"]), maps=np.zeros((1, 2, 4, 4), np.float16))
+    before = everything(home) | everything(tmp_path)
+    assert call(home, "predictions=mine.npz", *WORDS[words]) == 2
+    err = capsys.readouterr().err
+    assert words in err and err.count("\n") == 1 and everything(home) | everything(tmp_path) == before
