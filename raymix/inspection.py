@@ -108,11 +108,13 @@ def inspect(
 
 def _open(directory: str) -> Prepared:
     """The dataset's documents; ValueError naming prepared datasets near the folder where it is none."""
+    filesystem, path = resolve(directory)
+    if filesystem.get_file_info(path).type == fs.FileType.File:
+        raise ValueError(f"inspect={directory}: is a file; name the folder of a prepared dataset")
     try:
         return manifest.read(directory)
     except ValueError as error:
-        filesystem, path = resolve(directory)
-        near = []
+        near: list[str] = []
         for folder in (path, f"{path}/clips", path.rpartition("/")[0]):
             for info in filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True)) if folder else ():
                 document = filesystem.get_file_info(f"{info.path}/dataset.json")

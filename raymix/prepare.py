@@ -244,8 +244,16 @@ def door(config: Prepare) -> int:
     return 0
 
 
+def _one_is_a_list() -> None:
+    """`layouts=hconcat` and `layouts=hconcat,grid2x2` as lists, which Hydra would take for something of its own."""
+    for place, word in enumerate(sys.argv):
+        name, sign, value = word.partition("=")
+        if sign and name in ("layouts", "pair_lists") and value and not value.startswith(("[", "$")):
+            sys.argv[place] = f"{name}={json.dumps(value.split(','), ensure_ascii=False)}"
+
+
 def main() -> None:
-    enter(door, "prepare")
+    enter(door, "prepare", _one_is_a_list)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,10 @@ class Wanted:
     def check(self) -> None:
         """ValueError in one line for a layout that is none, or a list that cannot be read."""
         for word in self.layouts:
-            arrange(*parted(word))
+            try:
+                arrange(*parted(word))
+            except ValueError as error:
+                raise ValueError(f"layouts={word}: {error}") from None
         for uri in self.pair_lists:
             pair_list.read(uri)
 
