@@ -194,9 +194,10 @@ def _region(axes: Axes, region: Mapping[str, Any], size_YX: tuple[int, int], col
         axes.add_patch(box)
         corner = (left, top)
     name = (region["label"] or "no label") + ("" if region["sounding"] else ", silent")
+    above = corner[1] > 0.09 * y  # room for its name, which would hide a small region
     told = axes.text(
-        max(corner[0], 0) + 0.01 * x, max(corner[1], 0) + 0.01 * y, name, fontsize=6.5, color=colour, va="top",
-        clip_on=True, parse_math=False,
+        max(corner[0], 0) + 0.01 * x, max(corner[1], 0) + (-0.01 if above else 0.01) * y, name, fontsize=6.5, color=colour,
+        va="bottom" if above else "top", clip_on=True, parse_math=False,
     )  # fmt: skip
     told.set_path_effects(_HALO)
 

@@ -35,6 +35,7 @@ SAID = (
     "Regions: solid where a thing sounds, dashed where it is silent. Below each clip its sound as log-mel, low notes at the "
     "bottom; a dotted line where each frame is."
 )
+ODD = "Odd ones: repaired annotations, most regions, smallest and largest share of the frame"
 STYLE = """<style>
 body{font:15px/1.45 system-ui,sans-serif;color:#222;max-width:1440px;margin:24px auto;padding:0 16px}
 img{max-width:100%;height:auto;display:block;margin:8px 0}
@@ -92,7 +93,10 @@ def inspect(
         )
     odd = _odd(found, [place for survey in surveys.values() for place in survey.places], max(1, pictures // 4))
     if odd:
-        sheets["odd"] = ("Odd ones: repaired annotations, most regions, smallest and largest region", _load(here, odd))
+        sheets["odd"] = (
+            "Odd ones: repaired annotations, most regions, smallest and largest share of the frame",
+            _load(here, odd),
+        )
     files = {f"{name}.png": png(sheet(clips, heading)) for name, (heading, clips) in sheets.items()}
     with_regions = {split: survey for split, survey in surveys.items() if survey.areas}
     if with_regions:
@@ -203,7 +207,7 @@ def _told(kind: str, place: Place) -> str:
         return f"{len(place.areas)} regions"
     if kind == "repaired":
         return kind
-    return f"{kind}, {(min if kind == 'smallest region' else max)(place.areas):.1%} of the frame"
+    return f"{kind}, {(min if kind == 'smallest region' else max)(place.areas):.1%}"
 
 
 def _load(filesystem: fs.FileSystem, chosen: Sequence[tuple[Place, str]]) -> list[Shown]:

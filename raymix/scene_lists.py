@@ -53,6 +53,32 @@ class Wanted:
             pair_list.read(uri)
 
 
+@dataclass(frozen=True)
+class Listed:
+    """One list, and what scenes.json says of it beyond its content."""
+
+    pairs: PairList
+    sources: int  # that sound in each scene; of given duets, clips that do
+    seed: int | None = None
+    gone: tuple[tuple[str, str], ...] = ()  # scenes without their clips, and why
+    origin: dict[str, Any] | None = None  # id, hash and scenes of the given list
+
+    def record(self, split: str) -> dict[str, Any]:
+        """Its entry in scenes.json."""
+        return {
+            "id": self.pairs.id,
+            "file": f"{self.pairs.id}.parquet",
+            "layout": self.pairs.layout,
+            "sources": self.sources,
+            "split": split,
+            "seed": self.seed,
+            "scenes": len(self.pairs),
+            "hash": self.pairs.hash,
+            "missing": len(self.gone),
+            "of": self.origin,
+        }
+
+
 def parted(word: str) -> tuple[str, int | None]:
     """A layout and its number of sources, as `raymix.casting.tag` puts them together."""
     several = re.fullmatch(rf"({'|'.join(OPEN)})(\d+)", word)
@@ -67,19 +93,27 @@ def write(directory: str, wanted: Wanted, echo: Callable[[str], Any] = print) ->
     """
     wanted.check()
     natural = any(parted(word)[0] == "natural" for word in wanted.layouts)
-    names, made = cast(directory, wanted.split, sources=natural), []
-    for word in wanted.layouts:
-        layout, sources = parted(word)
-        name = f"{wanted.split}-{tag(layout, sources)}-{wanted.seed}-{wanted.count}"
-        pairs = pair_list.make(names, layout=layout, count=wanted.count, seed=wanted.seed, sources=sources, name=name)
-        made.append(_keep(directory, pairs, wanted.split, {"seed": wanted.seed, "missing": 0, "of": None}))
-    for uri in wanted.pair_lists:
-        made.append(_given(directory, pair_list.read(uri), names, wanted.split, uri))
-    _note(directory, made)
-    for each in made:
-        gone = f", {each['missing']} without their clips (named in {each['id']}-missing.csv)" if each["missing"] else ""
-        place = f"{directory.rstrip('/')}/{FOLDER}/{each['file']}"
-        echo(f"prepare: {each['scenes']} {each['layout']} scenes {each['hash']} in {place}{gone}")
+    names = cast(directory, wanted.split, sources=natural)
+    lists = [_drawn(names, word, wanted) for word in wanted.layouts]
+    lists += [_given(pair_list.read(uri), names, wanted.split, uri) for uri in wanted.pair_lists]
+    there = {each["id"]: each for each in card.scene_lists(directory)}
+    for each in lists:
+        _unlike(each, there, directory)
+    folder = f"{directory.rstrip('/')}/{FOLDER}"
+    for each in lists:
+        pair_list.write(each.pairs, f"{folder}/{each.pairs.id}.parquet")
+        if each.gone:
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows([("scene_id", "reason"), *each.gone])
+            put(*resolve(f"{folder}/{each.pairs.id}-missing.csv"), text.getvalue().encode())
+    made = [each.record(wanted.split) for each in lists]
+    every = there | {each["id"]: each for each in made}
+    text_of = json.dumps([every[name] for name in sorted(every)], indent=1, ensure_ascii=False)
+    put(*resolve(f"{directory.rstrip('/')}/{card.SCENES}"), text_of.encode())
+    card.write(directory)
+    for found in made:
+        gone = f", {found['missing']} without their clips ({found['id']}-missing.csv)" if found["missing"] else ""
+        echo(f"prepare: {found['scenes']} {found['layout']} scenes {found['hash']} in {folder}/{found['file']}{gone}")
     return made
 
 
@@ -119,8 +153,15 @@ def _names(table: pa.Table, sources: bool) -> Clips:
     )
 
 
-def _given(directory: str, pairs: PairList, names: Clips, split: str, uri: str) -> dict[str, Any]:
-    """Keep a given list: its scenes whose clips are all there, by their ids; the others are counted and named."""
+def _drawn(names: Clips, word: str, wanted: Wanted) -> Listed:
+    layout, sources = parted(word)
+    name = f"{wanted.split}-{tag(layout, sources)}-{wanted.seed}-{wanted.count}"
+    pairs = pair_list.make(names, layout=layout, count=wanted.count, seed=wanted.seed, sources=sources, name=name)
+    return Listed(pairs, arrange(layout, sources)[2], seed=wanted.seed)
+
+
+def _given(pairs: PairList, names: Clips, split: str, uri: str) -> Listed:
+    """A given list with the ids of its clips; the scenes that lack one are counted and named."""
     places: dict[str, list[int]] = {}
     for place, (clip_id, video) in enumerate(zip(names.clip_id.tolist(), names.video.tolist(), strict=True)):
         places.setdefault(clip_id, []).append(place)
@@ -140,42 +181,18 @@ def _given(directory: str, pairs: PairList, names: Clips, split: str, uri: str) 
         raise ValueError(
             f"pair_lists={uri}: none of {len(pairs)} scenes has its clips in split '{split}' ({gone[0][1]})"
         )
+    sounding = sum(panel.sounding for panel in kept[0])
     origin = {"id": pairs.id, "hash": pairs.hash, "scenes": len(pairs)}
-    known = {"seed": None, "missing": len(gone), "of": origin}
-    found = _keep(directory, replace(pairs, id=f"{split}-{pairs.id}", scenes=tuple(kept)), split, known)
-    if gone:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("scene_id", "reason"), *gone])
-        filesystem, path = resolve(f"{directory.rstrip('/')}/{FOLDER}/{found['id']}-missing.csv")
-        put(filesystem, path, text.getvalue().encode())
-    return found
+    return Listed(
+        replace(pairs, id=f"{split}-{pairs.id}", scenes=tuple(kept)), sounding, gone=tuple(gone), origin=origin
+    )
 
 
-def _keep(directory: str, pairs: PairList, split: str, known: dict[str, Any]) -> dict[str, Any]:
-    """Write one list; what scenes.json says of it. ValueError where other scenes are there under its name."""
-    record = {
-        "id": pairs.id,
-        "file": f"{pairs.id}.parquet",
-        "layout": pairs.layout,
-        "split": split,
-        "scenes": len(pairs),
-        "sources": sum(panel.sounding for panel in pairs.scenes[0]) if pairs.layout != "natural" else None,
-        "hash": pairs.hash,
-        **known,
-    }
-    there = {each["id"]: each["hash"] for each in card.scene_lists(directory)}
-    if pairs.id in there and there[pairs.id] != pairs.hash:
+def _unlike(listed: Listed, there: dict[str, dict[str, Any]], directory: str) -> None:
+    """ValueError where the folder has other scenes under this name."""
+    pairs = listed.pairs
+    if pairs.id in there and there[pairs.id]["hash"] != pairs.hash:
         raise ValueError(
-            f"{directory}/{FOLDER}/{record['file']}: holds the scenes {there[pairs.id]}, these are {pairs.hash}; "
+            f"{directory}/{FOLDER}/{pairs.id}.parquet: holds the scenes {there[pairs.id]['hash']}, these are {pairs.hash}; "
             "give the list another name"
         )
-    pair_list.write(pairs, f"{directory.rstrip('/')}/{FOLDER}/{record['file']}")
-    return record
-
-
-def _note(directory: str, made: Sequence[dict[str, Any]]) -> None:
-    every = {each["id"]: each for each in [*card.scene_lists(directory), *made]}
-    text = json.dumps([every[name] for name in sorted(every)], indent=1, ensure_ascii=False)
-    filesystem, path = resolve(directory)
-    put(filesystem, f"{path}/{card.SCENES}", text.encode())
-    card.write(directory)

@@ -20,13 +20,14 @@ from PIL import Image
 from raymix import clip, contact_sheets, inspection, pair_list, scene_lists
 from raymix import prepare as door
 from raymix.config import Dataset, Prepare
-from raymix.datasets import card, manifest
+from raymix.datasets import card, leaks, manifest
 from raymix.datasets.publishers import PUBLISHERS
+from raymix.datasets.source import Source
 from raymix.door import composed as composed_by
 from raymix.prepare import prepare
 from raymix.scene import compose, compose_list
 from raymix.scene_lists import Wanted
-from raymix.storage import resolve
+from raymix.storage import get, resolve
 
 RED = (0.0, 0.0, 0.5, 0.5)  # the quarter of each film that is red
 
@@ -205,7 +206,7 @@ def test_odd_ones_are_chosen_by_what_makes_them_odd(boxed: Dataset) -> None:
     said = [(place.clip_id.split(":")[1], why) for place, why in chosen]
     assert said[0] == ("guitar/3.mp4", "repaired")
     assert said[1][1] == "2 regions" and len({name for name, _ in said}) == len(said) == 4
-    assert said[2][1].startswith("smallest region") and said[3][1] == "largest region, 25.0% of the frame"
+    assert said[2][1].startswith("smallest region") and said[3][1] == "largest region, 25.0%"
 
 
 def test_a_box_is_drawn_where_it_is(boxed: Dataset) -> None:
@@ -256,10 +257,11 @@ def test_inspection_reads_a_bucket(copy: str, s3: str, tmp_path: Path) -> None:
     for file in Path(copy).glob("*.*"):
         with filesystem.open_output_stream(f"{path}/{file.name}") as stream:
             stream.write(file.read_bytes())
-    inspection.inspect(s3, str(tmp_path / "look"), 1, 0, quiet)
+    there = inspection.inspect(s3, None, 1, 0, quiet)
     here = inspection.inspect(copy, str(tmp_path / "here"), 1, 0, quiet)
+    assert there[0] == f"{s3}/inspect/index.html"
     for file in here[1:]:
-        assert Path(file).read_bytes() == (tmp_path / "look" / Path(file).name).read_bytes()
+        assert Path(file).read_bytes() == get(filesystem, f"{path}/inspect/{Path(file).name}")
     scene_lists.write(s3, Wanted(["hconcat"], count=4), quiet)
     assert pair_list.read(f"{s3}/scenes/test-hconcat-0-4.parquet").layout == "hconcat"
 
@@ -278,7 +280,8 @@ def test_a_list_has_the_scenes_that_are_drawn(copy: str, layout: str) -> None:
     assert (listed.mixture_NTF == drawn.mixture_NTF).all() and (listed.frames_N3YX == drawn.frames_N3YX).all()
     assert made["hash"] == pairs.hash and made["id"] == pairs.id == f"test-{layout}-3-5"
     assert made["scenes"] == len(drawn) and card.scene_lists(copy) == [made]
-    assert f"| `scenes/test-{layout}-3-5.parquet` | {name} |" in Path(copy, "README.md").read_text()
+    told = f"| `scenes/test-{layout}-3-5.parquet` | {name} | {3 if '3' in layout else 1 if name == 'single' else 2} | test |"
+    assert told in Path(copy, "README.md").read_text()
 
 
 def test_lists_are_the_same_bytes_again_and_stay_beside_others(copy: str) -> None:
@@ -290,6 +293,9 @@ def test_lists_are_the_same_bytes_again_and_stay_beside_others(copy: str) -> Non
     assert set(now) == {*first, "test-single-0-4.parquet"}
     assert all(now[name] == data for name, data in first.items() if name != "scenes.json")
     assert [each["id"] for each in card.scene_lists(copy)] == ["test-hconcat-0-4", "test-single-0-4"]
+    with pytest.raises(ValueError, match=r"layout=natural: none of 16 clips"):
+        scene_lists.write(copy, Wanted(["vconcat", "natural4"], count=4), quiet)
+    assert {path.name: path.read_bytes() for path in Path(copy, "scenes").iterdir()} == now  # all of them, or none
 
 
 def test_a_given_list_keeps_its_scenes_and_names_those_that_lack_a_clip(copy: str, tmp_path: Path) -> None:
@@ -334,6 +340,31 @@ def test_the_door_writes_lists_in_any_spelling(copy: str, boxed: Dataset, monkey
     assert pair_list.read(f"{copy}/scenes/test-grid2x2-0-3.parquet").layout == "grid2x2"
     with pytest.raises(ValueError, match=r"layouts=hconcta: .*did you mean hconcat"):
         Wanted(["hconcta"]).check()
+
+
+def test_a_video_or_a_speaker_in_two_splits_is_a_leak(tmp_path: Path) -> None:
+    sources = [Source(f"{n}.mp4", "train", id=f"i{n}", video=f"v{n}", group=f"g{n}") for n in range(4)]
+    assert leaks.of_sources(sources) == []
+    sources += [
+        dataclasses.replace(sources[0], id="other", split="test"),  # the same video and speaker: one leak
+        dataclasses.replace(sources[1], id="new", video="new", split="val"),  # the same speaker
+        dataclasses.replace(sources[2], split="test", refused=("leaked", "of another list")),
+        dataclasses.replace(sources[3], split=""),
+    ]
+    found = leaks.of_sources(sources)
+    assert [str(each) for each in found] == [
+        "video v0 in test and train",
+        "group g0 in test and train",
+        "group g1 in train and val",
+    ]
+    with pytest.raises(ValueError, match=r"in train and val; dataset.allow_leaks=true"):
+        leaks.allowed(found, str(tmp_path / "out"), allow=False)
+    assert not (tmp_path / "out").exists()  # the line shows them all
+    leaks.allowed(found, str(tmp_path / "out"), allow=True)
+    assert rows_of(tmp_path / "out/leaks.csv")[:2] == [
+        {"kind": "video", "name": "v0", "split": "test", "id": "other"},
+        {"kind": "video", "name": "v0", "split": "train", "id": "i0"},
+    ]
 
 
 def test_many_leaks_are_in_a_file_that_the_line_names(tmp_path: Path) -> None:

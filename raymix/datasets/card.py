@@ -196,19 +196,13 @@ def _leaks(of: Prepared) -> Section:
 def _scenes(scenes: Sequence[dict[str, Any]]) -> Section:
     if not scenes:
         return Section("Scenes for evaluation", ("No fixed lists here; `layouts=` of `raymix.prepare` writes some.",))
-    rows = [
-        (
-            f"`scenes/{each['file']}`",
-            each["layout"],
-            each["split"],
-            str(each["scenes"]),
-            str(each["missing"]),
-            each["hash"],
-        )
-        for each in scenes
-    ]
-    told = "Fixed lists for `python -m raymix.evaluate pair_list=`; the hash is of a list's content."
-    return Section("Scenes for evaluation", (told,), (("list", "layout", "split", "scenes", "missing", "hash"), *rows))
+    columns = ("list", "layout", "sources", "split", "scenes", "missing", "hash")
+    rows = [(f"`scenes/{each['file']}`", *(str(each[name] or 0) for name in columns[1:])) for each in scenes]
+    told = (
+        "Fixed lists for `python -m raymix.evaluate pair_list=`; the hash is of a list's content. Of a published list the "
+        "scenes without their clips are missing here, and named in a file beside it."
+    )
+    return Section("Scenes for evaluation", (told,), (columns, *rows))
 
 
 def _use(of: Prepared, name: str) -> Section:
@@ -236,4 +230,4 @@ def _differing(of: Prepared, name: str) -> Iterator[str]:
     for key, value in {"root": of.facts["root"], **of.facts["settings"]}.items():
         computed = isinstance(usual[key], str) and "${" in usual[key] if key in usual else True
         if not computed and value != usual[key] and key != "name":
-            yield f"dataset.{key}={'FILE' if key in FILES else value}"
+            yield f"dataset.{key}={'FILE' if key in FILES else 'null' if value is None else value}"
