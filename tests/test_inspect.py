@@ -77,7 +77,7 @@ def test_the_card_counts_what_is_there(boxed: Dataset) -> None:
     text = Path(boxed.prepared, "README.md").read_text()
     clips = {split: clip.read(boxed.prepared, split, 16, truth=True) for split in ("train", "test")}
     for split, found in clips.items():
-        videos, hours = len(set(found.video)), f"{len(found) / 3600:.2f}"
+        videos, hours = len(set(found.video)), f"{len(found) / 3600:.4f}"
         assert f"| {split} | {len(found)} | {hours} | {int(found.has_truth.sum())} | {videos} | " in text
         for name in ("cello", "guitar"):
             counts = {each: int((of.label == name).sum()) for each, of in clips.items()}

@@ -102,7 +102,7 @@ def _cell(text: str) -> str:
 
 
 def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.2f}"
+    return f"{seconds / 3600:.{2 if seconds >= 3600 else 4}f}"
 
 
 def _counts(of: Prepared) -> Section:
