@@ -267,7 +267,7 @@ def read(
     for path in paths:
         left = None if limit is None else limit - sum(map(len, parts))
         if left is None or left > 0:
-            rows = _rows(filesystem, path, columns(truth or sources, labels)).slice(0, left)
+            rows = usable(filesystem, path, columns(truth or sources, labels)).slice(0, left)
             parts.append(decode(rows, image_size, truth, sources))
     if not sum(map(len, parts)):
         raise ValueError(f"{directory}: split '{split}' holds no clips")
@@ -277,11 +277,12 @@ def read(
 def videos(directory: str, split: str) -> list[str]:
     """The source video of every usable clip of a split, after a look into each of its files; ValueError as in `read`."""
     filesystem, _ = resolve(directory)
-    tables = [_rows(filesystem, path, ["video"]) for path in shards(directory, split)]
+    tables = [usable(filesystem, path, ["video"]) for path in shards(directory, split)]
     return [video for table in tables for video in table["video"].to_pylist()]
 
 
-def _rows(filesystem: fs.FileSystem, path: str, wanted: list[str]) -> pa.Table:
+def usable(filesystem: fs.FileSystem, path: str, wanted: list[str]) -> pa.Table:
+    """These columns of the usable rows of one shard; ValueError in one line where it is none."""
     try:
         table = patiently(lambda: _table(filesystem, path, [*wanted, "status"]))
     except (pa.ArrowException, OSError) as error:  # ArrowInvalid is a ValueError too, but of several lines

@@ -19,13 +19,14 @@ from typing import Any
 
 from pyarrow import fs
 
-from raymix import session
+from raymix import inspection, scene_lists, session
 from raymix.clip import SCHEMA_VERSION, describe
 from raymix.config import Dataset, Prepare, nearest
 from raymix.datasets import DATASETS, OPTIONAL, folder, leaks, shards
 from raymix.door import Nothing, enter, refusing
 from raymix.engine import writable
 from raymix.rules import check
+from raymix.scene_lists import Wanted
 from raymix.storage import resolve
 
 Echo = Callable[[str], Any]
@@ -131,8 +132,7 @@ def _make(
     sources = DATASETS[settings.name].sources(settings)
     if not sources:
         raise NothingUsable(f"{settings.root}: no video files ({' '.join(folder.SUFFIXES)}) below it")
-    if not settings.allow_leaks:
-        leaks.refuse(leaks.of_sources(sources))
+    leaks.allowed(leaked := leaks.of_sources(sources), settings.prepared, settings.allow_leaks)
     filesystem, path = resolve(settings.prepared)
     filesystem.create_dir(path)
     if filesystem.get_file_info(f"{path}/dataset.json").type != fs.FileType.NotFound:
@@ -151,10 +151,11 @@ def _make(
         reasons = [f"{e['file']}: {e['reason'] or e['status']}" for r in done.values() for e in r["entries"]]
         shown = "; ".join(sorted(reasons)[:3]) or "the split file lists none of them"
         raise NothingUsable(f"{settings.root}: none of {len(sources)} files gave a clip ({shown})")
-    if not settings.allow_leaks:
-        leaks.refuse(leaks.of_media(entry for record in done.values() for entry in record["entries"]))
+    leaked += leaks.of_media(entry for unit in wanted for entry in done[unit.name]["entries"])
+    leaks.forget(settings.prepared)
+    leaks.allowed(leaked, settings.prepared, settings.allow_leaks)
     left_out = [source for source in sources if not source.split]
-    return shards.finish(settings, [done[unit.name] for unit in wanted], left_out, facts)
+    return shards.finish(settings, [done[unit.name] for unit in wanted], left_out, {**facts, "leaks": len(leaked)})
 
 
 def _here(settings: Dataset, todo: list[shards.Unit], preprocessing: str) -> Iterator[dict[str, Any]]:
@@ -222,7 +223,13 @@ def _tell(report: PrepareReport, echo: Echo) -> None:
 
 def door(config: Prepare) -> int:
     check(config)
+    if config.inspect:
+        with refusing():
+            inspection.inspect(config.inspect, config.output, config.pictures, config.seed)
+        return 0
     with refusing():
+        lists = Wanted(config.layouts, config.pair_lists, config.split, config.scenes, config.seed)
+        lists.check()
         if session.machine(config.cluster) is None:  # a cluster of others' making
             session.start(config.cluster)
             from raymix import nodes
@@ -231,11 +238,22 @@ def door(config: Prepare) -> int:
         report = prepare(config.dataset, start_ray=lambda: session.start(replace(config.cluster, dashboard=False)))
     if not report.fresh:
         print(f"prepare: {report.prepared} is prepared already: {sum(report.clips.values())} clips")
+    if config.layouts or config.pair_lists:
+        with refusing():
+            scene_lists.write(config.dataset.prepared, lists)
     return 0
 
 
+def _one_is_a_list() -> None:
+    """`layouts=hconcat` and `layouts=hconcat,grid2x2` as lists, which Hydra would take for something of its own."""
+    for place, word in enumerate(sys.argv):
+        name, sign, value = word.partition("=")
+        if sign and name in ("layouts", "pair_lists") and value and not value.startswith(("[", "$")):
+            sys.argv[place] = f"{name}={json.dumps(value.split(','), ensure_ascii=False)}"
+
+
 def main() -> None:
-    enter(door, "prepare")
+    enter(door, "prepare", _one_is_a_list)
 
 
 if __name__ == "__main__":

@@ -199,6 +199,14 @@ class Prepare:
     home: str = ""
     dataset: Dataset = field(default_factory=Dataset)
     cluster: Cluster = field(default_factory=Cluster)
+    layouts: list[str] = field(default_factory=list)  # fixed scenes beside the clips: hconcat, hconcat3, grid2x2 ...
+    pair_lists: list[str] = field(default_factory=list)  # files of given ones, likewise kept beside the clips
+    split: str = chosen("test", "test", "val")  # that they are made of
+    scenes: int = ranged(256, low=1)  # of a drawn list, at most
+    seed: int = ranged(0, low=0)  # of the drawn lists, and of what inspect shows
+    inspect: str = ""  # a prepared dataset to look at instead: contact sheets and its numbers
+    output: str | None = None  # where to; default: the folder inspect in the dataset itself
+    pictures: int = ranged(12, low=1, high=48)  # clips on a sheet of inspect
 
 
 @dataclass

@@ -2,48 +2,90 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from pyarrow import fs
+
 from raymix.datasets.source import Source
+from raymix.storage import put, resolve
 
 SHOWN = 5
+FILE = "leaks.csv"
 
 
-def of_sources(sources: Iterable[Source]) -> list[str]:
-    """The videos and groups that are in two splits, a line each."""
-    videos, groups = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+@dataclass(frozen=True)
+class Leak:
+    """One thing that is in two splits, and under which ids in which."""
+
+    kind: str  # video, group, file
+    name: str  # of a file its fingerprint
+    found: tuple[tuple[str, str], ...]  # (split, id)
+
+    def __str__(self) -> str:
+        if self.kind == "file":
+            return f"one file as {', '.join(f'{name} ({split})' for split, name in self.found)}"
+        return f"{self.kind} {self.name} in {' and '.join(sorted({split for split, _ in self.found}))}"
+
+
+def of_sources(sources: Iterable[Source]) -> list[Leak]:
+    """The videos and groups that are in two splits."""
+    videos, groups = defaultdict[str, set[tuple[str, str]]](set), defaultdict[str, set[tuple[str, str]]](set)
     for source in sources:
         if source.split and source.refused is None:
-            videos[source.film].add(source.split)
-            groups[source.unit].add(source.split)
-    found = [f"video {name} in {_names(splits)}" for name, splits in sorted(videos.items()) if len(splits) > 1]
-    own = {name: splits for name, splits in groups.items() if len(splits) > 1 and name not in videos}
-    return found + [f"group {name} in {_names(splits)}" for name, splits in sorted(own.items())]
+            videos[source.film].add((source.split, source.name))
+            groups[source.unit].add((source.split, source.name))
+    found = [Leak("video", name, tuple(sorted(of))) for name, of in sorted(videos.items()) if _several(of)]
+    own = {name: of for name, of in groups.items() if _several(of) and name not in videos}
+    return found + [Leak("group", name, tuple(sorted(of))) for name, of in sorted(own.items())]
 
 
-def of_media(entries: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The files that are in two splits under different names, a line each, by their fingerprints."""
-    same = defaultdict[str, list[tuple[str, str]]](list)
+def of_media(entries: Iterable[Mapping[str, Any]]) -> list[Leak]:
+    """The files that are in two splits under different names, by their fingerprints."""
+    same = defaultdict[str, set[tuple[str, str]]](set)
     for entry in entries:
         if entry["media"] and entry["clips"]:
-            same[entry["media"]].append((entry["split"], entry["id"]))
-    return [
-        f"one file as {', '.join(f'{name} ({split})' for split, name in sorted(rows))}"
-        for rows in same.values()
-        if len({split for split, _ in rows}) > 1
-    ]
+            same[entry["media"]].add((entry["split"], entry["id"]))
+    return [Leak("file", media, tuple(sorted(of))) for media, of in same.items() if _several(of)]
 
 
-def refuse(leaks: list[str]) -> None:
-    """ValueError with the list, where there is one."""
-    if leaks:
-        more = f" and {len(leaks) - SHOWN} more" if len(leaks) > SHOWN else ""
-        raise ValueError(
-            f"leaks between splits: {'; '.join(leaks[:SHOWN])}{more}; dataset.allow_leaks=true goes on anyway"
-        )
+def allowed(leaks: Sequence[Leak], directory: str, allow: bool) -> None:
+    """ValueError with the list, where there is one and it is not allowed; what a line does not show is in a file beside.
+
+    Of an allowed list the whole is in the file, whatever its length.
+    """
+    if not leaks:
+        return
+    whole = allow or len(leaks) > SHOWN
+    if whole:
+        write(leaks, directory)
+    if allow:
+        return
+    more = f" and {len(leaks) - SHOWN} more, all in {directory.rstrip('/')}/{FILE}" if whole else ""
+    shown = "; ".join(map(str, leaks[:SHOWN]))
+    raise ValueError(f"leaks between splits: {shown}{more}; dataset.allow_leaks=true goes on anyway")
 
 
-def _names(splits: set[str]) -> str:
-    return " and ".join(sorted(splits))
+def write(leaks: Sequence[Leak], directory: str) -> None:
+    """All of them as a CSV in the folder: kind,name,split,id, a row for each place where one is."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("kind", "name", "split", "id"))
+    rows.writerows((leak.kind, leak.name, split, name) for leak in leaks for split, name in leak.found)
+    filesystem, path = resolve(directory)
+    put(filesystem, f"{path}/{FILE}", text.getvalue().encode())
+
+
+def forget(directory: str) -> None:
+    """Take away the list that an earlier attempt left."""
+    filesystem, path = resolve(directory)
+    if filesystem.get_file_info(f"{path}/{FILE}").type == fs.FileType.File:
+        filesystem.delete_file(f"{path}/{FILE}")
+
+
+def _several(found: Iterable[tuple[str, str]]) -> bool:
+    return len({split for split, _ in found}) > 1

@@ -23,7 +23,8 @@ from pyarrow import fs
 
 from raymix.clip import SCHEMA_VERSION, SPLITS, encode, schema
 from raymix.config import Dataset
-from raymix.datasets import DATASETS
+from raymix.datasets import DATASETS, card
+from raymix.datasets.manifest import Prepared
 from raymix.datasets.source import Entry, Source, Unusable
 from raymix.storage import get, making, put, resolve
 
@@ -116,7 +117,7 @@ def write_unit(settings: Dataset, unit: Unit, preprocessing: str) -> dict[str, A
 
     torch.set_num_threads(1)
     started, shards, shape = time.monotonic(), _Shards(settings, unit, preprocessing), (0, 0)
-    entries, labels = [], Counter[str]()
+    entries, labels, with_regions = [], Counter[str](), 0
     with _Attempts(settings, unit) as attempts:
         for source in unit.sources:
             entry = Entry.of(source)
@@ -124,6 +125,7 @@ def write_unit(settings: Dataset, unit: Unit, preprocessing: str) -> dict[str, A
             for row in _rows(settings, source, entry, crashes):
                 shape = (row["stft_frames"], row["stft_bins"])
                 labels.update(row["labels"])
+                with_regions += bool(row["regions"])
                 shards.add(row)
             entries.append(asdict(entry))
         shards.close()
@@ -133,6 +135,7 @@ def write_unit(settings: Dataset, unit: Unit, preprocessing: str) -> dict[str, A
         "clips": sum(entry["clips"] for entry in entries),
         "stft_shape": list(shape),
         "labels": dict(sorted(labels.items())),
+        "with_regions": with_regions,
         "entries": entries,
         "seconds": round(time.monotonic() - started, 3),
     }
@@ -206,7 +209,7 @@ def records(settings: Dataset, wanted: list[Unit]) -> dict[str, dict[str, Any]]:
 def finish(
     settings: Dataset, made: list[dict[str, Any]], left_out: list[Source], facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write `manifest.parquet` and then `dataset.json`, whose content is returned; drop what belongs to neither."""
+    """Write `manifest.parquet`, the card and then `dataset.json`, whose content is returned; drop what belongs to none."""
     filesystem, path = resolve(settings.prepared)
     entries = [Entry(**entry) for record in made for entry in record["entries"]]
     entries += [
@@ -217,16 +220,9 @@ def finish(
     description = {
         "schema_version": SCHEMA_VERSION,
         **facts,
-        "splits": {
-            split: {
-                "clips": sum(record["clips"] for record in of),
-                "videos": sum(entry["clips"] > 0 for record in of for entry in record["entries"]),
-                "files": [file for record in of for file in record["files"]],
-            }
-            for split, of in splits.items()
-        },
+        "splits": {split: _split(of) for split, of in splits.items()},
         "classes": sorted({label for record in made for label in record["labels"]}),
-        "labels": dict(sorted(sum((Counter(record["labels"]) for record in made), Counter[str]()).items())),
+        "labels": _labels(made),
         "stft_shape": max(record["stft_shape"] for record in made),
         "statuses": dict(Counter(entry.status for entry in entries).most_common()),
     }
@@ -239,6 +235,24 @@ def finish(
         shard = re.fullmatch(r"(train|val|test)-\d{5}(-\d+)?\.parquet(\..+\.tmp)?", info.base_name)
         if shard and info.base_name not in keep:
             filesystem.delete_file(info.path)  # of an earlier, unfinished layout
+        if info.base_name == "scenes" and info.type == fs.FileType.Directory:
+            filesystem.delete_dir(info.path)  # lists of clips that are no more
+    put(filesystem, f"{path}/{card.CARD}", card.markdown(card.sections(Prepared(description, tuple(entries)))).encode())
     put(filesystem, f"{path}/dataset.json", json.dumps(description, indent=1, ensure_ascii=False).encode())
     filesystem.delete_dir(f"{path}/{PARTS}")
     return description
+
+
+def _split(made: list[dict[str, Any]]) -> dict[str, Any]:
+    """What dataset.json says of a split, from the records of its units."""
+    return {
+        "clips": sum(record["clips"] for record in made),
+        "videos": sum(entry["clips"] > 0 for record in made for entry in record["entries"]),
+        "with_regions": sum(record["with_regions"] for record in made),
+        "labels": _labels(made),
+        "files": [file for record in made for file in record["files"]],
+    }
+
+
+def _labels(made: list[dict[str, Any]]) -> dict[str, int]:
+    return dict(sorted(sum((Counter(record["labels"]) for record in made), Counter[str]()).items()))

@@ -77,6 +77,7 @@ class Entry:
     size_bytes: int = -1
     repairs: int = 0  # of its annotation
     media: str = ""  # hash of the medium's size, beginning and end: the same in two rows means the same file
+    video: str = ""  # what its clips call it
 
     @staticmethod
     def of(source: Source) -> Entry:
@@ -88,6 +89,7 @@ class Entry:
             source.unit,
             size_bytes=source.size_bytes,
             repairs=len(source.repairs),
+            video=source.film,
         )
 
 

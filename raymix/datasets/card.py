@@ -1,0 +1,233 @@
+"""The dataset card: README.md in the prepared folder, with what one must know before using, citing or sharing the clips.
+
+Everything in it comes from the folder's own documents, so the same clips have the same card, byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from raymix.config import Dataset
+from raymix.datasets import manifest
+from raymix.datasets.manifest import Prepared
+from raymix.datasets.publishers import publisher
+from raymix.datasets.source import Entry
+from raymix.door import folder
+from raymix.storage import get, put, resolve
+
+CARD, SCENES = "README.md", "scenes/scenes.json"
+REASONS = 12  # lines of the table of drop-outs
+FILES = ("splits", "regions", "annotations")  # of which the settings keep hashes
+UNSAID = ("name", "splits", "val", "test", "seed")  # settings that have a section of their own
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, sentences, and a table (its first row are the columns) or commands below."""
+
+    title: str
+    text: tuple[str, ...] = ()
+    table: tuple[tuple[str, ...], ...] = ()
+    commands: tuple[str, ...] = ()
+
+
+def write(directory: str) -> None:
+    """Write the card of a prepared dataset anew, after something came to its folder; ValueError where it is none."""
+    filesystem, path = resolve(directory)
+    put(filesystem, f"{path}/{CARD}", markdown(sections(manifest.read(directory), scene_lists(directory))).encode())
+
+
+def scene_lists(directory: str) -> list[dict[str, Any]]:
+    """What is known of the lists of scenes in the folder (`raymix.scene_lists`), [] where there are none."""
+    filesystem, path = resolve(directory)
+    try:
+        return list(json.loads(get(filesystem, f"{path}/{SCENES}")))
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{directory}/{SCENES} cannot be read ({error}); delete it, and make the scenes again"
+        ) from None
+
+
+def sections(of: Prepared, scenes: Sequence[dict[str, Any]] = ()) -> list[Section]:
+    """The card as headings, sentences and tables."""
+    name = str(of.facts["settings"]["name"])
+    known = publisher(name)
+    made = f"{known.title}: clips with sound, made by `python -m raymix.prepare dataset={name}`."
+    return [
+        Section(f"{name}: {sum(split['clips'] for split in of.facts['splits'].values())} clips", (made,)),
+        _counts(of),
+        _classes(of),
+        _fates(of.entries),
+        _repairs(of.entries),
+        _making(of),
+        _splits(of, known.splits),
+        _leaks(of),
+        _scenes(scenes),
+        Section("Licence", (known.licence, "raymix claims no right in these clips and passes none on.")),
+        _use(of, name),
+    ]
+
+
+def markdown(sections: Sequence[Section]) -> str:
+    """The sections as Markdown."""
+    return "\n".join(line for place, each in enumerate(sections) for line in _lines(each, "#" if not place else "##"))
+
+
+def _lines(section: Section, level: str) -> Iterator[str]:
+    yield from (f"{level} {section.title}", "")
+    for sentence in section.text:
+        yield from (sentence, "")
+    for place, row in enumerate(section.table):
+        yield f"| {' | '.join(_cell(text) for text in row)} |"
+        if not place:
+            yield f"|{'---|' * len(row)}"
+    if section.table:
+        yield ""
+    if section.commands:
+        yield from (*(f"    {command}" for command in section.commands), "")
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", r"\|")
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.{2 if seconds >= 3600 else 4}f}"
+
+
+def _counts(of: Prepared) -> Section:
+    each_s, rows = float(of.facts["settings"]["clip_seconds"]), []
+    total = [0, 0.0, 0, 0.0]
+    for split, found in of.facts["splits"].items():
+        seen_s = sum(entry.duration_s for entry in of.entries if entry.split == split and entry.clips)
+        counts = [found["clips"], found["clips"] * each_s, found["videos"], seen_s]
+        total = [before + now for before, now in zip(total, counts, strict=True)]
+        boxes = str(found["with_regions"]) if "with_regions" in found else "?"
+        rows.append((split, str(counts[0]), _hours(counts[1]), boxes, str(counts[2]), _hours(counts[3])))
+    known = all("with_regions" in found for found in of.facts["splits"].values())
+    boxes = str(sum(found["with_regions"] for found in of.facts["splits"].values())) if known else "?"
+    rows.append(("all", str(total[0]), _hours(total[1]), boxes, str(total[2]), _hours(total[3])))
+    columns = ("split", "clips", "hours of clips", "clips with regions", "files with clips", "hours of these files")
+    return Section("Counts", table=(columns, *rows))
+
+
+def _classes(of: Prepared) -> Section:
+    if not of.facts["classes"]:
+        return Section("Classes", ("None: the clips carry no class names.",))
+    splits = {split: found["labels"] for split, found in of.facts["splits"].items() if "labels" in found}
+    rows = []
+    for name in of.facts["classes"]:
+        counts = [Counter(labels)[name] for labels in splits.values()]
+        rows.append((name, *map(str, counts), str(of.facts["labels"][name])))
+    told = (
+        f"{len(rows)}; clips that carry each name (a clip may carry several). Self-supervised systems never read them."
+    )
+    return Section("Classes", (told,), (("class", *splits, "all"), *rows))
+
+
+def _fates(entries: Sequence[Entry]) -> Section:
+    """What became of every listed id: by status, and what was said; numbers in reasons are put together as N."""
+    said = Counter((entry.status, re.sub(r"\d+(\.\d+)?", "N", entry.reason)) for entry in entries)
+    known = {
+        (entry.status, re.sub(r"\d+(\.\d+)?", "N", entry.reason)): entry.id or entry.file for entry in entries[::-1]
+    }
+    ordered = sorted(said.items(), key=lambda item: (item[0][0] != "ok", -item[1], item[0]))
+    rows = [(status, reason or "-", str(count), known[status, reason]) for (status, reason), count in ordered[:REASONS]]
+    statuses = Counter(entry.status for entry in entries).most_common()
+    told = [f"{len(entries)} ids: {', '.join(f'{count} {status}' for status, count in statuses)}."]
+    if len(ordered) > REASONS:
+        rest = sum(count for _, count in ordered[REASONS:])
+        told.append(f"The table has the most frequent reasons; {rest} more ids have {len(ordered) - REASONS} others.")
+    told.append("`manifest.parquet` has a row for each.")
+    return Section("What became of every id", (" ".join(told),), (("status", "reason", "ids", "for instance"), *rows))
+
+
+def _repairs(entries: Sequence[Entry]) -> Section:
+    mended = [entry for entry in entries if entry.repairs]
+    if not mended:
+        return Section("Repairs", ("None: no annotation had to be mended.",))
+    told = f"{sum(entry.repairs for entry in mended)} in the annotations of {len(mended)} ids; the first of them:"
+    rows = [(entry.id or entry.file, str(entry.repairs), entry.reason or "-") for entry in mended[:REASONS]]
+    return Section("Repairs", (told,), (("id", "repairs", "what was done"), *rows))
+
+
+def _making(of: Prepared) -> Section:
+    settings = {key: value for key, value in of.facts["settings"].items() if key not in UNSAID}
+    rows = [(f"dataset.{key}", "-" if value in (None, "") else str(value)) for key, value in settings.items()]
+    frames, bins = of.facts["stft_shape"]
+    told = (
+        f"Preprocessing `{of.facts['preprocessing']}` (a hash of schema and settings; each shard carries it). Frames are "
+        f"JPEG; sound is mono at 16 kHz, stored as a complex STFT of {frames} x {bins} in half precision."
+    )
+    return Section("How the clips were made", (told,), (("setting", "value"), *rows))
+
+
+def _splits(of: Prepared, how: str) -> Section:
+    settings = of.facts["settings"]
+    if settings["splits"]:
+        return Section(
+            "Splits", (f"By a list of the one who prepared the clips, a CSV with the hash `{settings['splits']}`.",)
+        )
+    drawn = f"Seed {settings['seed']}; shares: val {settings['val']:g}, test {settings['test']:g} of what is drawn."
+    return Section("Splits", (how, drawn))
+
+
+def _leaks(of: Prepared) -> Section:
+    checked = "Checked between splits: videos, groups (speakers), and files with the same size, beginning and end."
+    if "leaks" not in of.facts:
+        return Section("Leaks", ("These clips are of a raymix that noted no checks.",))
+    if of.facts["leaks"]:
+        return Section("Leaks", (checked, f"**{of.facts['leaks']} found and allowed** (`leaks.csv` has them all)."))
+    leaked = sum(entry.status == "leaked" for entry in of.entries)
+    left = f" {leaked} ids were left out since another list has them." if leaked else ""
+    return Section("Leaks", (checked, f"None found.{left}"))
+
+
+def _scenes(scenes: Sequence[dict[str, Any]]) -> Section:
+    if not scenes:
+        return Section("Scenes for evaluation", ("No fixed lists here; `layouts=` of `raymix.prepare` writes some.",))
+    columns = ("list", "layout", "sources", "split", "scenes", "missing", "hash")
+    rows = [(f"`scenes/{each['file']}`", *(str(each[name] or 0) for name in columns[1:])) for each in scenes]
+    told = (
+        "Fixed lists for `python -m raymix.evaluate pair_list=`; the hash is of a list's content. Of a published list the "
+        "scenes without their clips are missing here, and named in a file beside it."
+    )
+    return Section("Scenes for evaluation", (told,), (columns, *rows))
+
+
+def _use(of: Prepared, name: str) -> Section:
+    words = [f"dataset={name}", *_differing(of, name), "dataset.prepared=DIR"]
+    same = " ".join(word if re.search(r"=\[", word) else shlex.quote(word) for word in words)
+    return Section(
+        "How to use it",
+        ("`DIR` is this folder; a `FILE` is the one that the clips were prepared with.",),
+        commands=(
+            "python -m raymix.prepare inspect=DIR",
+            f"python -m raymix.prepare {same} layouts=[single,hconcat,grid2x2]",
+            f"python -m raymix.tune {same} study.name=mine",
+            "python -m raymix.evaluate study=mine pair_list=DIR/scenes/NAME.parquet",
+        ),
+    )
+
+
+def _differing(of: Prepared, name: str) -> Iterator[str]:
+    """The settings that these clips do not have from the dataset's own YAML, as words of a command line."""
+    file = folder("configs") / "dataset" / f"{name}.yaml"
+    usual: dict[str, Any] = asdict(Dataset())
+    if file.exists():
+        from_file: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        usual |= {str(key): value for key, value in from_file.items()}
+    for key, value in {"root": of.facts["root"], **of.facts["settings"]}.items():
+        computed = isinstance(usual[key], str) and "${" in usual[key] if key in usual else True
+        if not computed and value != usual[key] and key != "name":
+            yield f"dataset.{key}={'FILE' if key in FILES else 'null' if value is None else value}"

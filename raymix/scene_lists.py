@@ -1,0 +1,198 @@
+"""Fixed scenes for evaluation beside the clips: pair lists as Parquet in `scenes/`, with ids and hashes in `scenes.json`.
+
+Drawn from a seed (single, side by side, 2x2, natural duets: exactly the scenes that `raymix.scene.compose` draws of the
+same clips), or given by a publisher. `python -m raymix.evaluate pair_list=` takes them (sections 4.1 to 4.3 of the paper).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raymix import clip, pair_list
+from raymix.casting import tag
+from raymix.clip import Clips
+from raymix.datasets import card
+from raymix.layout import OPEN, arrange
+from raymix.pair_list import PairList, Panel
+from raymix.region import by_source
+from raymix.storage import put, resolve
+
+FOLDER = "scenes"
+SIZE = 224  # px, the paper's frame: how fine a source's mask is when sources are counted
+CHUNK = 64  # clips whose masks are in memory at once
+COLUMNS = ["clip_id", "video", "group", "labels", "start_s", "duration_s"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Lists to write: layouts to draw scenes of, files of lists that are given."""
+
+    layouts: Sequence[str] = ()  # hconcat, or hconcat3 for another number of sources than the usual one
+    pair_lists: Sequence[str] = ()
+    split: str = "test"
+    count: int = 256  # of a drawn list, at most
+    seed: int = 0
+
+    def check(self) -> None:
+        """ValueError in one line for a layout that is none, or a list that cannot be read."""
+        for word in self.layouts:
+            try:
+                arrange(*parted(word))
+            except ValueError as error:
+                raise ValueError(f"layouts={word}: {error}") from None
+        for uri in self.pair_lists:
+            pair_list.read(uri)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One list, and what scenes.json says of it beyond its content."""
+
+    pairs: PairList
+    sources: int  # that sound in each scene; of given duets, clips that do
+    seed: int | None = None
+    gone: tuple[tuple[str, str], ...] = ()  # scenes without their clips, and why
+    origin: dict[str, Any] | None = None  # id, hash and scenes of the given list
+
+    def record(self, split: str) -> dict[str, Any]:
+        """Its entry in scenes.json."""
+        return {
+            "id": self.pairs.id,
+            "file": f"{self.pairs.id}.parquet",
+            "layout": self.pairs.layout,
+            "sources": self.sources,
+            "split": split,
+            "seed": self.seed,
+            "scenes": len(self.pairs),
+            "hash": self.pairs.hash,
+            "missing": len(self.gone),
+            "of": self.origin,
+        }
+
+
+def parted(word: str) -> tuple[str, int | None]:
+    """A layout and its number of sources, as `raymix.casting.tag` puts them together."""
+    several = re.fullmatch(rf"({'|'.join(OPEN)})(\d+)", word)
+    return (several[1], int(several[2])) if several else (word, None)
+
+
+def write(directory: str, wanted: Wanted, echo: Callable[[str], Any] = print) -> list[dict[str, Any]]:
+    """Write the lists, then `scenes.json`, then the card; what is there of another name stays.
+
+    Returns what scenes.json says of these lists. Raises ValueError for an unknown layout, for clips that do not give a
+    scene, and where a file of the same name has other scenes.
+    """
+    wanted.check()
+    natural = any(parted(word)[0] == "natural" for word in wanted.layouts)
+    names = cast(directory, wanted.split, sources=natural)
+    lists = [_drawn(names, word, wanted) for word in wanted.layouts]
+    lists += [_given(pair_list.read(uri), names, wanted.split, uri) for uri in wanted.pair_lists]
+    there = {each["id"]: each for each in card.scene_lists(directory)}
+    for each in lists:
+        _unlike(each, there, directory)
+    folder = f"{directory.rstrip('/')}/{FOLDER}"
+    for each in lists:
+        pair_list.write(each.pairs, f"{folder}/{each.pairs.id}.parquet")
+        if each.gone:
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows([("scene_id", "reason"), *each.gone])
+            put(*resolve(f"{folder}/{each.pairs.id}-missing.csv"), text.getvalue().encode())
+    made = [each.record(wanted.split) for each in lists]
+    every = there | {each["id"]: each for each in made}
+    text_of = json.dumps([every[name] for name in sorted(every)], indent=1, ensure_ascii=False)
+    put(*resolve(f"{directory.rstrip('/')}/{card.SCENES}"), text_of.encode())
+    card.write(directory)
+    for found in made:
+        gone = f", {found['missing']} without their clips ({found['id']}-missing.csv)" if found["missing"] else ""
+        echo(f"prepare: {found['scenes']} {found['layout']} scenes {found['hash']} in {folder}/{found['file']}{gone}")
+    return made
+
+
+def cast(directory: str, split: str, sources: bool = False) -> Clips:
+    """The clips of a split without their pictures and sounds: what lists are made of.
+
+    With `sources` as many sources as sound in the first frame have a mask, of one pixel.
+    """
+    wanted = [*COLUMNS, "regions"] if sources else COLUMNS
+    filesystem, parts = resolve(directory)[0], list[Clips]()
+    for path in clip.shards(directory, split):
+        table = clip.usable(filesystem, path, wanted)
+        parts += [_names(table.slice(at, CHUNK), sources) for at in range(0, table.num_rows, CHUNK)]
+    if not parts:
+        raise ValueError(f"{directory}: split '{split}' holds no clips to make scenes of")
+    return Clips.concat(parts)
+
+
+def _names(table: pa.Table, sources: bool) -> Clips:
+    known = {name: table[name].to_pylist() for name in COLUMNS}
+    there_NS = None
+    if sources:
+        masks_NSYX, _ = by_source(table["regions"].to_pylist(), SIZE)
+        there_NS = np.asarray(masks_NSYX.any(axis=(2, 3)))
+    nothing = np.zeros((table.num_rows, 0))
+    return Clips(
+        clip_id=np.array(known["clip_id"], dtype=str),
+        video=np.array(known["video"], dtype=str),
+        group=np.array(known["group"], dtype=str),
+        label=np.array([labels[0] if labels else "" for labels in known["labels"]], dtype=str),
+        frames=nothing,
+        stft=nothing,
+        start_s=np.array(known["start_s"], np.float64),
+        duration_s=np.array(known["duration_s"], np.float64),
+        sources=None if there_NS is None else there_NS[:, :, None, None],
+        source_label=None if there_NS is None else np.full(there_NS.shape, ""),
+    )
+
+
+def _drawn(names: Clips, word: str, wanted: Wanted) -> Listed:
+    layout, sources = parted(word)
+    name = f"{wanted.split}-{tag(layout, sources)}-{wanted.seed}-{wanted.count}"
+    pairs = pair_list.make(names, layout=layout, count=wanted.count, seed=wanted.seed, sources=sources, name=name)
+    return Listed(pairs, arrange(layout, sources)[2], seed=wanted.seed)
+
+
+def _given(pairs: PairList, names: Clips, split: str, uri: str) -> Listed:
+    """A given list with the ids of its clips; the scenes that lack one are counted and named."""
+    places: dict[str, list[int]] = {}
+    for place, (clip_id, video) in enumerate(zip(names.clip_id.tolist(), names.video.tolist(), strict=True)):
+        places.setdefault(clip_id, []).append(place)
+        places.setdefault(video, []).append(place)
+    kept: list[tuple[Panel, ...]] = []
+    gone: list[tuple[str, str]] = []
+    for panels in pairs.scenes:
+        of = sorted({place for panel in panels for place in places.get(panel.clip_id or panel.video, [])})
+        try:
+            found_P = replace(pairs, scenes=(panels,)).find(names.take(of))[0]
+        except ValueError as error:
+            gone.append((panels[0].scene_id, str(error)))
+            continue
+        ids = [str(names.clip_id[of[at]]) for at in found_P]
+        kept.append(tuple(replace(p, clip_id=name, video="", time_s=None) for p, name in zip(panels, ids, strict=True)))
+    if not kept:
+        raise ValueError(
+            f"pair_lists={uri}: none of {len(pairs)} scenes has its clips in split '{split}' ({gone[0][1]})"
+        )
+    sounding = sum(panel.sounding for panel in kept[0])
+    origin = {"id": pairs.id, "hash": pairs.hash, "scenes": len(pairs)}
+    return Listed(
+        replace(pairs, id=f"{split}-{pairs.id}", scenes=tuple(kept)), sounding, gone=tuple(gone), origin=origin
+    )
+
+
+def _unlike(listed: Listed, there: dict[str, dict[str, Any]], directory: str) -> None:
+    """ValueError where the folder has other scenes under this name."""
+    pairs = listed.pairs
+    if pairs.id in there and there[pairs.id]["hash"] != pairs.hash:
+        raise ValueError(
+            f"{directory}/{FOLDER}/{pairs.id}.parquet: holds the scenes {there[pairs.id]['hash']}, these are {pairs.hash}; "
+            "give the list another name"
+        )
