@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from raymix.datasets import demo, folder
+from raymix.datasets import demo, flickr_soundnet, folder, voxceleb2
 from raymix.datasets.source import Importer
 
-DATASETS: dict[str, Importer] = {"demo": demo, "folder": folder}
+DATASETS: dict[str, Importer] = {
+    "demo": demo,
+    "folder": folder,
+    "voxceleb2": voxceleb2,
+    "flickr_soundnet": flickr_soundnet,
+}
 OPTIONAL = {name for each in DATASETS.values() for name in each.OWN} | {
     "annotations", "subset", "frames_per_second", "faces", "face_shape",
 }  # fmt: skip
