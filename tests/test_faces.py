@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import portraits as heads
 import pytest
+from onnx_file import yunet
 from PIL import Image
 
 from raymix.datasets import faces
@@ -105,3 +106,18 @@ def test_what_is_no_detector_is_refused(tmp_path: Path) -> None:
             ValueError, match=r"^dataset.faces='.*': not the weights of YuNet \(ONNX\) that OpenCV reads$"
         ):
             faces.detector(str(tmp_path / name))
+
+
+def test_yunet_by_its_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "face_detection_yunet.onnx"
+    path.write_bytes(yunet())
+    find = faces.detector(str(path))
+    frame = np.zeros((130, 200, 3), np.uint8)
+    frame[64:96, 96:128] = (255, 0, 0)  # red, as raymix has it: red first
+    frame[0:32, 0:32] = (0, 0, 255)
+    assert find(frame) == [pytest.approx((112 - 32, 80 - 48, 112 + 32, 80 + 48), abs=0.01)]
+    assert find(np.zeros((64, 64, 3), np.uint8)) == []
+    (tmp_path / "other.onnx").write_bytes(yunet().replace(b"bbox_", b"bbax_"))
+    with pytest.raises(ValueError, match=r"not the weights of YuNet \(ONNX\) that OpenCV reads$"):
+        faces.detector(str(tmp_path / "other.onnx"))
+    assert capfd.readouterr().err == ""
