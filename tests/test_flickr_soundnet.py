@@ -17,6 +17,7 @@ from raymix import prepare as door
 from raymix.config import Dataset
 from raymix.datasets import flickr_soundnet
 from raymix.datasets.flickr_soundnet import Marks
+from raymix.datasets.source import Entry
 from raymix.prepare import prepare
 from raymix.region import raster, union
 
@@ -189,6 +190,17 @@ def test_without_a_list_all_annotated_ids_are_tested(tmp_path: Path) -> None:
     chosen = settings(tmp_path / "media", annotations=str(tmp_path / "boxes"), val=0.5)
     found = {source.id: source.split for source in flickr_soundnet.sources(chosen)}
     assert found.pop(FIRST) == "test" and set(found) == {SECOND, *TRAINED} and set(found.values()) == {"train", "val"}
+
+
+def test_the_annotated_picture_goes_before_its_video_and_may_take_its_sound(tmp_path: Path) -> None:
+    pair(tmp_path, FIRST)
+    (tmp_path / "audio" / f"{FIRST}.wav").unlink()
+    write(tmp_path / f"{FIRST}.xml", marked([(0, 0, 20, 20)], [(0, 0, 20, 20)]))
+    film(tmp_path / f"{FIRST}.mp4", 3.0, rate=44_100)
+    (source,) = flickr_soundnet.sources(settings(tmp_path, val=0.5))
+    assert (source.path, source.sound) == (f"frames/{FIRST}.jpg", f"{FIRST}.mp4")
+    (found,) = flickr_soundnet.clips(settings(tmp_path), source, Entry.of(source))
+    assert found.start_s == pytest.approx(1.0, abs=0.05) and found.frames[0].shape == (48, 64, 3)
 
 
 def test_boxes_without_named_edges_go_by_their_order() -> None:

@@ -270,6 +270,17 @@ def test_sound_alone_is_a_row(tmp_path: Path) -> None:
     assert (found["id00001/V/00002"].refused or ("",))[0] == "no video"
 
 
+def test_other_weights_make_other_clips(tmp_path: Path) -> None:
+    def asked(faces: str) -> Any:
+        return door._facts(settings(tmp_path, faces=faces))["settings"]["faces"]
+
+    weights, same, other = (tmp_path / name / "yunet.onnx" for name in "abc")
+    for path, content in ((weights, b"1"), (same, b"1"), (other, b"22")):
+        path.parent.mkdir()
+        path.write_bytes(content)
+    assert asked("opencv") == "opencv" and asked(str(weights)) == asked(str(same)) != asked(str(other))
+
+
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
     root = tmp_path / "in"
     touch(root, "vox2_dev_mp4_partaa", "films/a.mp4")
