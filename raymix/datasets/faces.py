@@ -22,6 +22,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 Detector = Callable[[np.ndarray], list[Box]]
 
 OWN = "opencv"  # `dataset.faces` of the detector that needs no file
+# Of the three frontal ones: none of 13 photographs without a face has one by it, 98 of LFW's 100 small ones with a face do.
 CASCADE = "haarcascade_frontalface_alt2.xml"
 LEAST = 0.1  # of a frame's shorter side: smaller faces are not looked for
 SCORE = 0.6  # of YuNet, below which nothing is a face
