@@ -75,6 +75,8 @@ def paths(run: Run | Prepare) -> dict[str, str]:
         found["encoder.weights"] = run.encoder.weights or ""
     if run.dataset.name != "demo":
         found["dataset.root"] = run.dataset.root
+    if run.dataset.faces != "opencv":
+        found["dataset.faces"] = run.dataset.faces
     local = {name: uri.removeprefix("file://") for name, uri in found.items()}
     return {name: uri for name, uri in local.items() if uri and "://" not in uri}
 

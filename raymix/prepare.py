@@ -22,7 +22,7 @@ from pyarrow import fs
 from raymix import inspection, scene_lists, session
 from raymix.clip import SCHEMA_VERSION, describe
 from raymix.config import Dataset, Prepare, nearest
-from raymix.datasets import DATASETS, OPTIONAL, folder, leaks, shards
+from raymix.datasets import DATASETS, OPTIONAL, faces, folder, leaks, shards
 from raymix.door import Nothing, enter, refusing
 from raymix.engine import writable
 from raymix.rules import check
@@ -87,8 +87,9 @@ def _facts(settings: Dataset) -> dict[str, Any]:
     for name in {"splits", "regions"} & set(chosen):
         outside = settings.name != "demo" and chosen[name]
         chosen[name] = folder.digest(chosen[name]) if outside else None
-    if chosen.get("annotations"):
-        chosen["annotations"] = folder.listed(chosen["annotations"])
+    for name in {"annotations", "faces"} & set(chosen):
+        if chosen[name] not in ("", faces.OWN):
+            chosen[name] = folder.listed(chosen[name])
     text = json.dumps([SCHEMA_VERSION, chosen], sort_keys=True)
     preprocessing = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     return {"preprocessing": preprocessing, "dataset": settings.name, "root": settings.root, "settings": chosen}

@@ -35,7 +35,7 @@ KEYS: list[Case] = [
     ("tune", ("method.name=cycel",), "method=cycel: unknown (did you mean cycle?)"),
     ("tune", ("method.foo=1",), "method.foo: no such setting"),
     ("tune", ("method.temprature=0.1",), "did you mean method.temperature?"),
-    ("tune", ("dataset=moive",), "dataset=moive: no such choice (one of: demo, folder)"),
+    ("tune", ("dataset=moive",), "dataset=moive: no such choice (one of: demo,"),
     ("tune", ("search=ahsa",), "search=ahsa: no such choice (did you mean asha?)"),
     ("tune", ("search_spaces=cylce",), "did you mean cycle?"),
     ("tune", ("search_spaces=mine",), "your own: --config-dir DIR with DIR/search_spaces/mine.yaml"),

@@ -21,7 +21,7 @@ def chosen(default: str | None, *choices: str) -> Any:
 class Dataset:
     """Videos and the clips cut from them; `prepared` is the folder (any pyarrow.fs URI) that `raymix.prepare` writes."""
 
-    name: str = chosen("folder", "folder", "demo", "vggsound_instruments", "vggss")
+    name: str = chosen("folder", "folder", "demo", "vggsound_instruments", "vggss", "voxceleb2", "flickr_soundnet")
     root: str = ""  # the tree of video files; the demo writes its own there
     prepared: str = ""
     frame_size: int = ranged(256, low=16, high=4096)  # px, shorter side of the stored JPEG
@@ -42,7 +42,7 @@ class Dataset:
     annotations: str = (
         ""  # from here to the demo's: the paper's datasets. Folder or file of the publisher's lists; "": the root
     )
-    subset: str = ""  # music: solo, duet, synthetic; "": the usual one
+    subset: str = ""  # music: solo, duet, synthetic; flickr_soundnet: a training list; "": the usual one
     frames_per_second: float = ranged(4.0, above=0.0)  # of pictures that were extracted already (paper's code: 4)
     faces: str = "opencv"  # voxceleb2: who finds them; or the path of YuNet's weights (ONNX)
     face_shape: str = chosen("box", "box", "oval")

@@ -68,7 +68,7 @@ def _extracted(settings: Dataset, source: Source, entry: Entry) -> Iterator[Cut]
 def _clip(settings: Dataset, source: Source, cut: Cut) -> Clip:
     loudness_db = 10 * np.log10(np.mean(np.square(cut.wave, dtype=np.float64)) + 1e-20)
     return Clip(
-        clip_id=f"{settings.name}:{source.film}:{round(cut.start_s * 1000)}",
+        clip_id=f"{settings.name}:{source.name}:{round(cut.start_s * 1000)}",
         dataset=settings.name,
         split=source.split,
         video=source.film,

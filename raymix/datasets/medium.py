@@ -79,6 +79,14 @@ class Media:
                 return Medium(pictures[0], self.files[sounds[0]], sounds[0])
         return None
 
+    def still(self, name: str) -> Medium | None:
+        """The single picture of this name with its sound, which may be in an MP4; None where either is missing."""
+        pictures = self._stills.get(same_name(name))
+        sounds = self._sounds.get(same_name(name)) or [
+            path for path in self._videos.get(same_name(name), ()) if path.lower().endswith((".mp4", ".mov"))
+        ]
+        return Medium(pictures[0], self.files[sounds[0]], sounds[0]) if pictures and sounds else None
+
     def below(self, folder: str) -> list[str]:
         """The videos whose path begins with a folder, in order."""
         start = folder.strip("/") + "/" if folder.strip("/") else ""

@@ -1,0 +1,247 @@
+"""Flickr-SoundNet, on which Attention, LVS and their successors were tested: 250 pictures with the boxes of several people.
+
+.../Annotations/ID.xml                   the publisher's: annotator nodes with bbox children, each a name and then left,
+                                         top, right and bottom on a grid of 256
+.../frames/ID.jpg and .../audio/ID.wav   the annotated picture and its sound, as LVS and EZ-VSL lay them out; also
+                                         ID.mp4, ID/*.jpg with ID.wav, and whatever else `medium` knows
+flickr_test.csv                          LVS's list, an id in the first column: then only these ids are for testing
+flickr_10k.txt, flickr_144k.csv          EZ-VSL's training lists: `dataset.subset` names one, such as flickr_10k
+
+Annotated ids are for testing, the other media below the root for training and, by the seed, for validation. A test id is
+one clip around the middle of its sound, with the annotated picture; the publisher does not say where in its video a
+picture is from, so of a video without its picture the middle frame stands for it.
+
+The truth of published code is soft: half the number of boxes over a pixel, at most 1. Truth is yes or no in raymix: the
+mask holds the pixels that at least two annotators have in a box (there two boxes of one annotator count twice).
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from pyarrow import fs
+
+from raymix.clip import Clip
+from raymix.config import Dataset, nearest
+from raymix.datasets import clips as taking
+from raymix.datasets import media as films
+from raymix.datasets.faces import png
+from raymix.datasets.medium import SOUNDS, VIDEOS, Media, Medium
+from raymix.datasets.source import Entry, Source, shuffled, split_of
+from raymix.storage import Reader, get, resolve
+
+OWN: tuple[str, ...] = ("annotations", "subset", "frames_per_second")
+GRID = 256  # of the boxes
+VOTES = 2  # annotators who agree
+NEAR_S = 0.25  # of a video's middle: so long its frame counts as the annotated one
+TEST = "flickr_test.csv"
+EDGES = ("xmin", "ymin", "xmax", "ymax")
+
+_ID = re.compile(r"\d{7,}")
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What annotators drew in one picture: by how many each pixel of the grid is in a box, and what was mended."""
+
+    votes_YX: np.ndarray
+    repairs: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(content: bytes) -> Marks:
+        """The boxes of an XML file; ValueError in one line where it holds none."""
+        try:
+            root = ET.fromstring(content)
+        except (ET.ParseError, ValueError, LookupError) as error:
+            raise ValueError(f"not XML ({error})") from error
+        boxes = [[_box(node) for node in annotator if node.tag == "bbox"] for annotator in root]
+        boxes = [of for of in boxes if of]
+        if not boxes:
+            raise ValueError("no annotator node with a bbox")
+        votes_YX, repairs = np.zeros((GRID, GRID), np.uint8), list[str]()
+        for number, of in enumerate(boxes, 1):
+            own_YX = np.zeros((GRID, GRID), bool)
+            for box, fault in of:
+                repairs += [f"annotator {number}: {fault}"] if fault else []
+                if box:
+                    own_YX[box[1] : box[3], box[0] : box[2]] = True
+            votes_YX += own_YX
+        if votes_YX.max() < VOTES:
+            repairs.append(f"no {VOTES} of {len(boxes)} annotators agree anywhere: no truth")
+        return Marks(votes_YX, tuple(repairs))
+
+    @property
+    def region(self) -> dict[str, Any]:
+        return {"mask": base64.b64encode(png(self.votes_YX >= VOTES)).decode()}
+
+
+def _box(node: ET.Element) -> tuple[tuple[int, int, int, int] | None, str]:
+    """Left, top, right and bottom on the grid, and what was wrong with them; None: nothing to be mended."""
+    named = {child.tag: child.text for child in node}
+    texts = [named[edge] for edge in EDGES] if set(EDGES) <= set(named) else [child.text for child in node][1:]
+    try:
+        left, top, right, bottom = (round(float(text or "")) for text in texts)
+    except (ValueError, OverflowError):
+        return None, f"a box of {texts} left out"
+    low_x, high_x, low_y, high_y = *sorted((left, right)), *sorted((top, bottom))
+    box = max(low_x, 0), max(low_y, 0), min(high_x, GRID), min(high_y, GRID)
+    shown = f"box {left},{top},{right},{bottom}"
+    if box[0] >= box[2] or box[1] >= box[3]:
+        return None, f"{shown} is empty: left out"
+    if (left, top) != (low_x, low_y):
+        return box, f"{shown} reversed: turned round"
+    return box, f"{shown} cut off at the edge" if box != (left, top, right, bottom) else ""
+
+
+def sources(settings: Dataset) -> list[Source]:
+    """Every annotated or listed id and every medium below the root; ValueError where the root or the lists are wrong."""
+    media = Media(settings.root)
+    files = _files(settings, media)
+    marks = {name.removesuffix(".xml"): path for name, path in files.items() if name.endswith(".xml")}
+    marks = {id: path for id, path in marks.items() if _ID.fullmatch(id)}
+    where = settings.annotations or settings.root
+    if not marks:
+        raise ValueError(
+            f"{where}: no ID.xml of Flickr-SoundNet below it (as Annotations/10000130166.xml); dataset.annotations says where"
+        )
+    filesystem = resolve(where)[0]
+    test = dict.fromkeys(_ids(filesystem, files[TEST]) if TEST in files else sorted(marks))
+    made = [_tested(media, filesystem, id, marks.get(id)) for id in test]
+    if all(source.size_bytes < 0 for source in made):
+        raise ValueError(
+            f"none of {len(made)} test ids, such as {made[0].id}, has a picture or video below dataset.root='{settings.root}'"
+        )
+    made += _trained(settings, media, set(marks), test, _training(settings, filesystem, files))
+    return shuffled(settings, made)
+
+
+def _files(settings: Dataset, media: Media) -> dict[str, str]:
+    """The files below the folder of annotations: their paths by name, the first of each name."""
+    base = resolve(settings.annotations or settings.root)
+    paths = [f"{base[1]}/{name}" for name in media.files]
+    if settings.annotations:
+        if base[0].get_file_info(base[1]).type != fs.FileType.Directory:
+            raise ValueError(
+                f"dataset.annotations='{settings.annotations}': no such folder; name the one that holds ID.xml"
+            )
+        infos = base[0].get_file_info(fs.FileSelector(base[1], recursive=True))
+        paths = [info.path for info in infos if info.type == fs.FileType.File]
+    return {path.rpartition("/")[2]: path for path in sorted(paths, reverse=True)}
+
+
+def _ids(filesystem: fs.FileSystem, path: str) -> list[str]:
+    """The first column of a list."""
+    try:
+        rows = list(csv.reader(io.StringIO(get(filesystem, path).decode("utf-8-sig"))))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a list of ids (not text)") from error
+    for number, row in enumerate(rows, 1):
+        if row and not _ID.fullmatch(row[0].strip()):
+            raise ValueError(
+                f"{path}, line {number}: the id of a Flickr video is expected first, found '{row[0][:60]}'"
+            )
+    return [row[0].strip() for row in rows if row]
+
+
+def _training(settings: Dataset, filesystem: fs.FileSystem, files: dict[str, str]) -> list[str] | None:
+    """The ids of the training list; None where none is asked for."""
+    if not settings.subset:
+        return None
+    lists = {
+        name.rpartition(".")[0]: path
+        for name, path in files.items()
+        if name.endswith((".txt", ".csv")) and name != TEST
+    }
+    if settings.subset not in lists:
+        raise ValueError(
+            f"dataset.subset='{settings.subset}': no {settings.subset}.txt or .csv beside the annotations"
+            f"{nearest(settings.subset, list(lists))}"
+        )
+    return _ids(filesystem, lists[settings.subset])
+
+
+def _tested(media: Media, filesystem: fs.FileSystem, id: str, path: str | None) -> Source:
+    """The source of a test id, with the region that its annotators agree on."""
+    found = media.still(id) or media.find(id)
+    if path is None:
+        return _source(id, found, "test", repairs=("in the list, but it has no ID.xml: no truth",))
+    try:
+        marks = Marks.of(get(filesystem, path))
+    except ValueError as error:
+        return _source(id, found, "test", refused=("corrupt", f"{path.rpartition('/')[2]}: {error}"))
+    return _source(id, found, "test", regions=(marks.region,), repairs=marks.repairs)
+
+
+def _trained(
+    settings: Dataset, media: Media, marked: set[str], test: dict[str, None], listed: list[str] | None
+) -> Iterator[Source]:
+    """The ids of the training list, and the media that are not in it; all media are for training where there is none."""
+    chances = replace(settings, test=0.0)  # those that are drawn have no boxes
+    there, named = _there(media), set(listed or ())
+    for id in dict.fromkeys([*(listed or ()), *there]):
+        if id in test and id not in named:
+            continue  # its row is there
+        found, refused, split = media.find(id), None, ""
+        if id in test:
+            refused = "leaked", f"in the training list {settings.subset}, and a test id"
+        elif listed is not None and id not in named:
+            refused = "unlisted", f"not in {settings.subset}"
+        elif listed is None and id in marked:
+            refused = "unlisted", f"it has an ID.xml, but is not in {TEST}"
+        else:
+            split = split_of(chances, id)
+            refused = ("no video", "sound without pictures") if found is None and id in there else None
+        yield _source(id, found, split, refused=refused)
+
+
+def _source(id: str, found: Medium | None, split: str, **more: Any) -> Source:
+    if found is None:
+        return Source(id, split, id=id, **more)
+    return Source(found.path, split, found.size_bytes, sound=found.sound, id=id, **more)
+
+
+def _there(media: Media) -> dict[str, str]:
+    """The media below the root that are called after a Flickr id: a file, or the folder that it is in."""
+    found: dict[str, str] = {}
+    for path in sorted(media.files):
+        if path.lower().endswith((*VIDEOS, *SOUNDS)):
+            *above, name = path.split("/")
+            id = next(filter(_ID.fullmatch, (name.rpartition(".")[0], *reversed(above))), None)
+            if id is not None:
+                found.setdefault(id, path)
+    return found
+
+
+def clips(settings: Dataset, source: Source, entry: Entry) -> Iterator[Clip]:
+    """The clips of one source: of a test id the one around its middle; see `raymix.datasets.clips`."""
+    if source.split == "test" and source.refused is None and source.size_bytes > 0:
+        middle_s = _middle(settings, source)
+        still = source.sound and source.path.lower().endswith((".jpg", ".jpeg", ".png"))
+        when: dict[str, float] = {} if still else {"from_s": max(0.0, middle_s - NEAR_S), "to_s": middle_s + NEAR_S}
+        regions = tuple({**known, **when} for known in source.regions)
+        source = replace(source, at=(middle_s,) if middle_s else (), regions=regions)
+    yield from taking.clips(settings, source, entry)
+
+
+def _middle(settings: Dataset, source: Source) -> float:
+    """The middle of the sound by its file's own word, in seconds; 0 where it has none."""
+    filesystem, root = resolve(settings.root)
+    path = f"{root}/{source.sound or source.path}"
+    try:
+        with (
+            Reader(filesystem, path) as file,
+            av.open(file, "r", options={"format_whitelist": f"{films.FORMATS},wav,flac,mp3"}) as container,
+        ):
+            return round((container.duration or 0) / av.time_base / 2, 3)
+    except (FFmpegError, ValueError):
+        return 0.0  # what is wrong with it is said when it is read

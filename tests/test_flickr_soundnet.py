@@ -1,0 +1,249 @@
+"""Flickr-SoundNet in the layouts that people have it in: the boxes of its annotators, its lists, its middles."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from films import film
+from PIL import Image
+from scipy.io import wavfile
+
+from raymix import prepare as door
+from raymix.config import Dataset
+from raymix.datasets import flickr_soundnet
+from raymix.datasets.flickr_soundnet import Marks
+from raymix.datasets.source import Entry
+from raymix.prepare import prepare
+from raymix.region import raster, union
+
+FIRST, SECOND, WHOLE, ALONE, BAD, GONE, QUIET, LATER = (str(10_000_130_166 + number) for number in range(8))
+TRAINED = [str(2_400_000_000 + number) for number in range(4)]
+
+
+def settings(root: Path, **changes: Any) -> Dataset:
+    known = {
+        "name": "flickr_soundnet", "root": str(root), "prepared": str(root.parent / f"{root.name}-out"),
+        "clip_seconds": 1.0, "stride_seconds": 1.0, "frame_size": 48, "val": 0.0, "allow_leaks": True,
+    }  # fmt: skip
+    return Dataset(**{**known, **changes})
+
+
+def marked(*annotators: list[tuple[Any, ...]]) -> bytes:
+    """The publisher's XML: a node for each annotator, in it a bbox for each box, in it a name and four edges."""
+    text = "<annotation>"
+    for number, boxes in enumerate(annotators):
+        text += f"<annotator{number}>"
+        for box in boxes:
+            edges = "".join(f"<{n}>{v}</{n}>" for n, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+            text += f"<bbox><name>person</name>{edges}</bbox>"
+        text += f"<time>12</time></annotator{number}>"
+    return (text + "</annotation>").encode()
+
+
+def write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def pair(root: Path, id: str, seconds: float = 5.0, rate: int = 22_050, shade: int = 90) -> None:
+    """frames/ID.jpg and audio/ID.wav, with a click in the middle of the sound."""
+    (root / "frames").mkdir(parents=True, exist_ok=True)
+    (root / "audio").mkdir(exist_ok=True)
+    Image.new("RGB", (64, 48), (shade, 90, 90)).save(root / "frames" / f"{id}.jpg")
+    times = np.arange(round(seconds * rate)) / rate
+    wave = np.where(np.abs(times - seconds / 2) < 0.001, 0.9, 0.02 * np.sin(2 * np.pi * 440 * times))
+    wavfile.write(root / "audio" / f"{id}.wav", rate, (32_767 * wave).astype(np.int16))
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("flickr") / "raw"
+    boxes = root / "Annotations"
+    pair(root, FIRST)
+    film(root / "videos" / f"{FIRST}.mp4", 3.0)  # the picture that was annotated goes before its video
+    write(boxes / f"{FIRST}.xml", marked([(32, 64, 160, 192)], [(64, 96, 224, 224)], [(240, 0, 256, 16)]))
+    pair(root, SECOND, rate=44_100)
+    dirty = [(200, 128, 100, 64), (0, 0, 0, 40), ("a", 1, 2, 3)], [(96, 60, 300, 130), (120, 70, 130, 80)]
+    write(boxes / f"{SECOND}.xml", marked(*dirty))
+    film(root / "videos" / f"{WHOLE}.mp4", 6.0, fps=25, rate=44_100, layout="stereo", flash_s=3.0)
+    write(boxes / f"{WHOLE}.xml", marked([(0, 0, 128, 256)], [(0, 0, 256, 128)]))
+    pair(root, ALONE)
+    write(boxes / f"{ALONE}.xml", marked([(0, 0, 20, 20)], [(40, 40, 60, 60)]))
+    pair(root, BAD)
+    write(boxes / f"{BAD}.xml", b"<annotation><annotator1><bbox>")
+    write(boxes / f"{GONE}.xml", marked([(0, 0, 20, 20)]))
+    pair(root, QUIET, seconds=0.5)
+    write(boxes / f"{QUIET}.xml", marked([(0, 0, 20, 20)], [(0, 0, 20, 20)]))
+    pair(root, LATER)
+    write(boxes / f"{LATER}.xml", marked([(0, 0, 20, 20)], [(0, 0, 20, 20)]))
+    for shade, id in enumerate(TRAINED[:2]):
+        pair(root / "train", id, seconds=2.5, shade=shade)
+    film(root / "train" / f"{TRAINED[2]}.mkv", 2.0, rate=48_000)
+    pair(root / "train", TRAINED[3])
+    (root / "train" / "frames" / f"{TRAINED[3]}.jpg").unlink()
+    listed = "".join(f"{id},{number}\n" for number, id in enumerate((FIRST, SECOND, WHOLE, ALONE, BAD, GONE, QUIET)))
+    write(root / "metadata" / "flickr_test.csv", listed.encode())
+    write(root / "metadata" / "flickr_10k.txt", "\n".join((TRAINED[0], FIRST, "2499999999")).encode())
+    return root
+
+
+@pytest.fixture(scope="module")
+def made(raw: Path) -> tuple[dict[str, dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+    """The manifest by id and the rows by video."""
+    chosen = settings(raw)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(door, "_ray_runs", lambda: False)
+        prepare(chosen, lambda line: None)
+    manifest = {row["id"]: row for row in pq.read_table(f"{chosen.prepared}/manifest.parquet").to_pylist()}
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for file in sorted(Path(chosen.prepared).glob("t*-0*.parquet")):
+        for row in pq.read_table(file).to_pylist():
+            rows.setdefault(row["video"], []).append(row)
+    return manifest, rows
+
+
+def test_every_id_is_a_row(made) -> None:
+    manifest, _ = made
+    assert {id: (row["split"], row["status"], row["clips"]) for id, row in manifest.items()} == {
+        FIRST: ("test", "ok", 1),
+        SECOND: ("test", "repaired", 1),
+        WHOLE: ("test", "ok", 1),
+        ALONE: ("test", "repaired", 1),
+        BAD: ("test", "corrupt", 0),
+        GONE: ("test", "missing", 0),
+        QUIET: ("test", "too short", 0),
+        LATER: ("", "unlisted", 0),
+        TRAINED[0]: ("train", "ok", 2),
+        TRAINED[1]: ("train", "ok", 2),
+        TRAINED[2]: ("train", "ok", 2),
+        TRAINED[3]: ("train", "no video", 0),
+    }
+    assert manifest[SECOND]["reason"] == (
+        "annotator 1: box 200,128,100,64 reversed: turned round; annotator 1: box 0,0,0,40 is empty: left out; "
+        "annotator 1: a box of ['a', '1', '2', '3'] left out"
+    )
+    assert manifest[SECOND]["repairs"] == 4
+    assert manifest[ALONE]["reason"] == "no 2 of 2 annotators agree anywhere: no truth"
+    assert manifest[BAD]["reason"].startswith(f"{BAD}.xml: not XML (")
+    assert manifest[FIRST]["file"] == f"frames/{FIRST}.jpg"
+    assert manifest[LATER]["reason"] == "it has an ID.xml, but is not in flickr_test.csv"
+
+
+def test_the_truth_is_where_two_annotators_agree_to_the_pixel(made) -> None:
+    _, rows = made
+    for id, (left, top, right, bottom) in {
+        FIRST: (64, 96, 160, 192),  # of 32,64..160,192 and 64,96..224,224; as widths and heights they would be 64..192
+        SECOND: (100, 64, 200, 128),  # of 100,64..200,128 and 96,60..256,130; one annotator's two boxes are one vote
+        WHOLE: (0, 0, 128, 128),
+    }.items():
+        (row,) = rows[id]
+        (region,) = row["regions"]
+        assert region["box_xyxy"] is None and region["sounding"] and region["frame"] == 0
+        for size in (256, 128):
+            expected = np.zeros((size, size), bool)
+            scale = 256 // size
+            expected[top // scale : bottom // scale, left // scale : right // scale] = True
+            assert np.array_equal(raster(None, region["mask"], size), expected)
+    masks, known = union([rows[id][0]["regions"] for id in (FIRST, ALONE)], 64)
+    assert known.tolist() == [True, False] and not masks[1].any()
+
+
+def test_a_test_id_is_the_middle_of_its_sound(made) -> None:
+    _, rows = made
+    (first,), (whole,) = rows[FIRST], rows[WHOLE]
+    assert first["start_s"] == pytest.approx(2.0, abs=0.01) and first["clip_id"] == f"flickr_soundnet:{FIRST}:2000"
+    assert first["frames"][0]["t_s"] == pytest.approx(2.5, abs=0.01)
+    assert whole["start_s"] == pytest.approx(2.5, abs=0.05) and whole["frames"][0]["t_s"] == pytest.approx(
+        3.0, abs=0.05
+    )
+    for row in (first, whole):
+        stft = np.frombuffer(row["stft"], np.float16).astype(float).reshape(row["stft_frames"], row["stft_bins"], 2)
+        click = np.abs(stft[:, stft.shape[1] // 2 :]).sum((1, 2)).argmax() / row["stft_frames"]
+        assert click == pytest.approx(0.5, abs=0.04)
+    assert [row["start_s"] for row in rows[TRAINED[0]]] == [0.0, 1.0] and not rows[TRAINED[0]][0]["regions"]
+
+
+def test_a_training_list_says_who_is_in_training(raw: Path) -> None:
+    found = [
+        (s.id, s.split, (s.refused or ("",))[0], s.size_bytes > 0)
+        for s in flickr_soundnet.sources(settings(raw, subset="flickr_10k"))
+    ]
+    trained = sorted(row for row in found if row[1] != "test")
+    assert trained == [
+        (FIRST, "", "leaked", True), (LATER, "", "unlisted", True), (TRAINED[0], "train", "", True),
+        *((id, "", "unlisted", id != TRAINED[3]) for id in TRAINED[1:]), ("2499999999", "train", "", False),
+    ]  # fmt: skip
+    assert len(found) == len(trained) + 7
+
+
+def test_without_a_list_all_annotated_ids_are_tested(tmp_path: Path) -> None:
+    pair(tmp_path / "media", FIRST)
+    pair(tmp_path / "media", SECOND)
+    for number, id in enumerate(TRAINED):
+        pair(tmp_path / "media", id, 0.1, shade=number)
+    write(tmp_path / "boxes" / f"{FIRST}.xml", marked([(0, 0, 20, 20)], [(0, 0, 20, 20)]))
+    chosen = settings(tmp_path / "media", annotations=str(tmp_path / "boxes"), val=0.5)
+    found = {source.id: source.split for source in flickr_soundnet.sources(chosen)}
+    assert found.pop(FIRST) == "test" and set(found) == {SECOND, *TRAINED} and set(found.values()) == {"train", "val"}
+
+
+def test_the_annotated_picture_goes_before_its_video_and_may_take_its_sound(tmp_path: Path) -> None:
+    pair(tmp_path, FIRST)
+    (tmp_path / "audio" / f"{FIRST}.wav").unlink()
+    write(tmp_path / f"{FIRST}.xml", marked([(0, 0, 20, 20)], [(0, 0, 20, 20)]))
+    film(tmp_path / f"{FIRST}.mp4", 3.0, rate=44_100)
+    (source,) = flickr_soundnet.sources(settings(tmp_path, val=0.5))
+    assert (source.path, source.sound) == (f"frames/{FIRST}.jpg", f"{FIRST}.mp4")
+    (found,) = flickr_soundnet.clips(settings(tmp_path), source, Entry.of(source))
+    assert found.start_s == pytest.approx(1.0, abs=0.05) and found.frames[0].shape == (48, 64, 3)
+
+
+def test_boxes_without_named_edges_go_by_their_order() -> None:
+    named, plain = (marked([(10, 20, 110, 220)], [(10, 20, 110, 220)]) for _ in range(2))
+    for edge in (b"xmin", b"ymin", b"xmax", b"ymax"):
+        plain = plain.replace(b"<" + edge + b">", b"<v>").replace(b"</" + edge + b">", b"</v>")
+    mask = np.zeros((256, 256), bool)
+    mask[20:220, 10:110] = True
+    for content in (named, plain):
+        assert np.array_equal(Marks.of(content).votes_YX, 2 * mask)
+        assert np.array_equal(raster(None, base64.b64decode(Marks.of(content).region["mask"]), 256), mask)
+
+
+def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+
+    def refused(**changes: Any) -> str:
+        with pytest.raises(ValueError) as caught:
+            flickr_soundnet.sources(settings(root, **changes))
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "no such folder" in refused()
+    pair(root, FIRST)
+    assert "no ID.xml of Flickr-SoundNet below it" in refused()
+    assert "no such folder; name the one that holds ID.xml" in refused(annotations=str(tmp_path / "none"))
+    write(root / "Annotations" / f"{GONE}.xml", marked([(0, 0, 20, 20)]))
+    assert refused().startswith(f"none of 1 test ids, such as {GONE}, has a picture or video below dataset.root=")
+    write(root / "Annotations" / f"{FIRST}.xml", marked([(0, 0, 20, 20)]))
+    write(root / "flickr_10k.txt", TRAINED[0].encode())
+    assert refused(subset="flickr_1k").endswith("beside the annotations (did you mean flickr_10k?)")
+    write(root / "flickr_test.csv", b"file,split\n")
+    assert refused().endswith("line 1: the id of a Flickr video is expected first, found 'file'")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"", "not XML"),
+        (b"PK\x03\x04", "not XML"),
+        (b"<annotation><object><bndbox><xmin>1</xmin></bndbox></object></annotation>", "no annotator node with a bbox"),
+    ],
+)
+def test_what_is_no_annotation(content: bytes, line: str) -> None:
+    with pytest.raises(ValueError, match=line):
+        Marks.of(content)
