@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,14 @@ from films import film
 from PIL import Image
 
 from raymix import clip, scene
-from raymix.config import Dataset
+from raymix.config import Dataset, Encoder, Run
 from raymix.datasets import music, music_boxes
+from raymix.exhibits import Hall, Shown
+from raymix.methods import METHODS
 from raymix.prepare import prepare
+from raymix.published import TABLES
 from raymix.region import box_mask
+from raymix.verdict import Contender
 
 CELLO, CELLO_25, TRUMPET, SAX, SAX_DSOL = "4Oy5VmaacaI", "1Ju4S0qeDqw", "eBoCeQtoFtM", "lm51ySOO71o", "5_NsbkyLO2Q"
 GUITAR, GONE, BROKEN, UNLISTED = "HPyM9xzrih0", "geK-gOMgm20", "86hnEemgPPw", "9dOqmTMqp1k"
@@ -263,6 +268,27 @@ def test_duets_are_natural_scenes(raw: Path) -> None:
     rows = pq.read_table(next(out.glob("test-*.parquet"))).to_pylist()
     assert all(row["labels"] == ["cello", "acoustic_guitar"] for row in rows)
     assert sorted(len(row["regions"]) for row in rows) == [1, 2]
+
+
+def test_each_column_of_the_papers_table_has_its_own_clips(raw: Path, tmp_path: Path) -> None:
+    for subset, root in (("solo", "videos"), ("duet", "duets")):
+        chosen = settings(raw, prepared=str(tmp_path / f"music-{subset}"), root=str(raw / root), subset=subset)
+        if subset == "duet":
+            hall = a_hall(replace(chosen, subset="solo", prepared=str(tmp_path / "music-solo")))
+            assert hall.of("natural", "duet") is None  # not prepared yet
+        prepare(chosen, echo=lambda line: None)
+    solo = a_hall(replace(chosen, subset="solo", prepared=str(tmp_path / "music-solo")))
+    for hall in (solo, a_hall(chosen)):
+        scenes = {part.head: hall.of(part.layout, part.subset) for part in TABLES[1].parts}
+        duet, single = scenes["MUSIC-Duet"], scenes["MUSIC-Solo"]
+        assert duet is not None and duet.videos == [(DUET,)]
+        assert single is not None and len(single.videos) > 5 and (DUET,) not in single.videos
+
+
+def a_hall(chosen: Dataset) -> Hall:
+    run = Run(dataset=chosen, encoder=Encoder(image_size=32))
+    contender = Contender("cycle", "", METHODS["cycle"], run, 1, None, None, {}, {})  # only the run is asked
+    return Hall([Shown("cycle", "", contender)], "test", "cpu", {}, {})
 
 
 def test_the_papers_lists_divide_them(raw: Path, tmp_path: Path) -> None:
