@@ -140,11 +140,7 @@ def _refuse_strange_root(settings: Dataset, media: Media, found: list[Source]) -
     if any(source.size_bytes >= 0 for source in found):
         return
     packed = next((name for name in media.files if name.lower().endswith(PACKED)), "")
-    there = (
-        f"'{packed}' is not unpacked or not whole"
-        if packed
-        else f"{len(media)} videos and sounds are, under other names"
-    )
+    there = f"'{packed}' is not unpacked or not whole" if packed else f"it holds {len(media)} media of other names"
     raise ValueError(
         f"dataset.root='{settings.root}': none of {len(found)} videos is below it, such as {found[0].id}.mp4; {there}"
     )

@@ -55,7 +55,7 @@ class Shelf:
 
     def _find(self, name: str) -> str:
         found = [path for path in self.paths if path.rpartition("/")[2] == name]
-        if len({get(self.filesystem, path) for path in found}) > 1:
+        if len(found) > 1 and len({get(self.filesystem, path) for path in found}) > 1:
             raise ValueError(f"{self.where}: {len(found)} different files {name}: {', '.join(found[:3])}; leave one")
         return found[0] if found else ""
 
