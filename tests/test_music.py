@@ -359,9 +359,7 @@ def test_duets_under_the_name_of_solos_are_refused(raw: Path, tmp_path: Path) ->
 
 def test_other_roots_and_subsets_are_refused(raw: Path, tmp_path: Path) -> None:
     film(tmp_path / "other" / "holiday.mp4", 0.5)
-    with pytest.raises(
-        ValueError, match=r"none of 18 videos is below it, such as .*; it holds 1 media of other names names"
-    ):
+    with pytest.raises(ValueError, match=r"none of 18 videos is below it, such as .*; it holds 1 media of other names"):
         music.sources(settings(raw, root=str(tmp_path / "other")))
     (tmp_path / "packed").mkdir()
     (tmp_path / "packed" / "solo.zip.part").write_bytes(b"PK")

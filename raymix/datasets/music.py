@@ -33,7 +33,7 @@ from raymix.datasets.music_lists import BOXES, Listed, Shelf, read_splits
 from raymix.datasets.source import Entry, Source, shuffled, split_of
 
 OWN: tuple[str, ...] = ("annotations", "subset", "frames_per_second", "splits")
-SYNTHETIC = re.compile(r"(^|/)(train|test1)/(audio|video|box)/[^/]+\.(pkl|npy|jpg)$")
+SYNTHETIC = re.compile(r"(^|/)((train|test1)/audio/[^/]+\.pkl|test1/box/[^/]+\.npy)$")
 PACKED = (".zip", ".tar", ".gz", ".part", ".crdownload", ".ytdl")
 
 
