@@ -6,6 +6,7 @@ Of a dataset that the paper does not have, the columns and scenes are of the pap
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from pyarrow import fs
 
 from raymix import comparison, figures, gallery, paths, results, tables
-from raymix.config import BadInput, Evaluate
+from raymix.config import BadInput, Dataset, Evaluate
 from raymix.contenders import Source, choose
 from raymix.door import Nothing
 from raymix.engine import writable
@@ -62,23 +64,38 @@ class Hall:
     scenes: dict[str, Scenes | None]
     said: dict[tuple[str, str], Maps]
 
-    def of(self, layout: str) -> Scenes | None:
-        """The scenes of a layout; None where the split has none."""
-        if layout not in self.scenes:
-            run = self.shown[0].contender.run
-            stage = staged(Evaluate(split=self.split, layout=layout, scenes=run.evaluation.final_scenes), run)
-            clips = stage.clips()
-            try:
-                self.scenes[layout] = stage.compose(clips)
-            except ValueError:  # too few videos, or no clip in which so many things sound
-                self.scenes[layout] = None
-        return self.scenes[layout]
+    def of(self, layout: str, subset: str = "") -> Scenes | None:
+        """The scenes of a layout, of a subset of the dataset; None where the split has none, or it is not prepared."""
+        run = self.shown[0].contender.run
+        prepared = _prepared(run.dataset, subset)
+        key = f"{layout} {prepared}"
+        if key not in self.scenes:
+            few = run.evaluation.final_scenes
+            stage = staged(Evaluate(split=self.split, layout=layout, scenes=few, prepared=prepared), run)
+            self.scenes[key] = None
+            if prepared == run.dataset.prepared or _is_prepared(prepared):
+                clips = stage.clips()
+                with contextlib.suppress(ValueError):  # too few videos, or no clip in which so many things sound
+                    self.scenes[key] = stage.compose(clips)
+        return self.scenes[key]
 
     def maps(self, shown: Shown, scenes: Scenes) -> Maps:
-        key = (shown.study, scenes.layout)
+        key = (shown.study, scenes.hash)
         if key not in self.said:
             self.said[key] = predict(shown.contender.method.to(self.device), scenes, self.device)
         return self.said[key]
+
+
+def _prepared(dataset: Dataset, subset: str) -> str:
+    """Where the clips of a subset are: those of the run, or beside them in a folder whose name ends with the other's."""
+    own = dataset.subset
+    same = not own or not subset or own == subset
+    return dataset.prepared if same else f"{dataset.prepared.rstrip('/').removesuffix(own)}{subset}"
+
+
+def _is_prepared(folder: str) -> bool:
+    filesystem, path = resolve(folder)
+    return filesystem.get_file_info(f"{path}/dataset.json").type == fs.FileType.File
 
 
 def evaluate(settings: Evaluate, echo: Echo = print) -> Report:
@@ -154,7 +171,7 @@ def table(number: int, hall: Hall) -> tuple[str, list[dict[str, Any]]]:
     rows = [system for _, system, _ in paper.rows]
     measured: list[Measured] = []
     for part in tables.parts(paper, run.dataset.name):
-        if (scenes := hall.of(part.layout)) is None:
+        if (scenes := hall.of(part.layout, part.subset)) is None:
             continue
         truth = Truth.of(scenes)
         for shown in (each for each in hall.shown if each.system in rows):

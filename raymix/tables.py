@@ -43,7 +43,7 @@ def parts(table: PaperTable, dataset: str) -> tuple[Part, ...]:
     first = table.parts[0].dataset
     said = {"single": "single", "grid2x2": "2x2", "hconcat": "side by side", "natural": "natural mixtures"}
     like = (part for part in table.parts if part.dataset == first)
-    return tuple(replace(part, head=f"{dataset}, {said[part.layout]}", dataset=dataset) for part in like)
+    return tuple(replace(part, head=f"{dataset}, {said[part.layout]}", dataset=dataset, subset="") for part in like)
 
 
 def records(table: PaperTable, dataset: str, measured: Sequence[Measured]) -> list[dict[str, Any]]:

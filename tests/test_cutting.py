@@ -86,7 +86,7 @@ def test_media_that_were_taken_apart_give_what_the_video_gives(tmp_path: Path) -
     video = Source("abc_000030.mp4", "train", whole.stat().st_size, id="abc_000030", at=(2.2,))
     (theirs,) = taking.clips(Dataset(root=str(tmp_path / "whole"), **chosen), video, Entry.of(video))
     assert apart.clip_id == theirs.clip_id == "folder:abc_000030:1700" and apart.video == "abc_000030"
-    assert apart.frame_times == [2.0] and theirs.frame_times == [2.2]  # the picture at or before the time
+    assert apart.frame_times == [2.25] and theirs.frame_times == [2.2]  # the picture nearest to the time
     np.testing.assert_allclose(apart.wave, theirs.wave, atol=1e-3)
     assert entry.fps == 4.0 and entry.media
 

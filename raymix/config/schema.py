@@ -21,7 +21,9 @@ def chosen(default: str | None, *choices: str) -> Any:
 class Dataset:
     """Videos and the clips cut from them; `prepared` is the folder (any pyarrow.fs URI) that `raymix.prepare` writes."""
 
-    name: str = chosen("folder", "folder", "demo", "vggsound_instruments", "vggss", "voxceleb2", "flickr_soundnet")
+    name: str = chosen(
+        "folder", "folder", "demo", "music", "vggsound_instruments", "vggss", "voxceleb2", "flickr_soundnet"
+    )
     root: str = ""  # the tree of video files; the demo writes its own there
     prepared: str = ""
     frame_size: int = ranged(256, low=16, high=4096)  # px, shorter side of the stored JPEG
@@ -32,7 +34,7 @@ class Dataset:
     test: float = ranged(0.1, low=0.0, high=0.9)
     seed: int = ranged(0, low=0)  # of the split (and of the demo's videos)
     classes: str = chosen("none", "none", "parent")  # "parent": the folder a video lies in names its class
-    splits: str | None = None  # CSV with the columns file,split
+    splits: str | None = None  # CSV with the columns file,split; music: folder of train.csv, val.csv, test.csv
     regions: str | None = None  # JSON sidecar with boxes or masks
     silence_db: float = ranged(-60.0, high=0.0)  # below this RMS a clip counts as silent
     jpeg_quality: int = ranged(90, low=1, high=100)
@@ -40,9 +42,11 @@ class Dataset:
     overwrite: bool = False
     allow_leaks: bool = False  # go on where a video, a speaker or a file is in two splits
     annotations: str = (
-        ""  # from here to the demo's: the paper's datasets. Folder or file of the publisher's lists; "": the root
+        ""  # folder or file of the publisher's lists; "": the root. From here on the paper's datasets alone
     )
-    subset: str = ""  # music: solo, duet, synthetic; flickr_soundnet: a training list; "": the usual one
+    subset: str = (
+        ""  # music: solo, duet; vggss, vggsound_instruments, flickr_soundnet: a list to train on; "": the usual
+    )
     frames_per_second: float = ranged(4.0, above=0.0)  # of pictures that were extracted already (paper's code: 4)
     faces: str = "opencv"  # voxceleb2: who finds them; or the path of YuNet's weights (ONNX)
     face_shape: str = chosen("box", "box", "oval")

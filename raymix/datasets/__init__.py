@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from raymix.datasets import demo, flickr_soundnet, folder, vggsound_instruments, vggss, voxceleb2
+from raymix.datasets import demo, flickr_soundnet, folder, music, vggsound_instruments, vggss, voxceleb2
 from raymix.datasets.source import Importer
 
 DATASETS: dict[str, Importer] = {
     "demo": demo,
     "folder": folder,
+    "music": music,
     "vggsound_instruments": vggsound_instruments,
     "vggss": vggss,
     "voxceleb2": voxceleb2,
     "flickr_soundnet": flickr_soundnet,
 }
-OPTIONAL = {name for each in DATASETS.values() for name in each.OWN} | {
-    "annotations", "subset", "frames_per_second", "faces", "face_shape",
-}  # fmt: skip
+OPTIONAL = {name for each in DATASETS.values() for name in each.OWN}

@@ -32,7 +32,7 @@ def clips(settings: Dataset, source: Source, entry: Entry) -> Iterator[Clip]:
     filesystem, root = resolve(settings.root)
     path = f"{root}/{source.path}"
     sound = f"{root}/{source.sound}" if source.sound else path
-    entry.media = fingerprint(filesystem, sound)
+    entry.media = fingerprint(filesystem, extracted.pieces(filesystem, sound))
     cuts = _film(settings, source, filesystem, path, entry) if sound == path else _extracted(settings, source, entry)
     for cut in cuts:
         yield _clip(settings, source, cut)
@@ -45,12 +45,15 @@ def how(settings: Dataset, source: Source) -> Cutting:
     )
 
 
-def fingerprint(filesystem: fs.FileSystem, path: str) -> str:
-    """A hash of a file's size, its first and its last mebibyte: two media with the same one are the same file."""
-    with filesystem.open_input_file(path) as file:
-        size = file.size()
-        ends = file.read_at(min(SAMPLE, size), 0), file.read_at(min(SAMPLE, size), max(0, size - SAMPLE))
-    return hashlib.blake2b(b"".join((str(size).encode(), *ends)), digest_size=12).hexdigest()
+def fingerprint(filesystem: fs.FileSystem, paths: list[str]) -> str:
+    """A hash of the size, the first and the last mebibyte of files: two media with the same one are the same files."""
+    digest = hashlib.blake2b(digest_size=12)
+    for path in paths:
+        with filesystem.open_input_file(path) as file:
+            size = file.size()
+            ends = file.read_at(min(SAMPLE, size), 0), file.read_at(min(SAMPLE, size), max(0, size - SAMPLE))
+        digest.update(b"".join((str(size).encode(), *ends)))
+    return digest.hexdigest()
 
 
 def _film(settings: Dataset, source: Source, filesystem: fs.FileSystem, path: str, entry: Entry) -> Iterator[Cut]:

@@ -74,7 +74,10 @@ def _text(uri: str) -> str:
 
 
 def digest(uri: str) -> str:
-    """A short hash of a text file's content."""
+    """A short hash of a text file's content, or of what a folder holds."""
+    filesystem, path = resolve(uri)
+    if filesystem.get_file_info(path).type == fs.FileType.Directory:
+        return listed(uri)
     return hashlib.blake2b(_text(uri).encode(), digest_size=8).hexdigest()
 
 

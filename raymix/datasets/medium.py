@@ -2,6 +2,8 @@
 
 any/folders/ID.mp4                                a video (mkv, webm, mov, avi too): whole, or a cut clip
 any/folders/ID/anything/000001.jpg + ID/any.wav   pictures of a video and its sound below one folder
+ID/frames/000001.jpg + ID/audio/audio_clips/000.wav, 001.wav ...   the same, the sound in pieces (the paper's own code)
+any/ID/frame_000/00000.jpg + any/ID.flac          pictures in a folder for each second (DSOL's code)
 frames/ID/000001.jpg + audio/ID.wav               the same, in two trees
 frames/ID.jpg + audio/ID.wav                      one picture and its sound
 """
@@ -14,7 +16,7 @@ from pathlib import PurePosixPath
 
 from pyarrow import fs
 
-from raymix.datasets.extracted import PICTURES
+from raymix.datasets.extracted import PICTURES, SECOND
 from raymix.datasets.source import same_name
 from raymix.storage import resolve
 
@@ -24,7 +26,7 @@ SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".ogg")
 
 @dataclass(frozen=True)
 class Medium:
-    """A medium below the root: its path, its sound's where that is a file of its own, its size."""
+    """A medium below the root: its path, that of its sound where it has one (a file, or a folder of pieces), its size."""
 
     path: str
     size_bytes: int
@@ -76,7 +78,8 @@ class Media:
             sounds = self._sounds.get(name) or self._heard.get(name)
             pictures = sorted(self._folders.get(name, ())) or self._stills.get(name)
             if sounds and pictures:
-                return Medium(pictures[0], self.files[sounds[0]], sounds[0])
+                sound, size = self._sound(sounds)
+                return Medium(_above(pictures), size, sound)
         return None
 
     def still(self, name: str) -> Medium | None:
@@ -87,7 +90,21 @@ class Media:
         ]
         return Medium(pictures[0], self.files[sounds[0]], sounds[0]) if pictures and sounds else None
 
+    def _sound(self, names: list[str]) -> tuple[str, int]:
+        """The file that is the sound, or the folder whose files are its pieces, and the size of that."""
+        by_folder = defaultdict[str, list[str]](list)
+        for name in names:
+            by_folder[name.rpartition("/")[0]].append(name)
+        folder, pieces = min(by_folder.items(), key=lambda each: (len(each[1]) > 1, each[0]))
+        return (pieces[0] if len(pieces) == 1 else folder), sum(self.files[name] for name in pieces)
+
     def below(self, folder: str) -> list[str]:
         """The videos whose path begins with a folder, in order."""
         start = folder.strip("/") + "/" if folder.strip("/") else ""
         return [n for n in sorted(self.files) if n.startswith(start) and n.lower().endswith(VIDEOS)]
+
+
+def _above(folders: list[str]) -> str:
+    """The one folder of pictures, or that which holds a folder of them for each second."""
+    apart = len(folders) > 1 and all(SECOND.fullmatch(folder.rpartition("/")[2]) for folder in folders)
+    return folders[0].rpartition("/")[0] if apart else folders[0]
