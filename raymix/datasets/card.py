@@ -174,10 +174,8 @@ def _making(of: Prepared) -> Section:
 
 def _splits(of: Prepared, how: str) -> Section:
     settings = of.facts["settings"]
-    if settings["splits"]:
-        return Section(
-            "Splits", (f"By a list of the one who prepared the clips, a CSV with the hash `{settings['splits']}`.",)
-        )
+    if given := settings.get("splits"):
+        return Section("Splits", (f"By the lists of the one who prepared the clips, whose hash is `{given}`.",))
     drawn = f"Seed {settings['seed']}; shares: val {settings['val']:g}, test {settings['test']:g} of what is drawn."
     return Section("Splits", (how, drawn))
 
