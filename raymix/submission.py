@@ -8,60 +8,46 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from raymix import clip, comparison, per_scene, predictions, results
+from raymix import clip, comparison, per_scene, predictions, results, sharded, spread
 from raymix.comparison import Row
 from raymix.config import BadInput, Evaluate, Run, signature
 from raymix.engine import writable
-from raymix.predictions import Prediction, Predictions
+from raymix.predictions import Predictions
 from raymix.protocol import Protocol
 from raymix.protocol import protocol as named
 from raymix.results import PER_SCENE, TABLE, Report
 from raymix.scoreboard import facts
-from raymix.scoring import Table, score, summarise
+from raymix.scoring import Table, summarise
+from raymix.sharded import Work
 from raymix.staging import Stage, staged
 from raymix.storage import resolve
 from raymix.truth import Truth
 
-ROWS = 64  # of one system that are scored at a time
 
-
-def tables(found: Predictions, truth: Truth, protocol: Protocol) -> dict[str, Table]:
+def tables(found: Predictions, truth: Truth, protocol: Protocol, work: Work = sharded.here) -> dict[str, Table]:
     """The scores of each system in a file, which is never in memory as a whole; a scene without a row is scored too."""
-    place = {scene: number for number, scene in enumerate(truth.ids)}
-    waiting: dict[str, list[Prediction]] = {system: [] for system in found.systems}
-    left: dict[str, set[str]] = {system: set(truth.ids) for system in found.systems}
-    parts: dict[str, list[Table]] = {system: [] for system in found.systems}
-
-    def settle(system: str) -> None:
-        rows = waiting[system]
-        part = truth.take(np.array([place[row.scene_id] for row in rows]))
-        maps = [row.heard(truth.panels_NS.shape[1]) for row in rows]
-        parts[system].append(score(maps, part, protocol))
-        rows.clear()
-
-    for row in found.rows(truth):
-        waiting[row.system].append(row)
-        left[row.system].discard(row.scene_id)
-        if len(waiting[row.system]) == ROWS:
-            settle(row.system)
-    for system, scenes in left.items():
-        waiting[system] += [Prediction(0, scene, system, None) for scene in sorted(scenes)]
-        if waiting[system]:
-            settle(system)
-    return {system: Table.merge(each) for system, each in parts.items()}
+    scored = sharded.reduced(work(sharded.shards(found, truth), protocol))
+    return {system: scored[system] for system in found.systems}
 
 
-def rows(found: Predictions, truth: Truth, protocol: Protocol, seed: int = 0) -> list[Row]:
+def rows(found: Predictions, truth: Truth, protocol: Protocol, seed: int = 0, work: Work = sharded.here) -> list[Row]:
     """All rows of the table: the systems of the file, then the null systems that need no model, on the same scenes."""
-    null = comparison.final({}, truth, protocol, seed=seed)
-    if taken := [row.system for row in null if row.system in found.systems]:
+    null = comparison.nulls(truth.take(np.arange(1)))
+    if taken := [system for system in null if system in found.systems]:
         raise ValueError(f"{found.uri}: system {taken[0]!r} is what a null system is called; give it another name")
-    scored = tables(found, truth, protocol)
-    return [Row(system, summarise(table, seed), False, table) for system, table in scored.items()] + null
+    if refusal := protocol.declines(truth.panels_NS.shape[1]):
+        raise ValueError(refusal)
+    every = chain(sharded.shards(found, truth), sharded.of_nulls(truth))
+    scored = sharded.reduced(work(every, protocol))
+    return [
+        Row(system, summarise(scored[system], seed), system in null, scored[system])
+        for system in (*found.systems, *null)
+    ]
 
 
 @dataclass(frozen=True)
@@ -131,7 +117,8 @@ def evaluate(settings: Evaluate, run: Run | None, echo: Callable[[str], Any] = p
     truth = Truth.of(stage.compose(stage.clips()))
     echo(f"scoring {uri} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({protocol.id}) ...")
     found = predictions.check(uri, truth)
-    lines = rows(found, truth, protocol, stage.seed)
+    with spread.work(len(truth), settings.spread) as work:
+        lines = rows(found, truth, protocol, stage.seed, work)
     missing = {system: len(truth) - count for system, count in found.systems.items()}
     return Result(uri, {"predictions": uri}, lines, stage, truth, missing, []).write(folder, echo)
 
