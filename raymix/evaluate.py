@@ -1,7 +1,8 @@
 """The door `python -m raymix.evaluate`: the last word on a study's best checkpoints, beside systems that hear nothing.
 
 Writes pictures, `table.md`, the scores of each scene and, last, `scores.json`. On the validation split it goes the way of
-the search's evaluator and shows its numbers beside the recorded ones. Starts no Ray: one process and torch are enough.
+the search's evaluator and shows its numbers beside the recorded ones. One process and torch are enough: Ray comes in only for
+predictions of many scenes (`spread`).
 Behind the same door: anybody's predictions (`submission`), two results compared (`paired`), scenes as files (`scene_files`).
 """
 

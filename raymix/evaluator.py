@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -107,7 +107,8 @@ def _listening(
     method: Method, bench: Bench, layout: str, run: Run, device: torch.device | str
 ) -> tuple[np.ndarray, dict[str, float]]:
     """The maps of one of the LABEL_FREE layouts, and sounding accuracy with its own sound and with another's."""
-    scenes, truth, how = bench.scenes[layout], bench.truth[layout], named(run.evaluation.protocol)
+    scenes, how = bench.scenes[layout], named(run.evaluation.protocol)
+    truth = replace(bench.truth[layout], masks_NSYX=None)  # who listens needs no region, and no pixel sorted
     maps = localise(method, scenes, device)
     deaf = localise(method, scenes.with_audio(torch.from_numpy(bench.shuffled[layout])), device)
     heard, shuffled = (mean(score(each, truth, how))["sounding_accuracy"] for each in (maps, deaf))

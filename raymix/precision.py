@@ -24,14 +24,17 @@ def sort_keys(scores: np.ndarray) -> np.ndarray:
     return np.where(negative, bits, ~bits & np.uint32(0x7FFFFFFF))
 
 
-def sorted_pixels(scores_NMP: np.ndarray, labels_NP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def sorted_pixels(
+    scores_NMP: np.ndarray, labels_NP: np.ndarray, into: tuple[np.ndarray, np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Each map's pixels from the highest score to the lowest: sort keys (uint32) and labels, (N M, P).
 
-    One sort of 64-bit integers, the label of a pixel travelling in the low half of its key.
+    One sort of 64-bit integers, the label of a pixel travelling in the low half of its key. `into`: where they are
+    written, labels as `labels_NP` has them.
     """
     (n, m, p), high, low = scores_NMP.shape, *((1, 0) if sys.byteorder == "little" else (0, 1))
-    scores_RP, small = scores_NMP.reshape(n * m, p), labels_NP.dtype == np.uint8
-    keys_RP, sorted_RP = np.empty((n * m, p), np.uint32), np.empty((n * m, p), np.uint8 if small else np.uint32)
+    scores_RP = scores_NMP.reshape(n * m, p)
+    keys_RP, sorted_RP = into or (np.empty((n * m, p), np.uint32), np.empty((n * m, p), labels_NP.dtype))
     held = np.empty((0, p, 2), np.uint32)
     for part in blocks(n * m, p):
         rows = scores_RP[part]
@@ -66,9 +69,10 @@ def average_precision(scores_NMP: np.ndarray, truth_NSP: np.ndarray) -> np.ndarr
 
 def bits_of(truth_NSP: np.ndarray) -> np.ndarray:
     """Which truths each pixel belongs to, one bit each, (N, P), in as few bytes as hold them."""
-    labels_NP = np.zeros((truth_NSP.shape[0], truth_NSP.shape[2]), np.uint8 if truth_NSP.shape[1] <= 8 else np.uint32)
-    for source in range(truth_NSP.shape[1]):
-        labels_NP |= truth_NSP[:, source].astype(labels_NP.dtype) << source
+    n, s, p = truth_NSP.shape
+    labels_NP = np.zeros((n, p), np.uint8 if s <= 8 else np.uint32)
+    for scene, source in np.ndindex(n, s):  # one after the other, so that they stay in the processor's cache
+        labels_NP[scene] |= truth_NSP[scene, source].astype(labels_NP.dtype) << source
     return labels_NP
 
 

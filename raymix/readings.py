@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from raymix import clip, comparison, predictions, results, submission, verdict
+from raymix import clip, comparison, predictions, results, spread, submission, verdict
 from raymix.comparison import Row, grid
 from raymix.config import BadInput, Evaluate, Run, signature
 from raymix.contenders import Source
@@ -75,7 +75,8 @@ def of_file(settings: Evaluate, run: Run | None, echo: Echo = print) -> Report:
     truth = Truth.of(stage.compose(stage.clips()))
     echo(f"scoring {uri} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({len(protocols[0])} protocols) ...")
     found = predictions.check(uri, truth)
-    rows = submission.all_rows(found, truth, protocols[0], stage.seed)
+    with spread.work(len(truth), settings.spread) as work:
+        rows = submission.all_rows(found, truth, protocols[0], stage.seed, work)
     notes = submission.gaps({system: len(truth) - count for system, count in found.systems.items()}, truth)
     reading = Reading(stage, truth, rows, left_out[0], notes)
     return _write(folder, uri, {"predictions": uri}, [reading], echo)

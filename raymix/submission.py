@@ -8,60 +8,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from raymix import clip, comparison, per_scene, predictions, results
-from raymix.comparison import Named, Row
+from raymix import clip, comparison, per_scene, predictions, results, sharded, spread
+from raymix.comparison import Row
 from raymix.config import BadInput, Evaluate, Run, nearest, signature
 from raymix.engine import writable
-from raymix.predictions import Prediction, Predictions
+from raymix.predictions import Predictions
 from raymix.protocol import Protocol
 from raymix.protocol import protocol as named
 from raymix.results import PER_SCENE, TABLE, Report
 from raymix.scoreboard import facts
 from raymix.scoring import Table, summarise
+from raymix.sharded import Work
 from raymix.staging import Stage, staged
 from raymix.storage import resolve
 from raymix.truth import Truth
 
-ROWS = 64  # of one system that are scored at a time
 
-
-def tables(found: Predictions, truth: Truth, protocols: Sequence[Protocol]) -> dict[str, dict[str, Table]]:
+def tables(
+    found: Predictions, truth: Truth, protocols: Sequence[Protocol], work: Work = sharded.here
+) -> dict[str, dict[str, Table]]:
     """The scores of each system in a file, which is never in memory as a whole; a scene without a row is scored too.
 
     A table for each system and protocol. Where a protocol goes by class names, the maps that have them are held against
     the sources of their classes; where it does not, as many as there are sources, the loudest ones if that is known.
     """
-    by_name = named_systems(found, truth, protocols)
-    place = {scene: number for number, scene in enumerate(truth.ids)}
-    waiting: dict[str, list[Prediction]] = {system: [] for system in found.systems}
-    left: dict[str, set[str]] = {system: set(truth.ids) for system in found.systems}
-    parts: dict[str, list[dict[str, Table]]] = {system: [] for system in found.systems}
-
-    def settle(system: str) -> None:
-        rows = waiting[system]
-        part = truth.take(np.array([place[row.scene_id] for row in rows]))
-        maps = [row.heard(truth.panels_NS.shape[1]) for row in rows]
-        every = Named([row.maps_MHW for row in rows], [row.map_class for row in rows]) if system in by_name else None
-        parts[system].append(comparison.scored(maps, part, protocols, every))
-        rows.clear()
-
-    for row in found.rows(truth):
-        waiting[row.system].append(row)
-        left[row.system].discard(row.scene_id)
-        if len(waiting[row.system]) == ROWS:
-            settle(row.system)
-    for system, scenes in left.items():
-        waiting[system] += [Prediction(0, scene, system, None) for scene in sorted(scenes)]
-        if waiting[system]:
-            settle(system)
-    return {
-        system: {each.id: Table.merge([part[each.id] for part in own]) for each in protocols}
-        for system, own in parts.items()
-    }
+    shards = sharded.shards(found, truth, named_systems(found, truth, protocols))
+    scored = sharded.reduced(work(shards, protocols))
+    return {system: scored[system] for system in found.systems}
 
 
 def named_systems(found: Predictions, truth: Truth, protocols: Sequence[Protocol]) -> set[str]:
@@ -82,22 +60,28 @@ def named_systems(found: Predictions, truth: Truth, protocols: Sequence[Protocol
     return set(found.classes) if known else set()
 
 
-def rows(found: Predictions, truth: Truth, protocol: Protocol, seed: int = 0) -> list[Row]:
+def rows(found: Predictions, truth: Truth, protocol: Protocol, seed: int = 0, work: Work = sharded.here) -> list[Row]:
     """All rows of the table: the systems of the file, then the null systems that need no model, on the same scenes."""
-    return all_rows(found, truth, [protocol], seed)[protocol.id]
+    return all_rows(found, truth, [protocol], seed, work)[protocol.id]
 
 
-def all_rows(found: Predictions, truth: Truth, protocols: Sequence[Protocol], seed: int = 0) -> dict[str, list[Row]]:
+def all_rows(
+    found: Predictions, truth: Truth, protocols: Sequence[Protocol], seed: int = 0, work: Work = sharded.here
+) -> dict[str, list[Row]]:
     """The same for each protocol, by its id."""
-    if taken := [name for name in comparison.nulls(truth) if name in found.systems]:
+    null = comparison.nulls(truth.take(np.arange(1)))
+    if taken := [name for name in null if name in found.systems]:
         raise ValueError(f"{found.uri}: system {taken[0]!r} is what a null system is called; give it another name")
-    scored = tables(found, truth, protocols)
+    if refusals := list(filter(None, (each.declines(truth.panels_NS.shape[1]) for each in protocols))):
+        raise ValueError(refusals[0])
     by_name = named_systems(found, truth, protocols)
-    null = comparison.scored_nulls(truth, protocols, {system in by_name for system in found.systems})
+    kinds = {system in by_name for system in found.systems}
+    every = chain(sharded.shards(found, truth, by_name), sharded.of_nulls(truth, kinds))
+    scored = sharded.reduced(work(every, protocols))
     return {
         each.id: [
-            Row(name, summarise(own[each.id], seed), name in null, own[each.id])
-            for name, own in (scored | null).items()
+            Row(name, summarise(scored[name][each.id], seed), name in null, scored[name][each.id])
+            for name in (*found.systems, *null)
         ]
         for each in protocols
     }
@@ -179,7 +163,8 @@ def evaluate(settings: Evaluate, run: Run | None, echo: Callable[[str], Any] = p
     truth = Truth.of(stage.compose(stage.clips()))
     echo(f"scoring {uri} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({protocol.id}) ...")
     found = predictions.check(uri, truth)
-    lines = rows(found, truth, protocol, stage.seed)
+    with spread.work(len(truth), settings.spread) as work:
+        lines = rows(found, truth, protocol, stage.seed, work)
     missing = {system: len(truth) - count for system, count in found.systems.items()}
     return Result(uri, {"predictions": uri}, lines, stage, truth, missing, []).write(folder, echo)
 

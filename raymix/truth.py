@@ -61,13 +61,15 @@ class Truth:
 
     def take(self, index: np.ndarray) -> Truth:
         """The scenes of these indices; the hash stays that of the set they belong to."""
+        run = len(index) > 0 and index[0] >= 0 and bool((np.diff(index) == 1).all())
+        place = slice(index[0], index[-1] + 1) if run else index  # neighbours need no copy of their masks
         return replace(
             self,
             ids=tuple(self.ids[i] for i in index),
             videos=tuple(self.videos[i] for i in index),
-            panels_NS=self.panels_NS[index],
-            masks_NSYX=None if self.masks_NSYX is None else self.masks_NSYX[index],
-            has_truth_N=self.has_truth_N[index],
+            panels_NS=self.panels_NS[place],
+            masks_NSYX=None if self.masks_NSYX is None else self.masks_NSYX[place],
+            has_truth_N=self.has_truth_N[place],
             labels=None if self.labels is None else tuple(self.labels[i] for i in index),
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -256,16 +255,3 @@ def _planned(home: Path) -> list[engine.Plan]:
         patch.setattr(compare, "show", lambda plans: found.extend(plans.values()) or 0)
         assert call(*WORDS, "study.plan=true", home=home) == 0
     return found
-
-
-def test_for_real(demo: Path, tmp_path: Path) -> None:
-    """Two studies after one another on Ray, then the table."""
-    command = [sys.executable, "-m", "raymix.compare", *WORDS, f"home={demo}", "study.name=real", "cluster.cpus=3"]
-    command += ["study.trials=1", "fit.epochs=1"]
-    environment = {**os.environ, "RAYMIX_RAY_TMP": "/tmp/rxc"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    found = json.loads((demo / "comparisons/real/comparison.json").read_text())
-    (line,) = found["systems"]
-    assert line["scored_seeds"] == [0, 3] and line["spent"]["failed"] == line["spent"]["owed"] == 0
-    assert line["spent"]["completed"] + line["spent"]["pruned"] == 2 and line["spent"]["worker_hours"] > 0

@@ -22,14 +22,15 @@ FLOORS: dict[str, int] = {
     "worker": 8, "rebuild": 7, "suggest": 8, "scoreboard": 9, "ranking": 9, "slot": 9, "record": 9, "census": 9,
     "trial": 10, "upload": 10,
     "layout": 1, "region": 1, "casting": 2, "results": 2, "pair_list": 3, "predictions": 3, "staging": 5, "scene_files": 6,
-    "per_scene": 7, "contenders": 9, "submission": 12, "paired": 13, "benchmark": 13, "exhibits": 13, "readings": 13,
-    "asking": 2, "engine": 11, "scene_lists": 4, "contact_sheets": 7, "inspection": 8,
+    "per_scene": 7, "sharded": 7, "spread": 8, "contenders": 9, "submission": 12, "paired": 13, "benchmark": 13, "exhibits": 13,
+    "readings": 13, "asking": 2, "engine": 11, "scene_lists": 4, "contact_sheets": 7, "inspection": 8,
     "prepare": 12, "forecast": 13, "leaderboard": 12, "evaluate": 14, "tune": 15, "train": 16, "compare": 16,
 }  # fmt: skip
 RAY = {
     "stream",
     "evaluator",
     "slot",
+    "spread",
     "trial",
     "suggest",
     "session",

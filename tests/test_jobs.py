@@ -108,6 +108,19 @@ def test_a_search_a_leaderboard_and_a_last_word(nodes: Nodes, home: Path) -> Non
     assert "succeeded" in said and (home / "studies/jobs/evaluation/test/scores.json").exists()
 
 
+def test_two_studies_after_one_another_and_their_table(nodes: Nodes, home: Path) -> None:
+    line = [
+        word
+        for word in words(home, "side", "study.trials=1", "fit.epochs=1", "search.grace=1")
+        if not word.startswith("method.")
+    ]
+    said = submit(nodes, "compare-1", "raymix.compare", "systems=[cycle]", "seeds=[0,3]", *line)
+    assert "succeeded" in said and "side: systems tuned with one budget" in said
+    (row,) = json.loads((home / "comparisons/side/comparison.json").read_text())["systems"]
+    assert row["scored_seeds"] == [0, 3] and row["spent"]["failed"] == row["spent"]["owed"] == 0
+    assert row["spent"]["completed"] + row["spent"]["pruned"] == 2 and row["spent"]["worker_hours"] > 0
+
+
 def test_stopped_in_the_middle_and_submitted_again(nodes: Nodes, home: Path) -> None:
     """No trial is lost or doubled, and a stopped search is not SUCCEEDED."""
     line = words(home, "halved", "study.trials=3", "fit.epochs=6", "study.final=0", "search=fifo", "encoder.width=40")

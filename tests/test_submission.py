@@ -17,7 +17,7 @@ from coloured import COLOURS
 from PIL import Image
 from scipy.io import wavfile
 
-from raymix import clip, per_scene, submission
+from raymix import clip, per_scene, sharded, submission
 from raymix import evaluate as door
 from raymix.clip import Clip, Region
 from raymix.config import Evaluate
@@ -179,7 +179,7 @@ def test_scored_in_pieces_as_at_once(home: Path, tmp_path: Path, monkeypatch: py
     order = np.random.default_rng(1).permutation(9)
     with writing(f"{tmp_path}/mine.parquet", truth.scenes_hash) as out:
         out.add("mine", [truth.ids[i] for i in order], maps[order], truth.canvas, presence_NM=maps[order, :, 0, 0])
-    monkeypatch.setattr(submission, "ROWS", 2)
+    monkeypatch.setattr(sharded, "ROWS", 2)
     found = submission.tables(check(f"{tmp_path}/mine.parquet", truth), truth, [RAYMIX_1])["mine"]["raymix-1"]
     loudest = np.argsort(-maps[:, :, 0, 0].astype(float), axis=1)[:, :2]  # as many as sound
     whole = score(np.take_along_axis(maps, loudest[:, :, None, None], axis=1), truth)

@@ -253,7 +253,9 @@ def test_lists_that_overlap_are_a_leak(tmp_path: Path) -> None:
     touch(tmp_path, "id00001/V/00001.mp4", "id00001/W/00001.mp4", "id00002/X/00001.mp4")
     (tmp_path / "test.csv").write_text("id00001/V/00001.mp4\n")
     (tmp_path / "val.csv").write_text("id00001/W/00001\n")
-    assert [str(leak) for leak in of_sources(voxceleb2.sources(settings(tmp_path)))] == ["group id00001 in test and val"]
+    assert [str(leak) for leak in of_sources(voxceleb2.sources(settings(tmp_path)))] == [
+        "group id00001 in test and val"
+    ]
     (tmp_path / "train.csv").write_text("id00003/Y/00001\n")
     (tmp_path / "val.csv").unlink()
     found = {s.id: (s.split, (s.refused or ("",))[0]) for s in voxceleb2.sources(settings(tmp_path))}

@@ -225,6 +225,8 @@ class Evaluate:
     scenes: int | None = None  # default: the study's evaluation.final_scenes
     pictures: int | None = None
     predictions: str = ""  # score this file of anybody's predictions instead
+    # from so many scenes on, and on any cluster that RAY_ADDRESS names, predictions are scored over Ray
+    spread: int = ranged(4096, low=1)
     export: str = ""  # write the scenes into this folder instead
     compare: list[str] = field(default_factory=list)  # two results instead: FILE or FOLDER, or with #SYSTEM behind it
     tables: list[int] = field(default_factory=list)  # the paper's, 1 to 3, of a study or comparison instead

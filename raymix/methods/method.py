@@ -92,12 +92,13 @@ class Method(nn.Module, ABC):
     @torch.no_grad()
     def localise(self, scenes: Scenes) -> Maps:
         """Maps of scenes, which lie on the method's device; in evaluation mode, whatever mode the method is in."""
-        training = self.training
+        if not self.training:  # each change of mode walks through every module
+            return self.map_scenes(scenes)
         self.eval()
         try:
             return self.map_scenes(scenes)
         finally:
-            self.train(training)
+            self.train()
 
 
 def spread(unit_XC: Tensor) -> Tensor:

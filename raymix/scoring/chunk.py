@@ -10,6 +10,7 @@ import numpy as np
 from raymix.precision import bits_of
 from raymix.protocol import Protocol
 from raymix.scoring.order import Order, Plain
+from raymix.scoring.sheets import Empty, Sheets
 from raymix.scoring.surface import Surface, combined, sorts, upsampled
 from raymix.truth import Truth
 
@@ -18,7 +19,13 @@ class Chunk:
     """N scenes of S sources with M maps at most; `same_NSM` says which maps are of a source's class, None if unnamed."""
 
     def __init__(
-        self, maps_NMHW: np.ndarray, there_NM: np.ndarray, truth: Truth, same_NSM: np.ndarray | None, panels: bool
+        self,
+        maps_NMHW: np.ndarray,
+        there_NM: np.ndarray,
+        truth: Truth,
+        same_NSM: np.ndarray | None,
+        panels: bool,
+        sheets: Sheets,
     ) -> None:
         n, self.sources = truth.panels_NS.shape
         masks_NSYX = np.zeros((n, self.sources, *truth.canvas), bool) if truth.masks_NSYX is None else truth.masks_NSYX
@@ -32,6 +39,7 @@ class Chunk:
                 f"layout {truth.layout}: {self.sources} sources, a sorting key holds 32, or 16 with panels"
             )
         self._made: dict[tuple[object, ...], Surface] = {}
+        self._sheets = sheets
 
     @cached_property
     def known_NS(self) -> np.ndarray:
@@ -49,10 +57,10 @@ class Chunk:
 
     def maps(self, protocol: Protocol) -> Surface:
         """All maps on the canvas."""
-        predictions = self._maps_NMHW.dtype == bool
+        predictions, labels = self._maps_NMHW.dtype == bool, (self._labels_NP, self.union)
         return self._once(
             ("predictions",) if predictions else (protocol.upsample, protocol.align_corners),
-            lambda: upsampled(self._maps_NMHW, self.there_NM, self._labels_NP, self._truth.canvas, protocol),
+            lambda empty: upsampled(self._maps_NMHW, self.there_NM, labels, self._truth.canvas, protocol, empty),
         )
 
     def combines(self, protocol: Protocol) -> bool:
@@ -83,11 +91,11 @@ class Chunk:
         again = self.sources == 1
         how = (protocol.upsample, protocol.align_corners, protocol.combine)
         normalise = "raw" if protocol.normalise in ("none", "affine") else protocol.normalise
-        return self._once((*how, normalise), lambda: combined(self.maps(protocol), protocol, again))
+        return self._once((*how, normalise), lambda empty: combined(self.maps(protocol), protocol, again, empty))
 
-    def _once(self, key: tuple[object, ...], make: Callable[[], Surface]) -> Surface:
+    def _once(self, key: tuple[object, ...], make: Callable[[Empty], Surface]) -> Surface:
         if key not in self._made:
-            self._made[key] = make()
+            self._made[key] = make(self._sheets.of(key))
         return self._made[key]
 
     @cached_property

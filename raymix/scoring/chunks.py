@@ -15,6 +15,7 @@ from raymix.scoring.chunk import Chunk
 from raymix.scoring.columns import Judged, judge
 from raymix.scoring.intake import Classes, Maps, same_class, stack
 from raymix.scoring.pooled import Pool, joined
+from raymix.scoring.sheets import Sheets
 from raymix.scoring.sounding import heard
 from raymix.scoring.summary import Table
 from raymix.truth import Truth
@@ -52,8 +53,9 @@ def score_all(
     keep = np.fromiter(first.values(), np.int64, len(first))
     like = np.asarray(next((each for each in maps if each is not None and np.ndim(each) == 3), np.zeros((0, 1, 1))))
     step = max(1, _CHUNK_PIXELS // (truth.canvas[0] * truth.canvas[1] * (len(like) + 1)))
+    sheets = Sheets()
     parts = [
-        _score_chunk([maps[i] for i in index], truth.take(index), like, chosen, (classes, index))
+        _score_chunk([maps[i] for i in index], truth.take(index), like, chosen, (classes, index), sheets)
         for index in np.split(keep, range(step, len(keep), step))
     ]
     videos = tuple(truth.videos[i][0] for i in keep)
@@ -69,6 +71,7 @@ def _score_chunk(
     like_MHW: np.ndarray,
     protocols: list[Protocol],
     named: tuple[Classes | None, np.ndarray],
+    sheets: Sheets,
 ) -> list[Judged]:
     """What each protocol makes of the scenes of one chunk; those without known truth have NaN."""
     maps_NMHW, present_NM = stack(rows, truth, like_MHW)
@@ -80,11 +83,13 @@ def _score_chunk(
         shared["sounding_accuracy"] = heard(maps_NMHW, truth, present_NM)
     known = np.flatnonzero(truth.has_truth_N) if truth.masks_NSYX is not None else np.zeros(0, np.int64)
     panels = any(protocol.scope == "panel" for protocol in protocols)
-    same = None if same_NSM is None else same_NSM[known]
-    chunk = Chunk(maps_NMHW[known], present_NM[known], truth.take(known), same, panels)
+    if len(known) < n:
+        maps_NMHW, present_NM, truth = maps_NMHW[known], present_NM[known], truth.take(known)
+        same_NSM = None if same_NSM is None else same_NSM[known]
+    chunk = Chunk(maps_NMHW, present_NM, truth, same_NSM, panels, sheets)
     for protocol in protocols:
         if protocol.empty_truth == "error" and not chunk.known_NS.all():
-            scene = truth.ids[known[np.flatnonzero(~chunk.known_NS.all(axis=1))[0]]]
+            scene = truth.ids[np.flatnonzero(~chunk.known_NS.all(axis=1))[0]]
             raise ValueError(f"scene {scene}: a source has no pixel of truth, which protocol {protocol.id} refuses")
     return [_spread(judge(chunk, protocol), known, n, shared) for protocol in protocols]
 

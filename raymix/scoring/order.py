@@ -13,6 +13,9 @@ from itertools import pairwise
 import numpy as np
 
 from raymix.precision import mean_precision, sort_keys, sorted_pixels
+from raymix.scoring.sheets import Empty
+
+_BLOCK = 1 << 17  # labels counted at a time, a multiple of eight
 
 
 class Order:
@@ -22,23 +25,32 @@ class Order:
     """
 
     def __init__(
-        self, keys: np.ndarray, labels: np.ndarray, starts: np.ndarray, whole: Order | None = None, panel: int = 0
+        self,
+        keys: np.ndarray,
+        labels: np.ndarray,
+        starts: np.ndarray,
+        union: int,
+        empty: Empty,
+        whole: Order | None = None,
+        panel: int = 0,
     ) -> None:
-        self._keys, self._labels, self._starts = keys, labels, starts
+        self._keys, self._labels, self._starts, self._union = keys, labels, starts, union
+        self._empty = empty
         self._whole, self._panel = whole, panel
         self._found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._precision: dict[int, np.ndarray] = {}
 
     @staticmethod
-    def of(scores_NMP: np.ndarray, labels_NP: np.ndarray) -> Order:
-        """Sort each map's pixels: a row for each map of each scene, R = N M."""
+    def of(scores_NMP: np.ndarray, labels_NP: np.ndarray, union: int, empty: Empty) -> Order:
+        """Sort each map's pixels: a row for each map of each scene, R = N M; `union` are the bits of all truths."""
         n, m, p = scores_NMP.shape
-        keys_RP, labels_RP = sorted_pixels(scores_NMP, labels_NP)
-        return Order(keys_RP.ravel(), labels_RP.ravel(), np.arange(n * m + 1) * p)
+        into = empty("keys", (n * m, p), np.uint32), empty("labels", (n * m, p), labels_NP.dtype.type)
+        keys_RP, labels_RP = sorted_pixels(scores_NMP, labels_NP, into)
+        return Order(keys_RP.ravel(), labels_RP.ravel(), np.arange(n * m + 1) * p, union, empty)
 
     def within(self, bit: int) -> Order:
         """The same rows, where only the pixels that carry this bit count."""
-        return Order(self._keys, self._labels, self._starts, self, 1 << bit)
+        return Order(self._keys, self._labels, self._starts, self._union, self._empty, self, 1 << bit)
 
     @cached_property
     def size_R(self) -> np.ndarray:
@@ -102,33 +114,54 @@ class Order:
         """Counts the pixels of the panel; None where all pixels count."""
         if self._whole is None:
             return None
-        return _Running((self._labels & self._labels.dtype.type(self._panel)).astype(bool))
+        return _Running(self._labels, self._panel, self._empty)
 
     def _positive(self, truth: int) -> tuple[np.ndarray, np.ndarray]:
         """Places of the pixels with any of these bits that count, ascending, and where each row's begin among them."""
         if truth not in self._found:
-            labels, kind = self._labels, self._labels.dtype.type
-            if self._whole is None:  # row by row, and as bool: a long way faster
-                spans = pairwise(self._starts.tolist())
-                parts = [a + np.flatnonzero((labels[a:b] & kind(truth)).astype(bool)) for a, b in spans]
-                place = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-            else:
-                place = self._whole._positive(truth)[0]
-                place = place[(labels[place] & kind(self._panel)).astype(bool)]
+            kind, whole = self._labels.dtype.type, self._whole
+            if whole is not None:
+                place = whole._positive(truth)[0]
+                place = place[(self._labels[place] & kind(self._panel)).astype(bool)]
+            else:  # the pixels of all truths are found once, and those of each among them
+                place, bits = self._labelled
+                place = place if truth == self._union else place[(bits & kind(truth)).astype(bool)]
             self._found[truth] = place, place.searchsorted(self._starts)
         return self._found[truth]
 
+    @cached_property
+    def _labelled(self) -> tuple[np.ndarray, np.ndarray]:
+        """Places of the pixels that are in any truth, ascending, and the bits that they carry."""
+        labels, union = self._labels, self._labels.dtype.type(self._union)
+        spans = pairwise(self._starts.tolist())  # row by row, and as bool: a long way faster
+        parts = [a + np.flatnonzero((labels[a:b] & union).astype(bool)) for a, b in spans]
+        place = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        return place, labels[place]
+
 
 class _Running:
-    """How many flags are set before any place, in an eighth of a byte a flag and a sum every eight."""
+    """How many labels carry a bit before any place, in an eighth of a byte a label and a sum every eight."""
 
     _ONES = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
     _HEAD = np.array([0xFF00 >> bits & 0xFF for bits in range(8)], np.uint8)
 
-    def __init__(self, flags: np.ndarray) -> None:
-        self._bytes = np.append(np.packbits(flags), np.uint8(0))
-        self._before = np.zeros(len(self._bytes) + 1, np.int64)
-        np.cumsum(self._ONES[self._bytes], out=self._before[1:])
+    def __init__(self, labels: np.ndarray, bit: int, empty: Empty) -> None:
+        words = len(labels) // 8 + 1
+        self._bytes, self._before = (
+            empty(f"{use} {bit}", (words + more,), kind)
+            for use, more, kind in (("bits", 0, np.uint8), ("counts", 1, np.int64))
+        )
+        self._before[0] = 0
+        flags = np.zeros(_BLOCK, bool)
+        for start in range(0, 8 * words, _BLOCK):  # in pieces that stay in the processor's cache
+            part = labels[start : start + _BLOCK]
+            flags[: len(part)], flags[len(part) :] = part & labels.dtype.type(bit), False
+            place = slice(start // 8, min(start + _BLOCK, 8 * words) // 8)
+            count = place.stop - place.start
+            self._bytes[place] = np.packbits(flags)[:count]
+            # the top byte of this product is the sum of all eight bytes
+            self._before[1:][place] = (flags.view(np.uint64) * np.uint64(0x0101010101010101) >> np.uint64(56))[:count]
+        np.cumsum(self._before, out=self._before)
 
     def __call__(self, place: np.ndarray) -> np.ndarray:
         byte = place >> 3

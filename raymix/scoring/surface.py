@@ -15,6 +15,7 @@ import numpy as np
 from raymix.metrics import blocks, resize, unit_scale
 from raymix.protocol import Protocol
 from raymix.scoring.order import Order, Plain
+from raymix.scoring.sheets import Empty
 
 
 class Scale(NamedTuple):
@@ -48,6 +49,8 @@ class Surface:
     span_NM: np.ndarray
     there_NM: np.ndarray
     labels_NP: np.ndarray
+    union: int  # the bits of all truths among the labels
+    empty: Empty  # where its pixels are sorted
     binary: bool = False  # predictions, not scores
     _panels: dict[int, Order] = field(default_factory=dict)
 
@@ -59,7 +62,7 @@ class Surface:
     @cached_property
     def order(self) -> Order:
         """All pixels of all maps, sorted; row r is map r % M of scene r // M."""
-        return Order.of(self.value_NMP, self.labels_NP)
+        return Order.of(self.value_NMP, self.labels_NP, self.union, self.empty)
 
     def panel(self, bit: int) -> Order:
         """The same where only the pixels that carry this bit count."""
@@ -97,26 +100,31 @@ def _normalising(surface: Surface, protocol: Protocol, low_NM: np.ndarray, high_
 
 
 def upsampled(
-    maps_NMHW: np.ndarray, there_NM: np.ndarray, labels_NP: np.ndarray, canvas_YX: tuple[int, int], protocol: Protocol
+    maps_NMHW: np.ndarray,
+    there_NM: np.ndarray,
+    labels: tuple[np.ndarray, int],
+    canvas_YX: tuple[int, int],
+    protocol: Protocol,
+    empty: Empty,
 ) -> Surface:
     """Raw maps on the canvas, min-maxed there to [0, 1]; maps of type bool as they are."""
     (n, m), p = maps_NMHW.shape[:2], canvas_YX[0] * canvas_YX[1]
     if maps_NMHW.dtype == bool:
         flat = maps_NMHW.reshape(n, m, p).astype(np.float32)
-        return Surface(flat, np.zeros((n, m)), np.ones((n, m)), there_NM, labels_NP, binary=True)
+        return Surface(flat, np.zeros((n, m)), np.ones((n, m)), there_NM, *labels, empty, binary=True)
     # normalised before upsampling too (which changes no min-max score), so that float32 holds any range of values
     cells, low_NM, range_NM = unit_scale(maps_NMHW)
     flat_RHW = cells.reshape(n * m, *cells.shape[2:])
-    value_RP, base_R, span_R = np.empty((n * m, p), np.float32), np.zeros(n * m), np.zeros(n * m)
+    value_RP, base_R, span_R = empty("value", (n * m, p), np.float32), np.zeros(n * m), np.zeros(n * m)
     for part in blocks(n * m, p):
         pixels = resize(flat_RHW[part], canvas_YX, protocol.align_corners, protocol.upsample == "bicubic")
         unit, base_R[part], span_R[part] = unit_scale(pixels)
         value_RP[part] = unit.reshape(-1, p)
     base_NM, span_NM = low_NM + range_NM * base_R.reshape(n, m), range_NM * span_R.reshape(n, m)
-    return Surface(value_RP.reshape(n, m, p), base_NM, span_NM, there_NM, labels_NP)
+    return Surface(value_RP.reshape(n, m, p), base_NM, span_NM, there_NM, *labels, empty)
 
 
-def combined(surface: Surface, protocol: Protocol, again: bool) -> Surface:
+def combined(surface: Surface, protocol: Protocol, again: bool, empty: Empty) -> Surface:
     """One map of all maps of a scene: the mean or maximum of the normalised ones; `again`: min-maxed once more.
 
     Under "none" and "affine" raw maps are combined, because those normalise the combination too. A scene's only map
@@ -127,21 +135,23 @@ def combined(surface: Surface, protocol: Protocol, again: bool) -> Surface:
         return surface
     value, there_NM = _normalised(surface, protocol), surface.there_NM
     some_N1, only_N = np.asarray(there_NM.any(axis=1, keepdims=True)), there_NM.sum(axis=1) == 1
-    if protocol.combine == "max":
-        if not there_NM.all():
-            value = np.where(there_NM[..., None], value, np.float32(-np.inf))
-        one = value.max(axis=1, keepdims=True)
-        one[~some_N1] = 0
-    else:
-        count_N = np.maximum(there_NM.sum(axis=1), 1).astype(np.float32)
-        one = value.sum(axis=1, keepdims=True, dtype=np.float32) / count_N[:, None, None]
+    one, count_N = empty("value", (n, 1, p), np.float32), np.maximum(there_NM.sum(axis=1), 1).astype(np.float32)
+    for part in blocks(n, m, p):
+        if protocol.combine == "max":
+            there_NM1 = there_NM[part, :, None]
+            some = value[part] if there_NM1.all() else np.where(there_NM1, value[part], np.float32(-np.inf))
+            some.max(axis=1, keepdims=True, out=one[part])
+        else:
+            value[part].sum(axis=1, keepdims=True, dtype=np.float32, out=one[part])
+            one[part] /= count_N[part, None, None]
+    one[~some_N1] = 0
     base_N1, span_N1 = np.zeros((n, 1)), np.ones((n, 1))
     if again and not surface.binary:
         unit, base_N1, span_N1 = unit_scale(one[:, :, None])
         one = unit.reshape(n, 1, p)
     one[only_N] = surface.value_NMP[only_N, :1]
     base_N1[only_N], span_N1[only_N] = surface.base_NM[only_N, :1], surface.span_NM[only_N, :1]
-    return Surface(one, base_N1, span_N1, some_N1, surface.labels_NP, surface.binary)
+    return Surface(one, base_N1, span_N1, some_N1, surface.labels_NP, surface.union, empty, surface.binary)
 
 
 def _normalised(surface: Surface, protocol: Protocol) -> np.ndarray:
