@@ -15,6 +15,8 @@ from raymix.casting import draw, tag
 from raymix.clip import Clips
 from raymix.layout import arrange
 
+INSTEAD = "raymix.prepare pair_lists=[FILE] writes a list of the scenes whose clips are here, and counts the others"
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -81,11 +83,13 @@ def _find(panel: Panel, clips: Clips, known: Mapping[str, int], of_video: Mappin
     """Where the clip of a panel stands."""
     if panel.clip_id:
         if panel.clip_id not in known:
-            raise ValueError(f"{where}: no clip {panel.clip_id!r} among {len(known)}{_near(panel.clip_id, known)}")
+            raise ValueError(
+                f"{where}: no clip {panel.clip_id!r} among {len(known)}{_near(panel.clip_id, known)}; {INSTEAD}"
+            )
         return known[panel.clip_id]
     places = of_video.get(panel.video, [])
     if not places:
-        raise ValueError(f"{where}: no clip of video {panel.video!r}{_near(panel.video, of_video)}")
+        raise ValueError(f"{where}: no clip of video {panel.video!r}{_near(panel.video, of_video)}; {INSTEAD}")
     if panel.time_s is None:
         if len(places) > 1:
             raise ValueError(f"{where}: video {panel.video!r} has {len(places)} clips; time_s must say which")
