@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -91,8 +93,25 @@ class Plan:
 
     def moments(self, number: int) -> list[float]:
         """The times of its frames: the middles of n equal parts, or first the given time."""
-        parts = (np.arange(self.how.frames) + 0.5) / self.how.frames * self.how.seconds + self.start(number)
-        return [self.how.at[number], *parts[1:].tolist()] if self.how.at else parts.tolist()
+        count, start_s = self.how.frames, self.start(number)
+        parts = [(part + 0.5) / count * self.how.seconds + start_s for part in range(count)]
+        return [self.how.at[number], *parts[1:]] if self.how.at else parts
+
+    def wants(self, low_s: float, high_s: float) -> bool:
+        """Whether a frame of some cut is one at a time from `low_s` on and before `high_s`."""
+        if self.how.at:
+            place = bisect_left(self._given, low_s)
+            return place < len(self._given) and self._given[place] < high_s
+        number = max(0, int((low_s - self.first - self.how.seconds) / self.how.stride_s))
+        while self.more(number) and self.start(number) < high_s:
+            if any(low_s <= moment < high_s for moment in self.moments(number)):
+                return True
+            number += 1
+        return False
+
+    @cached_property
+    def _given(self) -> list[float]:
+        return sorted(moment for number in range(len(self.how.at)) for moment in self.moments(number))
 
     def account(self, number: int, end_s: float, entry: Entry) -> None:
         """What is to be said of a medium that gave so many cuts and ended then; Unusable where it gave none."""
