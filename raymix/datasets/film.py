@@ -16,12 +16,12 @@ from collections.abc import Iterator
 import av
 from av.error import FFmpegError
 
-from raymix.datasets.cutting import SLACK_S, TICK_S, Plan
+from raymix.datasets.cutting import SLACK_S, TICK_S
 from raymix.datasets.pictures import Pictures
 from raymix.datasets.source import Entry
 
 STAMPED = ("mov", "matroska")  # containers with a presentation time for every packet, and an index to be trusted
-AHEAD = 17  # packets: the frame shown next is at most 16 later in the file (H.264: max_num_reorder_frames)
+AHEAD = 17  # packets: the frame shown next is at most 16 later in the file; with fewer in sight more is decoded
 HELD_BYTES = 32 << 20  # so much is held back undecoded, in case it need not be decoded at all
 IDR, SLICE = 5, 1  # types of H.264's units
 
@@ -134,7 +134,7 @@ class Film:
             self.broken += 1
 
     def _time(self, packet: av.Packet) -> float:
-        return float(packet.pts * packet.time_base) - self.origin
+        return float((packet.pts or 0) * packet.time_base) - self.origin
 
 
 def _begins(codec: str, stream: av.VideoStream, packet: av.Packet) -> bool:

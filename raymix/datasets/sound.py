@@ -39,7 +39,7 @@ class Sound:
 
     def _push(self, frames: list[av.AudioFrame]) -> None:
         for frame in frames:
-            samples = np.frombuffer(frame.planes[0], np.float32, frame.samples).copy()
+            samples = np.frombuffer(memoryview(frame.planes[0]), np.float32, frame.samples).copy()
             self._pieces.append((self._at, samples))
             self._at += len(samples)
             self.end_s = max(self.end_s, self._at / RATE)
@@ -56,7 +56,8 @@ class Sound:
             low, high = max(at, first), min(at + len(samples), first + len(out))
             if low < high:
                 out[low - first : high - first] = samples[low - at : high - at]
-        return np.nan_to_num(out, copy=False)
+        np.nan_to_num(out, copy=False)
+        return out
 
     def forget(self, before_s: float) -> None:
         self._pieces = [(at, samples) for at, samples in self._pieces if (at + len(samples)) / RATE > before_s]

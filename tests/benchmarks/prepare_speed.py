@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import io
+import functools
 import os
 import re
 import shutil
@@ -23,13 +23,17 @@ import sys
 import tempfile
 import threading
 import time
+import wave
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 HOUSE = Path(__file__).resolve().parents[2]
 SECONDS, WIDE, HIGH = 10, 1280, 720
@@ -112,7 +116,9 @@ def encode(path: Path, kind: int) -> None:
         times = np.arange(SECONDS * rate) / rate
         wave = 0.2 * np.sin(2 * np.pi * 300 * times * (1 + 0.01 * np.sin(times))) + rng.normal(0, 0.05, (2, len(times)))
         for at in range(0, len(times), 1024):
-            sound = av.AudioFrame.from_ndarray(wave[:, at : at + 1024].astype(np.float32), format="fltp", layout="stereo")
+            sound = av.AudioFrame.from_ndarray(
+                wave[:, at : at + 1024].astype(np.float32), format="fltp", layout="stereo"
+            )
             sound.sample_rate, sound.pts = rate, at
             packets += audio.encode(sound)
         for packet in packets + video.encode(None) + audio.encode(None):
@@ -207,27 +213,100 @@ def _tree_mib() -> float:
 
 def straightforward(root: Path, out: Path, cores: int, program: str) -> None:
     """The other way: per file a command that writes pictures and a WAV, then Python from these to Parquet."""
-    import pyarrow.parquet as pq
-    import pyarrow as pa
-
     from raymix.clip import schema
 
     out.mkdir(parents=True)
-    paths = sorted(root.rglob("*.mp4"))
+    batch, number = list[dict[str, Any]](), 0
     with ProcessPoolExecutor(cores) as pool:
-        rows = [row for found in pool.map(_by_command, paths, [program] * len(paths)) for row in found]
-    for number, at in enumerate(range(0, len(rows), 128)):
-        table = pa.Table.from_pylist(rows[at : at + 128], schema=schema())
-        pq.write_table(table, out / f"{number:05d}.parquet", compression="zstd")
+        for rows in pool.map(functools.partial(_by_command, program), sorted(root.rglob("*.mp4")), chunksize=4):
+            batch += rows
+            if len(batch) >= 128:
+                _write(out / f"{number:05d}.parquet", batch, schema())
+                batch, number = [], number + 1
+    _write(out / f"{number:05d}.parquet", batch, schema())
 
 
-def _by_command(path: Path, program: str) -> list[dict[str, object]]:
-    import soundfile  # noqa: F401
-    return []
+def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
+
+
+def _by_command(program: str, path: Path) -> list[dict[str, Any]]:
+    import torch
+
+    from raymix.spectrogram import stft
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as aside:
+        pictures = ["-vf", f"fps=1/{CLIP_S:g},scale=-2:{SHORT}", "-q:v", "2", f"{aside}/%d.jpg"]
+        sound = ["-ac", "1", "-ar", "16000", f"{aside}/sound.wav"]
+        subprocess.run([program, "-v", "error", "-threads", "1", "-i", str(path), *pictures, *sound], check=True)
+        with wave.open(f"{aside}/sound.wav") as file:
+            samples = np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32) / 32768
+        rows, length = [], round(CLIP_S * 16_000)
+        for number in range(len(samples) // length):
+            spectrum = stft(torch.from_numpy(samples[number * length : (number + 1) * length])[None])[0]
+            pairs = torch.view_as_real(spectrum).numpy().astype(np.float16)
+            jpeg = Path(f"{aside}/{number + 1}.jpg").read_bytes()
+            rows.append(
+                {
+                    "clip_id": f"{path.stem}:{number}", "dataset": "folder", "split": "train", "video": path.name,
+                    "group": path.name, "start_s": number * CLIP_S, "duration_s": CLIP_S, "labels": [], "regions": [],
+                    "frames": [{"t_s": (number + 0.5) * CLIP_S, "jpeg": jpeg, "width": 455, "height": SHORT}],
+                    "stft": pairs.tobytes(), "stft_frames": pairs.shape[0], "stft_bins": pairs.shape[1], "status": "ok",
+                }
+            )  # fmt: skip
+    return rows
+
+
+def prepared(root: Path, out: Path, cores: int) -> Cost:
+    chosen = {"dataset": "folder", "dataset.root": root, "dataset.prepared": out, "cluster.cpus": cores}
+    words = [f"{name}={value}" for name, value in {**chosen, "dataset.allow_leaks": "true"}.items()]
+    return measured([sys.executable, "-m", "raymix.prepare", *words], lambda: _rows(out))
+
+
+def _rows(folder: Path) -> int:
+    return sum(pq.read_metadata(path).num_rows for path in folder.glob("*-?????*.parquet")) or sum(
+        pq.read_metadata(path).num_rows for path in folder.glob("?????.parquet")
+    )
+
+
+def tell(name: str, count: int, cost: Cost) -> None:
+    print(
+        f"{name:28} {count:5d} films {cost.wall_s:7.1f} s {count / cost.wall_s:6.2f} films/s"
+        f" {cost.cpu_s:7.1f} s of CPU {cost.peak_mib:6.0f} MiB {cost.rows:5d} rows",
+        flush=True,
+    )
 
 
 def main() -> int:
-    return 0
+    if sys.argv[1:2] == ["straightforward"]:
+        straightforward(Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
+        return 0
+    chosen, program = settings(), ffmpeg()
+    adopt()
+    os.environ.update(OMP_NUM_THREADS="1", PYTHONPATH=str(HOUSE))
+    root, wrong = films(chosen.folder, chosen.kinds, chosen.films), list[str]()
+    with tempfile.TemporaryDirectory(dir=chosen.folder) as aside:
+        words = ["straightforward", str(root), f"{aside}/theirs", str(chosen.cores), program]
+        theirs = measured([sys.executable, __file__, *words], lambda: _rows(Path(aside) / "theirs"))
+        tell("ffmpeg per file, then Python", chosen.films, theirs)
+        ours = prepared(root, Path(aside) / "ours", chosen.cores)
+        tell("raymix.prepare", chosen.films, ours)
+        faster = theirs.wall_s / ours.wall_s
+        print(
+            f"prepare: {faster:.2f} times as many films a second, {theirs.cpu_s / ours.cpu_s:.2f} times as many a CPU-second"
+        )
+        if ours.rows != theirs.rows or faster < FASTER:
+            wrong.append(f"{faster:.2f} times as many films a second, {FASTER} wanted; {ours.rows}, {theirs.rows} rows")
+        if chosen.many:
+            many = prepared(films(chosen.folder, chosen.kinds, chosen.many), Path(aside) / "many", chosen.cores)
+            tell("raymix.prepare", chosen.many, many)
+            print(f"prepare: peak memory {many.peak_mib / ours.peak_mib:.2f} times that of {chosen.films} films")
+            if many.peak_mib > GROWTH * ours.peak_mib:
+                wrong.append("memory grows with the number of films")
+    for line in wrong:
+        print(f"prepare_speed: {line}", file=sys.stderr)
+    return bool(wrong)
 
 
 if __name__ == "__main__":
