@@ -5,7 +5,6 @@ For work that Ray would only delay: its first task here starts after two seconds
 
 from __future__ import annotations
 
-import _thread
 import multiprocessing
 import os
 import signal
@@ -15,7 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -26,23 +26,24 @@ PATIENCE_S = 5.0  # for a process to leave in good order
 
 @dataclass
 class _Member(Generic[T]):
-    process: SpawnProcess
+    process: BaseProcess
     line: Connection
     task: T | None = None
     deaths: int = 0  # before this one, at the same task
 
 
-def over(queue: deque[T], work: Callable[[T], R], count: int) -> Iterator[R]:
+def over(queue: deque[T], work: Callable[[T], R], count: int, modules: tuple[str, ...] = ()) -> Iterator[R]:
     """The results of all tasks in the order in which they end; whoever gets one may add to the queue.
 
+    `modules` are imported once for all processes, where the system can fork.
     Raises what `work` raises, RuntimeError for a task at which processes die again and again. However it is left, no
     process stays; they also end when this one is killed.
     """
-    crew: list[_Member[T]] = []
+    context, crew = _context(modules), list[_Member[T]]()
     fallen: deque[tuple[T, int]] = deque()  # tasks whose process died, and how often
     try:
         while True:
-            while (fallen or queue) and (free := _free(crew, work, count)) is not None:
+            while (fallen or queue) and (free := _free(context, crew, work, count)) is not None:
                 free.task, free.deaths = fallen.popleft() if fallen else (queue.popleft(), 0)
                 free.line.send(free.task)
             busy = {member.line: member for member in crew if member.task is not None}
@@ -63,16 +64,26 @@ def over(queue: deque[T], work: Callable[[T], R], count: int) -> Iterator[R]:
         _dismiss(crew)
 
 
-def _free(crew: list[_Member[T]], work: Callable[[T], R], count: int) -> _Member[T] | None:
+def _context(modules: tuple[str, ...]) -> ForkServerContext | SpawnContext:
+    """Processes that begin without this one's threads and locks: forked from a clean one, or made anew."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(modules))
+    return context
+
+
+def _free(
+    context: ForkServerContext | SpawnContext, crew: list[_Member[T]], work: Callable[[T], R], count: int
+) -> _Member[T] | None:
     """A member without a task; a new one as long as there are fewer than `count`."""
     for member in crew:
         if member.task is None:
             return member
     if len(crew) >= count:
         return None
-    context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, work), daemon=True)
+    process: BaseProcess = context.Process(target=_serve, args=(theirs, work), daemon=True)
     process.start()
     theirs.close()  # or its end would not be noticed here
     crew.append(_Member(process, ours))
@@ -125,6 +136,7 @@ def _orphaned() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    _thread.interrupt_main(signal.SIGTERM)  # not os._exit at once: being told to leave is no crash of the file at hand
+    # not os._exit at once: being told to leave is no crash of the file at hand
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
     time.sleep(PATIENCE_S)
     os._exit(1)

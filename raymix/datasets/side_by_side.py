@@ -13,6 +13,7 @@ from raymix.config import Dataset
 from raymix.datasets import shards, spool
 from raymix.datasets.source import Source
 
+MODULES = ("torch", "raymix.spectrogram", "raymix.engine", "raymix.datasets.shards")  # what a process spends most on
 Tell = Callable[[int, bool], None]  # clips of a source, and whether it was read just now
 
 
@@ -61,7 +62,7 @@ def over(
                     tell(found["entry"]["clips"], False)
             if not left[unit.name]:
                 queue.append(writing[unit.name])
-        for name, record in crew.over(queue, operator.call, workers):
+        for name, record in crew.over(queue, operator.call, workers, MODULES):
             if name is None:
                 yield record
                 continue
