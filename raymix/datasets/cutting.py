@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from dataclasses import dataclass
+from bisect import bisect_left, insort
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -45,6 +45,14 @@ class Cutting:
         low, high = self.span or (0.0, float("inf"))
         first, end = max(first, low), min(high, float("inf") if end is None else end)
         return Plan(self, first, end)
+
+
+@dataclass
+class _Moments:
+    """The times of the frames of the first so many cuts, in order: asked for with every packet of a film."""
+
+    cuts: int = 0
+    times: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -99,19 +107,17 @@ class Plan:
 
     def wants(self, low_s: float, high_s: float) -> bool:
         """Whether a frame of some cut is one at a time from `low_s` on and before `high_s`."""
-        if self.how.at:
-            place = bisect_left(self._given, low_s)
-            return place < len(self._given) and self._given[place] < high_s
-        number = max(0, int((low_s - self.first - self.how.seconds) / self.how.stride_s))
-        while self.more(number) and self.start(number) < high_s:
-            if any(low_s <= moment < high_s for moment in self.moments(number)):
-                return True
-            number += 1
-        return False
+        known = self._moments
+        while self.more(known.cuts) and (self.how.at or self.start(known.cuts) < high_s):
+            for moment in self.moments(known.cuts):
+                insort(known.times, moment)
+            known.cuts += 1
+        place = bisect_left(known.times, low_s)
+        return place < len(known.times) and known.times[place] < high_s
 
     @cached_property
-    def _given(self) -> list[float]:
-        return sorted(moment for number in range(len(self.how.at)) for moment in self.moments(number))
+    def _moments(self) -> _Moments:
+        return _Moments()
 
     def account(self, number: int, end_s: float, entry: Entry) -> None:
         """What is to be said of a medium that gave so many cuts and ended then; Unusable where it gave none."""

@@ -13,7 +13,8 @@ from raymix.config import Dataset
 from raymix.datasets import shards, spool
 from raymix.datasets.source import Source
 
-MODULES = ("torch", "raymix.spectrogram", "raymix.engine", "raymix.datasets.shards")  # what a process spends most on
+# What every process would spend its first seconds on; pandas, since pyarrow imports it where it is there.
+MODULES = ("torch", "pandas", "raymix.spectrogram", "raymix.engine", "raymix.datasets.shards")
 Tell = Callable[[int, bool], None]  # clips of a source, and whether it was read just now
 
 
