@@ -38,6 +38,7 @@ class Film:
         self._queue: deque[av.Packet] = deque()  # not decoded yet
         self._starts: deque[float] = deque()  # times of those in the queue that decoding can begin at
         self._bytes = 0
+        self._stopped = False  # damaged to the end: packets came, but no frames
 
     @property
     def now_s(self) -> float:
@@ -52,7 +53,7 @@ class Film:
         if not self.skipping or not self._times:
             return self.pictures.end_s
         step_s = self._times[-1] - self._times[-2] if len(self._times) > 1 else self.pictures.step_s
-        return self._times[-1] + step_s
+        return (self.pictures.now_s if self._stopped else self._times[-1]) + step_s
 
     @property
     def _seen_s(self) -> float:
@@ -66,12 +67,10 @@ class Film:
             self.skipping = False
         if not self.skipping:
             self._decode(packet, entry)
-            return
-        if not last:
-            self._hold(packet)
-        if last:
+        elif last:
             self._finish(packet, entry)
         else:
+            self._hold(packet)
             self._work(self._seen_s - TICK_S, AHEAD, entry)
 
     def _hold(self, packet: av.Packet) -> None:
@@ -116,9 +115,11 @@ class Film:
         return self._times[place] if place < len(self._times) else self.end_s + SLACK_S + 2 * TICK_S
 
     def _finish(self, packet: av.Packet, entry: Entry) -> None:
-        self._work(self.end_s + SLACK_S, 0, entry)
-        if self._lacks(self.end_s + SLACK_S):
+        until_s = self.end_s + SLACK_S
+        self._work(until_s, 0, entry)
+        if self._lacks(until_s):
             self._decode(packet, entry)
+            self._stopped = self.broken > 0 and self._lacks(until_s)
 
     def _decode_all(self, entry: Entry) -> None:
         self.stream.codec_context.skip_frame = "DEFAULT"

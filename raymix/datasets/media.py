@@ -105,8 +105,11 @@ def _start(stream: av.VideoStream | av.AudioStream) -> float:
 def _packets(container: av.container.InputContainer, *streams: av.VideoStream | av.AudioStream) -> Iterator[av.Packet]:
     try:
         yield from container.demux(*streams)
-    except FFmpegError:
-        return  # what is missing is found by the length check
+    except FFmpegError:  # what is missing is found by the length check
+        for stream in streams:
+            last = av.Packet()
+            last.stream = stream
+            yield last
 
 
 def _end(stream: av.VideoStream | av.AudioStream, origin: float) -> float | None:
