@@ -7,6 +7,7 @@ stopped, and returns at once when all is done.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -140,14 +141,9 @@ def _make(settings: Dataset, facts: dict[str, Any], echo: Echo, workers: int) ->
     done = shards.records(settings, wanted)
     todo = [unit for unit in wanted if unit.name not in done]
     progress = _Progress(echo, sum(len(unit.sources) for unit in wanted), list(done.values()))
-    try:
+    with _room(settings):
         for record in _work(settings, todo, facts["preprocessing"], workers, progress):
             done[record["unit"]] = record
-    except OSError as error:
-        if not no_room(error):
-            raise
-        goes_on = "what is done is kept, and the same command goes on when there is room"
-        raise OSError(error.errno, f"{settings.prepared}: {error.strerror or error}; {goes_on}") from error
     if not any(record["clips"] for record in done.values()):
         reasons = [f"{e['file']}: {e['reason'] or e['status']}" for r in done.values() for e in r["entries"]]
         shown = "; ".join(sorted(reasons)[:3]) or "the split file lists none of them"
@@ -155,7 +151,20 @@ def _make(settings: Dataset, facts: dict[str, Any], echo: Echo, workers: int) ->
     if not settings.allow_leaks:
         leaks.refuse(leaks.of_media(entry for record in done.values() for entry in record["entries"]))
     left_out = [source for source in sources if not source.split]
-    return shards.finish(settings, [done[unit.name] for unit in wanted], left_out, facts)
+    with _room(settings):
+        return shards.finish(settings, [done[unit.name] for unit in wanted], left_out, facts)
+
+
+@contextlib.contextmanager
+def _room(settings: Dataset) -> Iterator[None]:
+    """Inside, an error of a full disk says what to do about it."""
+    try:
+        yield
+    except OSError as error:
+        if not no_room(error):
+            raise
+        goes_on = "what is done is kept, and the same command goes on when there is room"
+        raise OSError(error.errno, f"{settings.prepared}: {error.strerror or error}; {goes_on}") from error
 
 
 def _work(
@@ -188,7 +197,13 @@ def _over_ray(settings: Dataset, todo: list[shards.Unit], preprocessing: str) ->
     import ray
 
     def work(row: dict[str, Any]) -> dict[str, Any]:
-        return {"record": json.dumps(shards.write_unit(settings, pickle.loads(row["unit"]), preprocessing))}
+        try:
+            record = shards.write_unit(settings, pickle.loads(row["unit"]), preprocessing)
+        except OSError as error:  # as a row: raised, Ray Data would keep its text alone
+            if not no_room(error):
+                raise
+            return {"record": "", "errno": error.errno, "said": str(error.strerror or error)}
+        return {"record": json.dumps(record), "errno": 0, "said": ""}
 
     context, log = ray.data.DataContext.get_current(), logging.getLogger("ray.data")
     before = context.enable_progress_bars, log.level
@@ -199,6 +214,8 @@ def _over_ray(settings: Dataset, todo: list[shards.Unit], preprocessing: str) ->
         dataset = ray.data.from_items(items, override_num_blocks=len(items))
         # Ray tries a task whose process died again without end; shards gives up the file, so this ends too
         for row in dataset.map(work, num_cpus=1).iter_rows():
+            if row["errno"]:
+                raise OSError(row["errno"], row["said"])
             yield json.loads(row["record"])
     finally:
         context.enable_progress_bars = before[0]
@@ -209,8 +226,9 @@ class _Progress:
     """A line now and then: files done, clips so far, seconds left."""
 
     def __init__(self, echo: Echo, total: int, before: list[dict[str, Any]]) -> None:
-        self.echo, self.total, self.started, self.said = echo, total, time.monotonic(), 0.0
-        self.skipped = self.files = sum(len(record["entries"]) for record in before)
+        self.echo, self.total, self.said = echo, total, time.monotonic()
+        self.first: tuple[float, int] | None = None  # when the first files were read, and how many were done then
+        self.files = sum(len(record["entries"]) for record in before)
         self.clips = sum(record["clips"] for record in before)
         goes_on = f", {self.files} of them done before" if before else ""
         echo(f"prepare: {total} files{goes_on}")
@@ -220,13 +238,15 @@ class _Progress:
         self.files += files
         self.clips += clips
         if not fresh:
-            self.skipped += files
             return
-        spent = time.monotonic() - self.started
-        if spent - self.said >= 2 or self.files == self.total:
-            left = spent / (self.files - self.skipped) * (self.total - self.files)
-            self.echo(f"prepare: {self.files}/{self.total} files, {self.clips} clips, {left:.0f} s left")
-            self.said = spent
+        now = time.monotonic()
+        if self.first is None:  # what came before, the start of the processes too, says nothing of what is to come
+            self.first = now, self.files
+        if now - self.said >= 2 or self.files == self.total:
+            since, count = now - self.first[0], self.files - self.first[1]
+            left = f", {since / count * (self.total - self.files):.0f} s left" if count else ""
+            self.echo(f"prepare: {self.files}/{self.total} files, {self.clips} clips{left}")
+            self.said = now
 
 
 def _tell(report: PrepareReport, echo: Echo) -> None:
