@@ -190,7 +190,7 @@ def _watch(peak: list[float], over: threading.Event) -> None:
 
 
 def _tree_mib() -> float:
-    """Proportional memory of all processes below this one: what they share (libraries, Ray's object store) counts once."""
+    """Memory of all processes below this one that is no file's; what they share counts once."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -204,10 +204,12 @@ def _tree_mib() -> float:
     total = 0
     for pid in below:
         try:
-            found = re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)
+            told = Path(
+                f"/proc/{pid}/smaps_rollup"
+            ).read_text()  # files' pages: libraries, shared with others' processes
         except OSError:
             continue
-        total += int(found[1]) if found else 0
+        total += sum(map(int, re.findall(r"^Pss_(?:Anon|Shmem):\s+(\d+)", told, re.M)))
     return total / 1024
 
 
