@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from raymix.config import BadInput, Compare, Evaluate, Prepare, Run, Tune, flatten, nearest, to_plain
-from raymix.storage import unreachable
+from raymix.storage import no_room, unreachable
 
 DONE, UNEXPECTED, BAD_INPUT, NOTHING_USABLE = 0, 1, 2, 3
 OWN_FILES = ("search_spaces", "space")  # groups of which a person may have files
@@ -129,7 +129,7 @@ def _outcome(task: Callable[[Any], int | None], name: str, look: Callable[[], No
     except Nothing as error:
         return _say(str(error), NOTHING_USABLE)
     except OSError as error:
-        if not (said := unreachable(error)):
+        if not (said := unreachable(error) or no_room(error)):
             raise
         return _say(said, UNEXPECTED)
     except KeyboardInterrupt:

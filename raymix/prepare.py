@@ -1,11 +1,13 @@
 """The door `python -m raymix.prepare`: videos in, Parquet clips and a manifest with one row per file out.
 
-The work runs over the Ray cluster with Ray Data, a unit of files a task; without Ray it runs here. The same command
-goes on where an earlier one stopped, and returns at once when all is done.
+Over a cluster the work runs with Ray Data, a unit of files a task. On one machine it runs in as many processes, a file
+a task, and Ray is not started: that takes as long as some forty videos. The same command goes on where an earlier one
+stopped, and returns at once when all is done.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -14,7 +16,7 @@ import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pyarrow import fs
@@ -22,12 +24,12 @@ from pyarrow import fs
 from raymix import inspection, scene_lists, session
 from raymix.clip import SCHEMA_VERSION, describe
 from raymix.config import Dataset, Prepare, nearest
-from raymix.datasets import DATASETS, OPTIONAL, faces, folder, leaks, shards
+from raymix.datasets import DATASETS, OPTIONAL, faces, folder, leaks, shards, side_by_side
 from raymix.door import Nothing, enter, refusing
 from raymix.engine import writable
 from raymix.rules import check
 from raymix.scene_lists import Wanted
-from raymix.storage import resolve
+from raymix.storage import no_room, resolve
 
 Echo = Callable[[str], Any]
 NOWHERE = ("prepared", "overwrite", "root", "allow_leaks")  # settings that are in no row
@@ -49,10 +51,10 @@ class PrepareReport:
     seconds: float
 
 
-def prepare(settings: Dataset, echo: Echo = print, start_ray: Callable[[], object] | None = None) -> PrepareReport:
+def prepare(settings: Dataset, echo: Echo = print, workers: int = 1) -> PrepareReport:
     """Turn the videos of `settings.root` into the dataset `settings.prepared`, or find that it is there.
 
-    `start_ray` is called if there is work and Ray does not run yet; without it the work is then done in this process.
+    Where Ray runs the work goes over its cluster; else it is done by so many processes here, 1: by this one.
     Raises ValueError for wrong settings or a folder prepared with other ones, NothingUsable if no file gave a clip.
     """
     if settings.name not in DATASETS:
@@ -62,7 +64,7 @@ def prepare(settings: Dataset, echo: Echo = print, start_ray: Callable[[], objec
     started, facts = time.monotonic(), _facts(settings)
     there = None if settings.overwrite else _present(settings, facts, echo)
     if there is None:
-        there = _make(settings, facts, echo, start_ray)
+        there = _make(settings, facts, echo, workers)
         fresh = True
     else:
         fresh = False
@@ -126,9 +128,7 @@ def _notice(settings: Dataset, found: dict[str, Any], echo: Echo) -> None:
         echo(f"prepare: {now} videos in {settings.root}, {before} were prepared; dataset.overwrite=true prepares anew")
 
 
-def _make(
-    settings: Dataset, facts: dict[str, Any], echo: Echo, start_ray: Callable[[], object] | None
-) -> dict[str, Any]:
+def _make(settings: Dataset, facts: dict[str, Any], echo: Echo, workers: int) -> dict[str, Any]:
     writable(settings.prepared)
     sources = DATASETS[settings.name].sources(settings)
     if not sources:
@@ -142,12 +142,9 @@ def _make(
     done = shards.records(settings, wanted)
     todo = [unit for unit in wanted if unit.name not in done]
     progress = _Progress(echo, sum(len(unit.sources) for unit in wanted), list(done.values()))
-    if len(todo) > 1 and start_ray is not None and not _ray_runs():
-        start_ray()
-    work = _over_ray if _ray_runs() else _here
-    for record in work(settings, todo, facts["preprocessing"]) if todo else ():
-        done[record["unit"]] = record
-        progress.add(record)
+    with _room(settings):
+        for record in _work(settings, todo, facts["preprocessing"], workers, progress):
+            done[record["unit"]] = record
     if not any(record["clips"] for record in done.values()):
         reasons = [f"{e['file']}: {e['reason'] or e['status']}" for r in done.values() for e in r["entries"]]
         shown = "; ".join(sorted(reasons)[:3]) or "the split file lists none of them"
@@ -156,7 +153,34 @@ def _make(
     leaks.forget(settings.prepared)
     leaks.allowed(leaked, settings.prepared, settings.allow_leaks)
     left_out = [source for source in sources if not source.split]
-    return shards.finish(settings, [done[unit.name] for unit in wanted], left_out, {**facts, "leaks": len(leaked)})
+    with _room(settings):
+        return shards.finish(settings, [done[unit.name] for unit in wanted], left_out, {**facts, "leaks": len(leaked)})
+
+
+@contextlib.contextmanager
+def _room(settings: Dataset) -> Iterator[None]:
+    """Inside, an error of a full disk says what to do about it."""
+    try:
+        yield
+    except OSError as error:
+        if not no_room(error):
+            raise
+        goes_on = "what is done is kept, and the same command goes on when there is room"
+        raise OSError(error.errno, f"{settings.prepared}: {error.strerror or error}; {goes_on}") from error
+
+
+def _work(
+    settings: Dataset, todo: list[shards.Unit], preprocessing: str, workers: int, progress: _Progress
+) -> Iterator[dict[str, Any]]:
+    """The records of the units, in the order in which they end."""
+    if not todo:
+        return
+    if workers > 1 and not _ray_runs() and sum(len(unit.sources) for unit in todo) > 1:
+        yield from side_by_side.over(settings, todo, preprocessing, workers, lambda c, fresh: progress.add(1, c, fresh))
+        return
+    for record in (_over_ray if _ray_runs() else _here)(settings, todo, preprocessing):
+        yield record
+        progress.add(len(record["entries"]), record["clips"])
 
 
 def _here(settings: Dataset, todo: list[shards.Unit], preprocessing: str) -> Iterator[dict[str, Any]]:
@@ -175,7 +199,13 @@ def _over_ray(settings: Dataset, todo: list[shards.Unit], preprocessing: str) ->
     import ray
 
     def work(row: dict[str, Any]) -> dict[str, Any]:
-        return {"record": json.dumps(shards.write_unit(settings, pickle.loads(row["unit"]), preprocessing))}
+        try:
+            record = shards.write_unit(settings, pickle.loads(row["unit"]), preprocessing)
+        except OSError as error:  # as a row: raised, Ray Data would keep its text alone
+            if not no_room(error):
+                raise
+            return {"record": "", "errno": error.errno, "said": str(error.strerror or error)}
+        return {"record": json.dumps(record), "errno": 0, "said": ""}
 
     context, log = ray.data.DataContext.get_current(), logging.getLogger("ray.data")
     before = context.enable_progress_bars, log.level
@@ -186,6 +216,8 @@ def _over_ray(settings: Dataset, todo: list[shards.Unit], preprocessing: str) ->
         dataset = ray.data.from_items(items, override_num_blocks=len(items))
         # Ray tries a task whose process died again without end; shards gives up the file, so this ends too
         for row in dataset.map(work, num_cpus=1).iter_rows():
+            if row["errno"]:
+                raise OSError(row["errno"], row["said"])
             yield json.loads(row["record"])
     finally:
         context.enable_progress_bars = before[0]
@@ -196,20 +228,27 @@ class _Progress:
     """A line now and then: files done, clips so far, seconds left."""
 
     def __init__(self, echo: Echo, total: int, before: list[dict[str, Any]]) -> None:
-        self.echo, self.total, self.started, self.said = echo, total, time.monotonic(), 0.0
-        self.skipped = self.files = sum(len(record["entries"]) for record in before)
+        self.echo, self.total, self.said = echo, total, time.monotonic()
+        self.first: tuple[float, int] | None = None  # when the first files were read, and how many were done then
+        self.files = sum(len(record["entries"]) for record in before)
         self.clips = sum(record["clips"] for record in before)
         goes_on = f", {self.files} of them done before" if before else ""
         echo(f"prepare: {total} files{goes_on}")
 
-    def add(self, record: dict[str, Any]) -> None:
-        self.files += len(record["entries"])
-        self.clips += record["clips"]
-        spent = time.monotonic() - self.started
-        if spent - self.said >= 2 or self.files == self.total:
-            left = spent / (self.files - self.skipped) * (self.total - self.files)
-            self.echo(f"prepare: {self.files}/{self.total} files, {self.clips} clips, {left:.0f} s left")
-            self.said = spent
+    def add(self, files: int, clips: int, fresh: bool = True) -> None:
+        """`fresh`: they were read just now, not by an earlier run."""
+        self.files += files
+        self.clips += clips
+        if not fresh:
+            return
+        now = time.monotonic()
+        if self.first is None:  # what came before, the start of the processes too, says nothing of what is to come
+            self.first = now, self.files
+        if now - self.said >= 2 or self.files == self.total:
+            since, count = now - self.first[0], self.files - self.first[1]
+            left = f", {since / count * (self.total - self.files):.0f} s left" if count else ""
+            self.echo(f"prepare: {self.files}/{self.total} files, {self.clips} clips{left}")
+            self.said = now
 
 
 def _tell(report: PrepareReport, echo: Echo) -> None:
@@ -236,7 +275,7 @@ def door(config: Prepare) -> int:
             from raymix import nodes
 
             nodes.shared(nodes.paths(config))
-        report = prepare(config.dataset, start_ray=lambda: session.start(replace(config.cluster, dashboard=False)))
+        report = prepare(config.dataset, workers=session.cores(config.cluster))
     if not report.fresh:
         print(f"prepare: {report.prepared} is prepared already: {sum(report.clips.values())} clips")
     if config.layouts or config.pair_lists:

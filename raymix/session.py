@@ -152,3 +152,9 @@ def machine(cluster: Any) -> list[Node] | None:
 
         gpus = torch.cuda.device_count()
     return [{"CPU": cluster.cpus or os.cpu_count() or 1, "GPU": gpus}]
+
+
+def cores(cluster: Any) -> int:
+    """CPUs of this machine for work without Ray; 1 where a cluster is joined."""
+    nodes = machine(cluster)
+    return 1 if nodes is None else max(1, int(nodes[0]["CPU"]))

@@ -7,6 +7,7 @@ instance role), or from the query of the URI (`s3://bucket/x?endpoint_override=1
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import re
@@ -91,6 +92,12 @@ def unreachable(error: OSError) -> str:
     return said if "AWS Error" in said or "google::cloud" in said else ""
 
 
+def no_room(error: OSError) -> str:
+    """What an error says in one line where a disk, a quota or a file may not grow; '' for any other error."""
+    said = " ".join(str(error).split())
+    return f"no room left to write: {said}" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+
+
 class Reader:
     """A file that can be read and sought in, for who takes Python's files; patient."""
 
@@ -119,10 +126,13 @@ class Reader:
         return int(self._file.tell())
 
 
-def put(filesystem: fs.FileSystem, path: str, data: bytes | pa.Buffer) -> None:
-    """Puts a file in its place, whole or not at all, whatever interrupts; replaces what was there."""
+def put(filesystem: fs.FileSystem, path: str, data: bytes | pa.Buffer, durable: bool = True) -> None:
+    """Puts a file in its place, whole or not at all, whatever interrupts; replaces what was there.
+
+    Not `durable`: a loss of power may take it away again, which saves the wait for the disk.
+    """
     if isinstance(filesystem, fs.LocalFileSystem):
-        with _beside(path) as part, open(part, "wb") as file:
+        with _beside(path, durable) as part, open(part, "wb") as file:
             file.write(data)
     elif threading.current_thread() is threading.main_thread():
         # pyarrow completes an upload when a stream is left, even by an exception; a signal's comes in the main thread only
@@ -147,13 +157,14 @@ def making(filesystem: fs.FileSystem, path: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _beside(path: str) -> Iterator[str]:
+def _beside(path: str, durable: bool = True) -> Iterator[str]:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     part = f"{path}.{os.getpid()}-{threading.get_ident()}.tmp"
     try:
         yield part
-        with open(part, "rb+") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with open(part, "rb+") as file:
+                os.fsync(file.fileno())
         os.replace(part, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):

@@ -128,7 +128,7 @@ def prepare(run: Run) -> None:
     from raymix.prepare import prepare as make
 
     with refusing():
-        make(run.dataset, start_ray=lambda: session.start(run.cluster))
+        make(run.dataset, workers=session.cores(run.cluster))
 
 
 def command() -> str:

@@ -165,7 +165,7 @@ def test_a_test_id_is_the_middle_of_its_sound(made) -> None:
         stft = np.frombuffer(row["stft"], np.float16).astype(float).reshape(row["stft_frames"], row["stft_bins"], 2)
         click = np.abs(stft[:, stft.shape[1] // 2 :]).sum((1, 2)).argmax() / row["stft_frames"]
         assert click == pytest.approx(0.5, abs=0.04)
-    assert [row["start_s"] for row in rows[TRAINED[0]]] == [0.0, 1.0] and not rows[TRAINED[0]][0]["regions"]
+    assert sorted(row["start_s"] for row in rows[TRAINED[0]]) == [0.0, 1.0] and not rows[TRAINED[0]][0]["regions"]
 
 
 def test_a_training_list_says_who_is_in_training(raw: Path) -> None:

@@ -182,9 +182,21 @@ def test_rows_per_file_and_row_groups(tmp_path: Path, monkeypatch: pytest.Monkey
     assert first.metadata.row_group(0).column(0).compression == "ZSTD"
     facts = json.loads((Path(chosen.prepared) / "dataset.json").read_text())
     assert first.schema_arrow.metadata[clip.HASH_KEY].decode() == facts["preprocessing"]
-    assert list(clip.read(chosen.prepared, "train", 16, truth=False).clip_id) == [
-        f"folder:x.mp4:{1000 * start}" for start in range(8)
-    ]
+    found = list(clip.read(chosen.prepared, "train", 16, truth=False).clip_id)
+    assert sorted(found) == [f"folder:x.mp4:{1000 * start}" for start in range(8)] != found
+
+
+def test_the_rows_of_a_shard_are_shuffled(tmp_path: Path) -> None:
+    whole = film(tmp_path / "in" / "0.mp4", 6.0)
+    for number in range(1, 6):
+        (tmp_path / "in" / f"{number}.mp4").write_bytes(whole.read_bytes())
+    chosen = settings(tmp_path, rows_per_file=18)
+    prepare(chosen, quiet)
+    found = clip.read(chosen.prepared, "train", 16, truth=False)
+    assert len(set(found.clip_id)) == 36
+    changes = int((found.video[1:] != found.video[:-1]).sum())
+    assert changes >= 20  # 5 in the order of the files, 29 on average in a random one
+    assert len(set(found.video[:18])) >= 5  # the first of the two files has clips of nearly all videos
 
 
 def test_a_split_file_and_its_gaps(tmp_path: Path) -> None:
@@ -298,23 +310,94 @@ import ray
 from raymix.config import Dataset
 from raymix.prepare import prepare
 from raymix.datasets import shards
-shards.UNIT_FILES = 1
-prepare(Dataset(**json.loads(sys.argv[1])), start_ray=lambda: ray.init(
-    address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20))
-assert ray.is_initialized()
+shards.UNIT_FILES = 3
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+prepare(Dataset(**json.loads(sys.argv[1])))
 """
 
 
 def test_two_workers_write_the_same_bytes(tmp_path: Path, trouble: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "UNIT_FILES", 1)
+    monkeypatch.setattr(shards, "UNIT_FILES", 3)
     alone = settings(tmp_path, root=str(trouble), val=0.3, prepared=str(tmp_path / "alone"))
     prepare(alone, quiet)
+    beside, lines = dataclasses.replace(alone, prepared=str(tmp_path / "crew")), list[str]()
+    prepare(beside, lines.append, workers=2)
+    assert content(alone.prepared) == content(beside.prepared)
+    assert lines[0] == "prepare: 12 files" and any("12/12 files, 18 clips, 0 s left" in line for line in lines)
     over_ray = dataclasses.replace(alone, prepared=str(tmp_path / "ray"))
     done = subprocess.run(
         [sys.executable, "-c", RAY, json.dumps(dataclasses.asdict(over_ray))], capture_output=True, text=True, cwd=HOUSE
     )
     assert done.returncode == 0, done.stderr
     assert content(alone.prepared) == content(over_ray.prepared)
+
+
+DOOR = """
+import resource, sys
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
+    from raymix.prepare import main
+    main()
+"""
+
+
+def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    whole = film(tmp_path / "in" / "0.mp4", 3.0)
+    for number in range(1, 4):
+        (tmp_path / "in" / f"{number}.mp4").write_bytes(whole.read_bytes())
+    film(tmp_path / "in" / "long.mp4", 12.0)
+    (tmp_path / "door.py").write_text(DOOR)  # no file may grow beyond so many bytes: a quota
+    words = ["dataset=folder", f"dataset.root={tmp_path / 'in'}", f"dataset.prepared={tmp_path / 'out'}"]
+    words += ["dataset.allow_leaks=true", "dataset.frame_size=32", "dataset.clip_seconds=1", "dataset.stride_seconds=1"]
+    words += ["cluster.cpus=2", "dataset.val=0", "dataset.test=0"]
+    env = {**os.environ, "PYTHONPATH": str(HOUSE), "RAYMIX_HOME": str(tmp_path / "home")}
+
+    def run(quota: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(tmp_path / "door.py"), str(quota), *words]
+        return subprocess.run(command, capture_output=True, text=True, env=env, cwd=HOUSE)
+
+    done = run(400_000)  # enough for three clips, not for twelve
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert "no room left to write" in done.stderr and "the same command goes on" in done.stderr
+    assert not list((tmp_path / "out").glob("[!.]*")) and not list(tmp_path.rglob("*.tmp"))
+    with pytest.raises(ValueError, match="no prepared dataset"):
+        clip.describe(str(tmp_path / "out"))
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.arrow")}
+    assert before  # what is read is kept
+    done = run(100_000_000)
+    assert done.returncode == 0 and not (tmp_path / "out" / ".parts").exists(), done.stderr
+    assert clip.describe(str(tmp_path / "out"))["splits"]["train"]["clips"] == 24
+
+
+def test_after_a_kill_only_what_was_at_hand_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(6):
+        film(tmp_path / "in" / f"{number}.mp4", 1.0 + number / 10)
+    one_go, chosen = settings(tmp_path, prepared=str(tmp_path / "one go")), settings(tmp_path)
+    prepare(one_go, quiet)
+    script = (
+        "import os, sys\n"
+        "from raymix.config import Dataset\n"
+        "from raymix.datasets import folder\n"
+        "from raymix.prepare import prepare\n"
+        "honest, seen = folder.clips, []\n"
+        "def clips(s, source, e):\n"
+        "    seen.append(source.path)\n"
+        "    if len(seen) == 4: os.kill(os.getpid(), 9)\n"
+        "    return honest(s, source, e)\n"
+        "folder.clips = clips\n"
+        f"prepare(Dataset(**{dataclasses.asdict(chosen)!r}))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=HOUSE).returncode == -9
+    assert not list((tmp_path / "out").glob("*.parquet")) and len(list(tmp_path.rglob("*.arrow"))) == 3
+    read, honest = [], folder.clips
+
+    def clips(chosen: Dataset, source: Any, entry: Any) -> Any:
+        read.append(source.path)
+        return honest(chosen, source, entry)
+
+    monkeypatch.setattr(folder, "clips", clips)
+    prepare(chosen, quiet)
+    assert len(read) == 3 and content(chosen.prepared) == content(one_go.prepared)
 
 
 def test_a_file_in_two_splits_stops_with_the_list(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left, insort
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -43,6 +45,14 @@ class Cutting:
         low, high = self.span or (0.0, float("inf"))
         first, end = max(first, low), min(high, float("inf") if end is None else end)
         return Plan(self, first, end)
+
+
+@dataclass
+class _Moments:
+    """The times of the frames of the first so many cuts, in order: asked for with every packet of a film."""
+
+    cuts: int = 0
+    times: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -91,8 +101,23 @@ class Plan:
 
     def moments(self, number: int) -> list[float]:
         """The times of its frames: the middles of n equal parts, or first the given time."""
-        parts = (np.arange(self.how.frames) + 0.5) / self.how.frames * self.how.seconds + self.start(number)
-        return [self.how.at[number], *parts[1:].tolist()] if self.how.at else parts.tolist()
+        count, start_s = self.how.frames, self.start(number)
+        parts = [(part + 0.5) / count * self.how.seconds + start_s for part in range(count)]
+        return [self.how.at[number], *parts[1:]] if self.how.at else parts
+
+    def wants(self, low_s: float, high_s: float) -> bool:
+        """Whether a frame of some cut is one at a time from `low_s` on and before `high_s`."""
+        known = self._moments
+        while self.more(known.cuts) and (self.how.at or self.start(known.cuts) < high_s):
+            for moment in self.moments(known.cuts):
+                insort(known.times, moment)
+            known.cuts += 1
+        place = bisect_left(known.times, low_s)
+        return place < len(known.times) and known.times[place] < high_s
+
+    @cached_property
+    def _moments(self) -> _Moments:
+        return _Moments()
 
     def account(self, number: int, end_s: float, entry: Entry) -> None:
         """What is to be said of a medium that gave so many cuts and ended then; Unusable where it gave none."""

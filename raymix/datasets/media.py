@@ -12,6 +12,7 @@ import av
 from av.error import FFmpegError
 
 from raymix.datasets.cutting import SLACK_S, Cut, Cutting, Plan
+from raymix.datasets.film import STAMPED, Film
 from raymix.datasets.pictures import Pictures
 from raymix.datasets.sound import Sound
 from raymix.datasets.source import Entry, Unusable
@@ -19,7 +20,6 @@ from raymix.storage import Reader
 
 # Containers only: a play list that calls itself x.mp4 could make the library open other files or addresses.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,asf,ogg"
-SEEKABLE = ("mov", "matroska")
 LEAD_S = 1.0  # sound decoders need what was before
 
 
@@ -41,28 +41,27 @@ def _cut(container: av.container.InputContainer, how: Cutting, entry: Entry) -> 
     late = _start(audio) - origin
     plan = how.plan(late if late > SLACK_S else 0.0, _declared(container, video, audio, origin))
     pictures = Pictures(plan, origin, float(video.sample_aspect_ratio or 1))
-    sound, broken, number, whole = Sound(origin), 0, 0, True
+    film, sound, broken, number, whole = Film(container, video, pictures), Sound(origin), 0, 0, True
     entry.fps, entry.sample_rate, entry.channels = float(video.average_rate or 0), audio.rate, audio.channels
     _seek(container, plan, origin)
     for packet in _packets(container, video, audio):
-        try:
-            for frame in packet.decode():
-                if isinstance(frame, av.VideoFrame):
-                    pictures.add(frame, entry)
-                elif isinstance(frame, av.AudioFrame):
-                    sound.add(frame)
-        except FFmpegError:
-            broken += 1
-        while plan.more(number) and pictures.now_s >= plan.done(number) <= sound.end_s:
+        if packet.stream is video:
+            film.add(packet, entry)
+        else:
+            broken += _hear(packet, sound)
+        while plan.more(number) and film.now_s >= plan.done(number) <= sound.end_s:
             yield pictures.take(number, sound)
             number += 1
-        if not plan.more(number) or min(pictures.now_s, sound.end_s) > plan.until:
+        if not plan.more(number) or min(film.now_s, sound.end_s) > plan.until + SLACK_S:
             whole = False  # what comes after is not wanted
             break
+    broken += film.broken
+    pictures.end_s = film.end_s
     pictures.finish()
     sound.finish()
     end_s = min(pictures.end_s, sound.end_s, plan.until)
-    entry.duration_s = round(end_s - (how.span or (0.0,))[0], 3)
+    known_s = end_s if whole or plan.end == float("inf") else plan.end  # reading may end before the medium does
+    entry.duration_s = round(known_s - (how.span or (0.0,))[0], 3)
     if not pictures.count or sound.end_s <= 0:
         what = "sound" if pictures.count else "frame"
         raise Unusable("corrupt", f"no {what} could be decoded, {broken} broken packets")
@@ -74,6 +73,17 @@ def _cut(container: av.container.InputContainer, how: Cutting, entry: Entry) -> 
         _check_length(video, origin, pictures.end_s)
         _check_length(audio, origin, sound.end_s)
     plan.account(number, end_s, entry)
+
+
+def _hear(packet: av.Packet, sound: Sound) -> int:
+    """Adds the sound of a packet; 1 if it is broken."""
+    try:
+        for frame in packet.decode():
+            if isinstance(frame, av.AudioFrame):
+                sound.add(frame)
+    except FFmpegError:
+        return 1
+    return 0
 
 
 def _streams(container: av.container.InputContainer) -> tuple[av.VideoStream, av.AudioStream]:
@@ -95,8 +105,11 @@ def _start(stream: av.VideoStream | av.AudioStream) -> float:
 def _packets(container: av.container.InputContainer, *streams: av.VideoStream | av.AudioStream) -> Iterator[av.Packet]:
     try:
         yield from container.demux(*streams)
-    except FFmpegError:
-        return  # what is missing is found by the length check
+    except FFmpegError:  # what is missing is found by the length check
+        for stream in streams:
+            last = av.Packet()
+            last.stream = stream
+            yield last
 
 
 def _end(stream: av.VideoStream | av.AudioStream, origin: float) -> float | None:
@@ -118,7 +131,7 @@ def _declared(
 def _seek(container: av.container.InputContainer, plan: Plan, origin: float) -> None:
     """Jump to the key frame before the part that is wanted, where the container has an index to be trusted."""
     begin = plan.begin - LEAD_S
-    if begin > 0 and container.format.name.split(",")[0] in SEEKABLE:
+    if begin > 0 and container.format.name.split(",")[0] in STAMPED:
         container.seek(int((begin + origin) * av.time_base), backward=True)
 
 

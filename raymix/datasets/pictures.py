@@ -19,7 +19,7 @@ class Pictures:
         self.plan, self.how, self.origin, self.ratio = plan, plan.how, origin, ratio
         self.end_s, self.count = 0.0, 0
         self._last: tuple[float, av.VideoFrame] | None = None
-        self._step = 0.0
+        self.step_s = 0.0
         self._planned = 0  # cuts whose frames are wanted
         self._wanted: list[tuple[float, int, int]] = []  # heap of (time, cut, position)
         self._got: dict[int, dict[int, tuple[float, np.ndarray]]] = {}
@@ -32,14 +32,16 @@ class Pictures:
         if frame.is_corrupt:
             return
         before = self._last
-        now = before[0] + self._step if before and frame.time is None else (frame.time or 0.0) - self.origin
+        now = before[0] + self.step_s if before and frame.time is None else (frame.time or 0.0) - self.origin
         if before is None:
             wide, high = _display_size(frame, self.ratio)
             entry.width, entry.height, entry.rotation = wide, high, frame.rotation
-            self._step = 1 / entry.fps if entry.fps else 0.04
+            self.step_s = 1 / entry.fps if entry.fps else 0.04
         elif now > before[0]:
-            self._step = now - before[0]
-        self._last, self.count, self.end_s = (now, frame), self.count + 1, max(self.end_s, now + self._step)
+            self.step_s = now - before[0]
+        if before is None or now > before[0]:
+            self.end_s = now + self.step_s
+        self._last, self.count = (now, frame), self.count + 1
         self._plan(now)
         while self._wanted and self._wanted[0][0] < now - TICK_S:
             _, number, position = heapq.heappop(self._wanted)

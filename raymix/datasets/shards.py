@@ -11,9 +11,8 @@ import hashlib
 import io
 import json
 import re
-import time
+import shutil
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -21,17 +20,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from raymix.clip import SCHEMA_VERSION, SPLITS, encode, schema
+from raymix.clip import SCHEMA_VERSION, SPLITS, schema
 from raymix.config import Dataset
-from raymix.datasets import DATASETS, card
+from raymix.datasets import card, spool
 from raymix.datasets.manifest import Prepared
-from raymix.datasets.source import Entry, Source, Unusable
+from raymix.datasets.source import Entry, Source, draw
+from raymix.datasets.spool import PARTS
 from raymix.storage import get, making, put, resolve
 
 UNIT_FILES, UNIT_BYTES = 32, 1 << 30  # a unit ends at so many files, or bytes of input
 GROUP_ROWS, GROUP_BYTES = 128, 32 << 20  # a row group ends at so many rows, or bytes
-CRASHES = 3  # a file whose import killed so many processes is given up
-PARTS = ".parts"
 UNLISTED = ("unlisted", "not in the split file")
 
 
@@ -44,8 +42,12 @@ class Unit:
     sources: tuple[Source, ...]
 
     @property
+    def stem(self) -> str:
+        return f"{self.name}-{self.key}"
+
+    @property
     def record(self) -> str:
-        return f"{PARTS}/{self.name}-{self.key}.json"
+        return f"{PARTS}/{self.stem}.json"
 
 
 def units(sources: list[Source], preprocessing: str) -> list[Unit]:
@@ -77,14 +79,14 @@ class _Shards:
         self.filesystem, self.path = resolve(settings.prepared)
         self.schema = schema(preprocessing)
         self.files: list[str] = []
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[pa.Table] = []
         self._bytes = self._in_file = 0
         self._writer: pq.ParquetWriter | None = None
         self._place = contextlib.ExitStack()
 
-    def add(self, row: dict[str, Any]) -> None:
+    def add(self, row: pa.Table) -> None:
         self._rows.append(row)
-        self._bytes += len(row["stft"]) + sum(len(frame["jpeg"]) for frame in row["frames"])
+        self._bytes += row.nbytes
         in_file = self._in_file + len(self._rows)
         if len(self._rows) >= GROUP_ROWS or self._bytes >= GROUP_BYTES or in_file >= self.settings.rows_per_file:
             self._flush()
@@ -98,100 +100,64 @@ class _Shards:
             number = len(self.files)
             self.files.append(f"{self.unit.name}{f'-{number}' if number else ''}.parquet")
             part = self._place.enter_context(making(self.filesystem, f"{self.path}/{self.files[-1]}"))
-            self._writer = pq.ParquetWriter(part, self.schema, compression="zstd")
-        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self.schema), row_group_size=len(self._rows))
+            self._writer = self._place.enter_context(pq.ParquetWriter(part, self.schema, compression="zstd"))
+        group = pa.concat_tables(self._rows).combine_chunks().cast(self.schema)
+        self._writer.write_table(group, row_group_size=len(group))
         self._in_file += len(self._rows)
         self._rows, self._bytes = [], 0
 
     def close(self) -> None:
         self._flush()
-        if self._writer is not None:
-            self._writer.close()
-            self._place.close()
+        self._place.close()
         self._writer, self._in_file = None, 0
+
+    def __enter__(self) -> _Shards:
+        return self
+
+    def __exit__(self, *why: Any) -> None:
+        self._place.__exit__(*why)
 
 
 def write_unit(settings: Dataset, unit: Unit, preprocessing: str) -> dict[str, Any]:
     """Import the files of a unit, write its shards and then its record, which is returned."""
-    import torch  # before the first file: a slow import must not look like a slow file
+    with spool.place(settings) as folder:
+        for number, source in enumerate(unit.sources):
+            if source.refused is None:
+                spool.fill(settings, source, folder, unit.stem, number)
+        return assemble(settings, unit, preprocessing, folder)
 
-    torch.set_num_threads(1)
-    started, shards, shape = time.monotonic(), _Shards(settings, unit, preprocessing), (0, 0)
-    entries, labels, with_regions = [], Counter[str](), 0
-    with _Attempts(settings, unit) as attempts:
-        for source in unit.sources:
-            entry = Entry.of(source)
-            crashes = attempts.crashes(source.name) if source.refused is None else 0  # else nothing is opened
-            for row in _rows(settings, source, entry, crashes):
-                shape = (row["stft_frames"], row["stft_bins"])
-                labels.update(row["labels"])
-                with_regions += bool(row["regions"])
-                shards.add(row)
-            entries.append(asdict(entry))
+
+def assemble(settings: Dataset, unit: Unit, preprocessing: str, folder: str) -> dict[str, Any]:
+    """Write the shards of a unit from the spools of all its sources, and then its record, which is returned.
+
+    The rows come in the order of seeded hashes of their ids: a fair shuffle, in which no row needs another in memory.
+    """
+    paths = [spool.path(folder, unit.stem, number) for number in range(len(unit.sources))]
+    every = (spool.refusal(source) or spool.record(path) for source, path in zip(unit.sources, paths, strict=True))
+    told = [found for found in every if found is not None]
+    tables = [spool.rows(path) for source, path in zip(unit.sources, paths, strict=True) if source.refused is None]
+    order = [
+        (draw(settings.seed + 2, clip_id), clip_id, which, row)
+        for which, table in enumerate(tables)
+        for row, clip_id in enumerate(table["clip_id"].to_pylist())
+    ]
+    with _Shards(settings, unit, preprocessing) as shards:
+        for *_, which, row in sorted(order):
+            shards.add(tables[which].slice(row, 1))
         shards.close()
     record = {
         "unit": unit.name,
         "files": shards.files,
-        "clips": sum(entry["clips"] for entry in entries),
-        "stft_shape": list(shape),
-        "labels": dict(sorted(labels.items())),
-        "with_regions": with_regions,
-        "entries": entries,
-        "seconds": round(time.monotonic() - started, 3),
+        "clips": sum(each["entry"]["clips"] for each in told),
+        "stft_shape": max(each["stft_shape"] for each in told),
+        "labels": dict(sorted(sum((Counter(each["labels"]) for each in told), Counter[str]()).items())),
+        "with_regions": sum(each["with_regions"] for each in told),
+        "entries": [each["entry"] for each in told],
+        "seconds": round(sum(each["seconds"] for each in told), 3),
     }
     put(shards.filesystem, f"{shards.path}/{unit.record}", json.dumps(record).encode())
+    shutil.rmtree(f"{folder}/{unit.stem}", ignore_errors=True)
     return record
-
-
-def _rows(settings: Dataset, source: Source, entry: Entry, crashes: int) -> Iterator[dict[str, Any]]:
-    """The usable rows of one file; whatever goes wrong with it becomes the entry's status and reason."""
-    try:
-        if crashes >= CRASHES:
-            raise Unusable("error", f"reading it ended the process {crashes} times")
-        for clip in DATASETS[settings.name].clips(settings, source, entry):
-            if clip.status == "ok":
-                row = encode(clip, settings.jpeg_quality)
-                entry.clips += 1
-                yield row
-            else:
-                entry.silent_clips += 1
-        if not entry.clips:
-            level = f"every clip is below {settings.silence_db:g} dB"
-            entry.status, entry.reason = ("silent", level) if entry.silent_clips else ("too short", entry.reason)
-        elif source.repairs:
-            entry.status = "repaired"
-            entry.reason = "; ".join(filter(None, (entry.reason, *source.repairs[:3])))
-    except Unusable as error:
-        entry.status, entry.reason = error.status, str(error)
-    except Exception as error:  # one bad file must not end a long run
-        entry.status, entry.reason = "error", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-class _Attempts:
-    """Remembers on disk which file is being read, so that one that kills the process is known the next time."""
-
-    def __init__(self, settings: Dataset, unit: Unit) -> None:
-        self.filesystem, path = resolve(settings.prepared)
-        self.path = f"{path}/{PARTS}/{unit.name}-{unit.key}.attempt"
-        self.counts: Counter[str] = Counter()
-        with contextlib.suppress(FileNotFoundError):
-            self.counts.update(json.loads(get(self.filesystem, self.path) or b"{}"))
-
-    def __enter__(self) -> _Attempts:
-        return self
-
-    def crashes(self, path: str) -> int:
-        """How many processes ended while reading this file; from now on this is the file being read."""
-        before = self.counts[path]
-        self._put({**self.counts, path: before + 1})
-        return before
-
-    def __exit__(self, *_: object) -> None:
-        # an exception or an interrupt is no crash
-        self._put(self.counts)
-
-    def _put(self, counts: dict[str, int]) -> None:
-        put(self.filesystem, self.path, json.dumps(counts).encode())
 
 
 def records(settings: Dataset, wanted: list[Unit]) -> dict[str, dict[str, Any]]:

@@ -39,7 +39,7 @@ class Sound:
 
     def _push(self, frames: list[av.AudioFrame]) -> None:
         for frame in frames:
-            samples = np.nan_to_num(frame.to_ndarray().reshape(-1).astype(np.float32))
+            samples = np.frombuffer(memoryview(frame.planes[0]), np.float32, frame.samples).copy()
             self._pieces.append((self._at, samples))
             self._at += len(samples)
             self.end_s = max(self.end_s, self._at / RATE)
@@ -56,6 +56,7 @@ class Sound:
             low, high = max(at, first), min(at + len(samples), first + len(out))
             if low < high:
                 out[low - first : high - first] = samples[low - at : high - at]
+        np.nan_to_num(out, copy=False)
         return out
 
     def forget(self, before_s: float) -> None:
