@@ -75,6 +75,7 @@ def paths(run: Run | Prepare) -> dict[str, str]:
         found["encoder.weights"] = run.encoder.weights or ""
     if run.dataset.name != "demo":
         found["dataset.root"] = run.dataset.root
+        found["dataset.annotations"], found["dataset.regions"] = run.dataset.annotations, run.dataset.regions or ""
     if run.dataset.faces != "opencv":
         found["dataset.faces"] = run.dataset.faces
     local = {name: uri.removeprefix("file://") for name, uri in found.items()}

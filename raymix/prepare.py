@@ -10,9 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
-import os
-import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,10 +18,10 @@ from typing import Any
 
 from pyarrow import fs
 
-from raymix import inspection, scene_lists, session
+from raymix import importing, inspection, scene_lists, session
 from raymix.clip import SCHEMA_VERSION, describe
 from raymix.config import Dataset, Prepare, nearest
-from raymix.datasets import DATASETS, OPTIONAL, faces, folder, leaks, shards, side_by_side
+from raymix.datasets import DATASETS, OPTIONAL, faces, folder, leaks, published_lists, shards
 from raymix.door import Nothing, enter, refusing
 from raymix.engine import writable
 from raymix.rules import check
@@ -32,7 +29,12 @@ from raymix.scene_lists import Wanted
 from raymix.storage import no_room, resolve
 
 Echo = Callable[[str], Any]
-NOWHERE = ("prepared", "overwrite", "root", "allow_leaks")  # settings that are in no row
+NOWHERE = (
+    "prepared",
+    "overwrite",
+    "root",
+    "annotations",
+)  # settings that are in no row; what lists say is told by themselves
 
 
 class NothingUsable(Nothing):
@@ -85,13 +87,12 @@ def _facts(settings: Dataset) -> dict[str, Any]:
     """Who made the dataset and how: the settings that decide what is in the rows, and their hash."""
     chosen = asdict(settings)
     for name in {*NOWHERE, *(OPTIONAL - set(DATASETS[settings.name].OWN))}:
-        del chosen[name]
+        chosen.pop(name, None)
     for name in {"splits", "regions"} & set(chosen):
         outside = settings.name != "demo" and chosen[name]
         chosen[name] = folder.digest(chosen[name]) if outside else None
-    for name in {"annotations", "faces"} & set(chosen):
-        if chosen[name] not in ("", faces.OWN):
-            chosen[name] = folder.listed(chosen[name])
+    if "faces" in chosen and chosen["faces"] != faces.OWN:
+        chosen["faces"] = folder.listed(chosen["faces"])
     text = json.dumps([SCHEMA_VERSION, chosen], sort_keys=True)
     preprocessing = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     return {"preprocessing": preprocessing, "dataset": settings.name, "root": settings.root, "settings": chosen}
@@ -112,6 +113,9 @@ def _present(settings: Dataset, facts: dict[str, Any], echo: Echo) -> dict[str, 
     if differing:
         advice = "name another dataset.prepared, or dataset.overwrite=true"
         raise ValueError(f"{settings.prepared} was prepared otherwise ({'; '.join(differing[:4])}): {advice}")
+    read, place = found.get("lists"), settings.annotations or settings.root
+    if read and place and (other := published_lists.changed(resolve(place)[0], read)):
+        raise ValueError(f"{settings.prepared}: {other[0]} has changed since; dataset.overwrite=true prepares anew")
     if settings.name == "folder" and settings.root:
         _notice(settings, found, echo)
     return found
@@ -130,7 +134,8 @@ def _notice(settings: Dataset, found: dict[str, Any], echo: Echo) -> None:
 
 def _make(settings: Dataset, facts: dict[str, Any], echo: Echo, workers: int) -> dict[str, Any]:
     writable(settings.prepared)
-    sources = DATASETS[settings.name].sources(settings)
+    with published_lists.remembered() as read:
+        sources = DATASETS[settings.name].sources(settings)
     if not sources:
         raise NothingUsable(f"{settings.root}: no video files ({' '.join(folder.SUFFIXES)}) below it")
     leaks.allowed(leaked := leaks.of_sources(sources), settings.prepared, settings.allow_leaks)
@@ -143,7 +148,7 @@ def _make(settings: Dataset, facts: dict[str, Any], echo: Echo, workers: int) ->
     todo = [unit for unit in wanted if unit.name not in done]
     progress = _Progress(echo, sum(len(unit.sources) for unit in wanted), list(done.values()))
     with _room(settings):
-        for record in _work(settings, todo, facts["preprocessing"], workers, progress):
+        for record in importing.work(settings, todo, facts["preprocessing"], workers, progress.add):
             done[record["unit"]] = record
     if not any(record["clips"] for record in done.values()):
         reasons = [f"{e['file']}: {e['reason'] or e['status']}" for r in done.values() for e in r["entries"]]
@@ -153,8 +158,11 @@ def _make(settings: Dataset, facts: dict[str, Any], echo: Echo, workers: int) ->
     leaks.forget(settings.prepared)
     leaks.allowed(leaked, settings.prepared, settings.allow_leaks)
     left_out = [source for source in sources if not source.split]
+    facts |= {"lists": read, "leaks": len(leaked)}
     with _room(settings):
-        return shards.finish(settings, [done[unit.name] for unit in wanted], left_out, {**facts, "leaks": len(leaked)})
+        return shards.finish(
+            settings, [done[unit.name] for unit in wanted], left_out, {**facts, "lists": read, "leaks": len(leaked)}
+        )
 
 
 @contextlib.contextmanager
@@ -167,61 +175,6 @@ def _room(settings: Dataset) -> Iterator[None]:
             raise
         goes_on = "what is done is kept, and the same command goes on when there is room"
         raise OSError(error.errno, f"{settings.prepared}: {error.strerror or error}; {goes_on}") from error
-
-
-def _work(
-    settings: Dataset, todo: list[shards.Unit], preprocessing: str, workers: int, progress: _Progress
-) -> Iterator[dict[str, Any]]:
-    """The records of the units, in the order in which they end."""
-    if not todo:
-        return
-    if workers > 1 and not _ray_runs() and sum(len(unit.sources) for unit in todo) > 1:
-        yield from side_by_side.over(settings, todo, preprocessing, workers, lambda c, fresh: progress.add(1, c, fresh))
-        return
-    for record in (_over_ray if _ray_runs() else _here)(settings, todo, preprocessing):
-        yield record
-        progress.add(len(record["entries"]), record["clips"])
-
-
-def _here(settings: Dataset, todo: list[shards.Unit], preprocessing: str) -> Iterator[dict[str, Any]]:
-    for unit in todo:
-        yield shards.write_unit(settings, unit, preprocessing)
-
-
-def _ray_runs() -> bool:
-    ray = sys.modules.get("ray")
-    return ray is not None and ray.is_initialized()
-
-
-def _over_ray(settings: Dataset, todo: list[shards.Unit], preprocessing: str) -> Iterator[dict[str, Any]]:
-    """The units as a Ray Data pipeline of one task each, in the order in which they end."""
-    os.environ.setdefault("RAY_DATA_USE_DATASOURCE_V2", "0")
-    import ray
-
-    def work(row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            record = shards.write_unit(settings, pickle.loads(row["unit"]), preprocessing)
-        except OSError as error:  # as a row: raised, Ray Data would keep its text alone
-            if not no_room(error):
-                raise
-            return {"record": "", "errno": error.errno, "said": str(error.strerror or error)}
-        return {"record": json.dumps(record), "errno": 0, "said": ""}
-
-    context, log = ray.data.DataContext.get_current(), logging.getLogger("ray.data")
-    before = context.enable_progress_bars, log.level
-    context.enable_progress_bars = False
-    log.setLevel(logging.ERROR)
-    try:
-        items = [{"unit": pickle.dumps(unit)} for unit in todo]
-        dataset = ray.data.from_items(items, override_num_blocks=len(items))
-        # Ray tries a task whose process died again without end; shards gives up the file, so this ends too
-        for row in dataset.map(work, num_cpus=1).iter_rows():
-            if row["errno"]:
-                raise OSError(row["errno"], row["said"])
-            yield json.loads(row["record"])
-    finally:
-        context.enable_progress_bars = before[0]
-        log.setLevel(before[1])
 
 
 class _Progress:
@@ -278,6 +231,8 @@ def door(config: Prepare) -> int:
         report = prepare(config.dataset, workers=session.cores(config.cluster))
     if not report.fresh:
         print(f"prepare: {report.prepared} is prepared already: {sum(report.clips.values())} clips")
+        if missing := report.statuses.get("missing", 0):
+            print(f"prepare: {missing} listed ids were missing then; dataset.overwrite=true looks for them again")
     if config.layouts or config.pair_lists:
         with refusing():
             scene_lists.write(config.dataset.prepared, lists)

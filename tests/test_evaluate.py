@@ -17,9 +17,8 @@ import pytest
 import torch
 from PIL import Image
 
-from raymix import checkpoint, evaluator
+from raymix import checkpoint, evaluator, importing
 from raymix import evaluate as door
-from raymix import prepare as preparing
 from raymix.config import BadInput, Dataset, Encoder, Evaluate, Evaluation, Mixture, Run, to_plain
 from raymix.door import Nothing
 from raymix.evaluate import evaluate
@@ -43,7 +42,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         video_seconds=2.0, size=64,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparing, "_ray_runs", lambda: False)  # another test module may have left Ray running
+        patch.setattr(importing, "_ray_runs", lambda: False)  # another test module may have left Ray running
         prepare(settings, echo=lambda line: None)
     return settings
 

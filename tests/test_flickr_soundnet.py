@@ -13,7 +13,7 @@ from films import film
 from PIL import Image
 from scipy.io import wavfile
 
-from raymix import prepare as door
+from raymix import importing
 from raymix.config import Dataset
 from raymix.datasets import flickr_soundnet
 from raymix.datasets.flickr_soundnet import Marks
@@ -97,7 +97,7 @@ def made(raw: Path) -> tuple[dict[str, dict[str, Any]], dict[str, list[dict[str,
     """The manifest by id and the rows by video."""
     chosen = settings(raw)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(door, "_ray_runs", lambda: False)
+        patch.setattr(importing, "_ray_runs", lambda: False)
         prepare(chosen, lambda line: None)
     manifest = {row["id"]: row for row in pq.read_table(f"{chosen.prepared}/manifest.parquet").to_pylist()}
     rows: dict[str, list[dict[str, Any]]] = {}

@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from films import film, turned
 
-from raymix import clip
-from raymix import prepare as door
+from raymix import clip, importing
 from raymix.config import Dataset
 from raymix.datasets import folder, shards
 from raymix.datasets.source import STATUSES
@@ -28,7 +27,7 @@ HOUSE = Path(clip.__file__).resolve().parents[1]
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another test module may have left Ray running; these tests work in this process."""
-    monkeypatch.setattr(door, "_ray_runs", lambda: False)
+    monkeypatch.setattr(importing, "_ray_runs", lambda: False)
 
 
 def settings(tmp_path: Path, **changes: Any) -> Dataset:
@@ -410,3 +409,52 @@ def test_a_file_in_two_splits_stops_with_the_list(tmp_path: Path) -> None:
         prepare(chosen, quiet)
     assert not (tmp_path / "out" / "dataset.json").exists()
     assert prepare(dataclasses.replace(chosen, allow_leaks=True), quiet).clips == {"train": 1, "val": 0, "test": 2}
+
+
+def test_a_unit_of_other_settings_in_between_is_not_taken_for_done(tmp_path: Path) -> None:
+    film(tmp_path / "in" / "a.mp4", 1.0)
+    first, second = settings(tmp_path), settings(tmp_path, frame_size=24)
+    (unit,), (other,) = (shards.units(folder.sources(each), str(each.frame_size)) for each in (first, second))
+    assert unit.name == other.name
+    shards.write_unit(first, unit, "32")
+    assert set(shards.records(first, [unit])) == {unit.name}
+    assert shards.records(second, [other]) == {}
+    shards.write_unit(second, other, "24")  # into the same file
+    assert shards.records(first, [unit]) == {}
+
+
+def test_lists_that_say_something_else_now_are_another_dataset(tmp_path: Path) -> None:
+    film(tmp_path / "in" / "abcdefghijk_000030.mp4", 10.0)
+    boxes = tmp_path / "in" / "vggss.json"
+    entry = {"file": "abcdefghijk_000030", "class": "bell", "bbox": [[0.1, 0.2, 0.3, 0.4]]}
+    boxes.write_text(json.dumps([entry]))
+    chosen = settings(tmp_path, name="vggss", allow_leaks=False)
+    assert prepare(chosen, quiet).clips == {"train": 0, "val": 0, "test": 1}
+    assert not prepare(chosen, quiet).fresh
+    with pytest.raises(ValueError, match="allow_leaks False there, True asked"):
+        prepare(dataclasses.replace(chosen, allow_leaks=True), quiet)
+    boxes.write_text(json.dumps([entry | {"bbox": [[0.1, 0.2, 0.3, 0.5]]}]))  # as long as before
+    with pytest.raises(ValueError, match=r"vggss.json has changed since; dataset.overwrite=true"):
+        prepare(chosen, quiet)
+    boxes.unlink()  # the clips are what is needed
+    assert not prepare(chosen, quiet).fresh
+
+
+def test_a_root_that_is_lost_is_no_fault_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        film(tmp_path / "in" / name, 1.0)
+    honest = folder.clips
+
+    def losing(chosen: Dataset, source: Any, entry: Any) -> Any:
+        if (tmp_path / "in").exists():
+            (tmp_path / "in").rename(tmp_path / "away")
+        yield from honest(chosen, source, entry)
+
+    monkeypatch.setattr(folder, "clips", losing)
+    with pytest.raises(
+        ValueError, match=r"/in: not there any more; what is done is kept, and the same command goes on"
+    ):
+        prepare(settings(tmp_path), quiet)
+    monkeypatch.undo()
+    (tmp_path / "away").rename(tmp_path / "in")
+    assert prepare(settings(tmp_path), quiet).statuses == {"ok": 2}

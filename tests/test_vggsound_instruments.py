@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from vggsound_files import cut_clip, still
 
-from raymix import clip, pair_list
-from raymix import prepare as door
+from raymix import clip, importing, pair_list
 from raymix.config import Dataset
 from raymix.datasets import vggsound_instruments
 from raymix.datasets.vggsound_instruments import CLASSES, GAPS, SAMPLES
@@ -79,7 +78,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def made(raw: Path) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(door, "_ray_runs", lambda: False)
+        patch.setattr(importing, "_ray_runs", lambda: False)
         report = prepare(settings(raw), lambda line: None)
     files = [file for split in clip.SPLITS for file in clip.shards(report.prepared, split)]
     rows = [row for file in files for row in pq.read_table(file).to_pylist()]

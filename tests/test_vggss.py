@@ -14,8 +14,7 @@ import pytest
 from films import film
 from vggsound_files import cut_clip, picture, sound, still
 
-from raymix import clip, pair_list
-from raymix import prepare as door
+from raymix import clip, importing, pair_list
 from raymix.config import Dataset
 from raymix.datasets import vggss
 from raymix.prepare import prepare
@@ -48,7 +47,7 @@ WITHOUT = "untested---_000001"
 
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "_ray_runs", lambda: False)
+    monkeypatch.setattr(importing, "_ray_runs", lambda: False)
 
 
 def settings(root: Path, **changes: Any) -> Dataset:
@@ -96,7 +95,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(raw: Path) -> dict[str, Any]:
     """What `prepare` made of it: rows by clip id, and the manifest by id."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(door, "_ray_runs", lambda: False)
+        patch.setattr(importing, "_ray_runs", lambda: False)
         report = prepare(settings(raw), lambda line: None)
     files = [file for split in clip.SPLITS for file in clip.shards(report.prepared, split)]
     rows = [row for file in files for row in pq.read_table(file).to_pylist()]

@@ -15,6 +15,7 @@ from films import film
 from PIL import Image
 from portraits import box, picture, talk
 
+from raymix import importing
 from raymix import prepare as door
 from raymix.config import Dataset
 from raymix.datasets import clips as taking
@@ -94,7 +95,7 @@ def made(cuts: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any
     """The manifest by id and the rows by clip id."""
     chosen = settings(cuts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(door, "_ray_runs", lambda: False)
+        patch.setattr(importing, "_ray_runs", lambda: False)
         prepare(chosen, lambda line: None)
     manifest = {row["id"]: row for row in pq.read_table(f"{chosen.prepared}/manifest.parquet").to_pylist()}
     files = sorted(Path(chosen.prepared).glob("t*.parquet")) + sorted(Path(chosen.prepared).glob("val*.parquet"))

@@ -35,10 +35,11 @@ from raymix.clip import Clip
 from raymix.config import Dataset, nearest
 from raymix.datasets import clips as taking
 from raymix.datasets import media as films
+from raymix.datasets import published_lists
 from raymix.datasets.faces import png
 from raymix.datasets.medium import SOUNDS, VIDEOS, Media, Medium
 from raymix.datasets.source import Entry, Source, shuffled, split_of
-from raymix.storage import Reader, get, resolve
+from raymix.storage import Reader, resolve
 
 OWN: tuple[str, ...] = ("annotations", "subset", "frames_per_second")
 GRID = 256  # of the boxes
@@ -142,7 +143,7 @@ def _files(settings: Dataset, media: Media) -> dict[str, str]:
 def _ids(filesystem: fs.FileSystem, path: str) -> list[str]:
     """The first column of a list."""
     try:
-        rows = list(csv.reader(io.StringIO(get(filesystem, path).decode("utf-8-sig"))))
+        rows = list(csv.reader(io.StringIO(published_lists.get(filesystem, path).decode("utf-8-sig"))))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a list of ids (not text)") from error
     for number, row in enumerate(rows, 1):
@@ -176,7 +177,7 @@ def _tested(media: Media, filesystem: fs.FileSystem, id: str, path: str | None) 
     if path is None:
         return _source(id, found, "test", repairs=("in the list, but it has no ID.xml: no truth",))
     try:
-        marks = Marks.of(get(filesystem, path))
+        marks = Marks.of(published_lists.get(filesystem, path))
     except ValueError as error:
         return _source(id, found, "test", refused=("corrupt", f"{path.rpartition('/')[2]}: {error}"))
     return _source(id, found, "test", regions=(marks.region,), repairs=marks.repairs)

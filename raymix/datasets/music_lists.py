@@ -11,6 +11,7 @@ from pyarrow import fs
 
 from raymix.clip import SPLITS
 from raymix.config import Dataset, nearest
+from raymix.datasets import published_lists
 from raymix.datasets.medium import Media
 from raymix.datasets.music_boxes import Track, read_tracks, video_of
 from raymix.datasets.source import same_name
@@ -61,7 +62,7 @@ class Shelf:
 
     def _json(self, path: str) -> Any:
         try:
-            return json.loads(get(self.filesystem, path).decode("utf-8-sig"))
+            return json.loads(published_lists.get(self.filesystem, path).decode("utf-8-sig"))
         except (OSError, ValueError) as error:  # a JSONDecodeError, a UnicodeDecodeError
             raise ValueError(f"{path}: not a whole JSON file ({str(error).splitlines()[0]})") from error
 
@@ -120,7 +121,7 @@ def read_splits(uri: str) -> dict[str, Listed]:
     for split in SPLITS:
         path = f"{folder}/{split}.csv"
         try:
-            text = get(filesystem, path).decode("utf-8-sig")
+            text = published_lists.get(filesystem, path).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             expected = "expected a folder with train.csv, val.csv and test.csv"
             raise ValueError(f"dataset.splits='{uri}': {expected}, {split}.csv cannot be read") from error

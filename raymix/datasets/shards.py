@@ -55,14 +55,15 @@ def units(sources: list[Source], preprocessing: str) -> list[Unit]:
     made: list[Unit] = []
     for split in SPLITS:
         run: list[Source] = []
+        count = size = 0
         members = [source for source in sources if source.split == split]
         for number, source in enumerate(members, 1):
             run.append(source)
-            full = len(run) >= UNIT_FILES or sum(max(s.size_bytes, 0) for s in run) >= UNIT_BYTES
+            size += max(source.size_bytes, 0)
+            full = len(run) >= UNIT_FILES or size >= UNIT_BYTES
             if full or number == len(members):
-                count = sum(unit.name.startswith(split) for unit in made)
                 made.append(Unit(f"{split}-{count:05d}", _key(preprocessing, run), tuple(run)))
-                run = []
+                run, size, count = [], 0, count + 1
     return made
 
 
@@ -161,10 +162,13 @@ def assemble(settings: Dataset, unit: Unit, preprocessing: str, folder: str) -> 
 
 
 def records(settings: Dataset, wanted: list[Unit]) -> dict[str, dict[str, Any]]:
-    """The records of the units that are done, by name."""
+    """The records of the units that are done, by name; those of other units go, whose shards have the same names."""
     filesystem, path = resolve(settings.prepared)
     infos = filesystem.get_file_info(fs.FileSelector(f"{path}/{PARTS}", allow_not_found=True))
-    there = {info.base_name for info in infos}
+    there, own = {info.base_name for info in infos}, {unit.record.rpartition("/")[2] for unit in wanted}
+    for info in infos:
+        if info.base_name.endswith(".json") and info.base_name not in own:
+            filesystem.delete_file(info.path)
     found = {}
     for unit in wanted:
         if unit.record.rpartition("/")[2] in there:

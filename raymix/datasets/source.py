@@ -102,6 +102,10 @@ class Unusable(Exception):
         self.status = status
 
 
+class RootLost(ValueError):
+    """The folder of the media is gone in the middle of the work."""
+
+
 class Importer(Protocol):
     """The contract of a module in `raymix.datasets`."""
 

@@ -21,12 +21,13 @@ from pyarrow import fs
 from raymix.clip import encode, schema
 from raymix.config import Dataset
 from raymix.datasets import DATASETS
-from raymix.datasets.source import Entry, Source, Unusable
+from raymix.datasets.source import Entry, RootLost, Source, Unusable
 from raymix.storage import get, making, no_room, put, resolve
 
 PARTS = ".parts"  # the folder of everything that is no finished shard
 BATCH_BYTES = 32 << 20
 CRASHES = 3  # a file whose import killed so many processes is given up
+GOES_ON = "what is done is kept, and the same command goes on when it is back"
 RECORD = b"record"  # in the last batch of a spool: what became of the source
 
 
@@ -124,9 +125,18 @@ def _rows(settings: Dataset, source: Source, entry: Entry, crashes: int) -> Iter
     except Unusable as error:
         entry.status, entry.reason = error.status, str(error)
     except Exception as error:  # one bad file must not end a long run
-        if isinstance(error, OSError) and no_room(error):  # the demo writes its videos
-            raise
+        if isinstance(error, OSError):
+            if no_room(error):  # the demo writes its videos
+                raise
+            _root(settings, error)
         entry.status, entry.reason = "error", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _root(settings: Dataset, error: OSError) -> None:
+    """RootLost where it is not a file that is lost but the root: that must not become a property of the file."""
+    filesystem, path = resolve(settings.root)
+    if filesystem.get_file_info(path).type == fs.FileType.NotFound:
+        raise RootLost(f"{settings.root}: not there any more; {GOES_ON}") from error
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from pyarrow import fs
 
 from raymix.clip import Clip
 from raymix.config import Dataset, nearest
+from raymix.datasets import published_lists
 from raymix.datasets.clips import clips as cut
 from raymix.datasets.extracted import PICTURES
 from raymix.datasets.extracted import SOUNDS as SOUND_FORMATS
@@ -90,7 +91,7 @@ def text(uri: str) -> str:
     """The content of a list; ValueError in one line where it cannot be read as text."""
     filesystem, path = resolve(uri)
     try:
-        return get(filesystem, path).decode("utf-8-sig")
+        return published_lists.get(filesystem, path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{uri}: cannot be read ({str(error).splitlines()[0]})") from error
 

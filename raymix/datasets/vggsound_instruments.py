@@ -30,7 +30,7 @@ from raymix.datasets.medium import SOUNDS, VIDEOS, Media
 from raymix.datasets.source import Entry, Source, Unusable, shuffled
 from raymix.storage import get, resolve
 
-OWN: tuple[str, ...] = ("annotations", "subset", "frames_per_second")
+OWN: tuple[str, ...] = ("annotations", "subset", "frames_per_second", "allow_leaks")
 TEST = "vgginstruments_test.csv"
 # The paper's appendix C: VGGSound's names by the short ones of other people's lists.
 CLASSES = {

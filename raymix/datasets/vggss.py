@@ -21,7 +21,7 @@ from raymix.datasets.medium import Media
 from raymix.datasets.source import Source, shuffled
 from raymix.datasets.vggsound import clips as clips  # the contract of an importer
 
-OWN: tuple[str, ...] = ("annotations", "subset", "frames_per_second")
+OWN: tuple[str, ...] = ("annotations", "subset", "frames_per_second", "allow_leaks")
 KEYS = ("file", "class", "bbox")
 EDGE = 1e-3  # an edge this far outside is a rounded one, nothing to speak of
 

@@ -29,12 +29,12 @@ from pyarrow import fs
 from raymix.clip import Clip
 from raymix.config import Dataset, nearest
 from raymix.datasets import clips as taking
-from raymix.datasets import faces
+from raymix.datasets import faces, published_lists
 from raymix.datasets.extracted import PICTURES
 from raymix.datasets.medium import SOUNDS, VIDEOS, Media, Medium
 from raymix.datasets.source import Entry, Source, same_name, shuffled, split_of
 from raymix.region import Region
-from raymix.storage import get, resolve
+from raymix.storage import resolve
 
 OWN: tuple[str, ...] = ("annotations", "frames_per_second", "faces", "face_shape")
 LOOKS = 5.0  # frames a second in which faces are looked for, at least
@@ -161,7 +161,7 @@ def _lists(settings: Dataset) -> dict[str, list[Name]]:
 
 def _read(filesystem: fs.FileSystem, path: str) -> list[Name]:
     try:
-        lines = get(filesystem, path).decode("utf-8-sig").splitlines()
+        lines = published_lists.get(filesystem, path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a list of clips (not text)") from error
     found = []
