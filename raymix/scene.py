@@ -24,6 +24,8 @@ from raymix.spectrogram import superpose, window_frames
 
 __all__ = ["LAYOUTS", "Scenes", "compose", "compose_list", "derangement"]
 
+USUAL = ("sum", "rms")  # mixing rule and level
+
 
 @dataclass(frozen=True)
 class Scenes:
@@ -38,7 +40,7 @@ class Scenes:
     rects_P4: Tensor  # int64, panels as x0, y0, x1, y1 in canvas pixels, row-major
     masks_NSYX: Tensor | None  # bool, where each sounding source is on the canvas
     has_truth_N: Tensor | None  # bool, every sounding panel has a region
-    hash: str  # of layout, seed, ids, clips and windows; or of pair list, mixing rule, level, clips and windows
+    hash: str  # of layout or pair list, seed, ids, clips, windows, mixing rule and level; not of the frames' size
     labels: list[tuple[str, ...]] | None = None  # the class of each source, '' where it is unknown; for scoring alone
 
     def __len__(self) -> int:
@@ -98,7 +100,10 @@ def compose(
         clips = clips.with_sources(wanted)
     drawn = draw(clips.clip_id, clips.video, clips.label, layout=layout, count=count, seed=seed, sources=sources)
     start = (clips.stft.shape[1] - frames) // 2
-    told = [layout, seed, drawn.ids, clips.clip_id[drawn.clips_NP].tolist(), drawn.place_NP.tolist(), start, frames]
+    cast = [drawn.ids, clips.clip_id[drawn.clips_NP].tolist(), drawn.place_NP.tolist()]
+    told = [layout, seed, *cast, start, frames]
+    if (rule, level) != USUAL:  # the hash of the usual scenes never changes
+        told += [rule, level]
     stage = _Stage(layout, drawn.ids, drawn.clips_NP, drawn.place_NP, drawn.heard)
     return stage.show(clips, start, frames, rule, level, told)
 
