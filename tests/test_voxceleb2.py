@@ -302,6 +302,8 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
     )
     (root / "lists" / "test.csv").write_text("file,split\nid00001/V/00001.mp4,test\n")
     assert "test.csv, line 1: a path of the form" in refused(root, annotations=str(root / "lists" / "test.csv"))
+    (root / "lists" / "test.csv").write_text("id00001/V/00001.mp4\n,\n")
+    assert refused(root, annotations=str(root / "lists")).endswith("is expected, found ','")
     (root / "lists" / "test.csv").write_text(f"{LISTED}/id08801/x9PPkJvjPz4_10.520_12.620\n")
     line = refused(root, annotations=str(root / "lists"))
     assert line.startswith("none of 1 listed clips, such as id08801/x9PPkJvjPz4_10.520_12.620, is below dataset.root=")

@@ -106,9 +106,9 @@ def _regions(settings: Dataset, source: Source, cut: Cut) -> Iterator[Region]:
 
 
 def _mask(settings: Dataset, known: dict[str, Any]) -> bytes | None:
-    if "mask" in known:
+    if known.get("mask") is not None:
         return base64.b64decode(known["mask"])
-    if "mask_file" not in known:
+    if known.get("mask_file") is None:
         return None
     filesystem, sidecar = resolve(settings.regions or "")
     return get(filesystem, f"{sidecar.rpartition('/')[0]}/{known['mask_file']}")
