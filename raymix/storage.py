@@ -65,6 +65,25 @@ def get(filesystem: fs.FileSystem, path: str) -> bytes:
     return patiently(content)
 
 
+def below(filesystem: fs.FileSystem, path: str) -> dict[str, int]:
+    """Path from a folder on and size in bytes of every file below it; ValueError where a name is none that can be stored."""
+    infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+    try:
+        return {info.path[len(path) :].lstrip("/"): info.size for info in infos if info.type == fs.FileType.File}
+    except UnicodeDecodeError as error:
+        folder, _, name = error.object.decode(errors="backslashreplace").rpartition("/")
+        raise ValueError(f"{folder}: the name '{name}' in it is not UTF-8; rename it, or move it elsewhere") from error
+
+
+def parted(uri: str) -> tuple[str, str]:
+    """The folder and the name of a file; where a URI has a query, it stays with the folder."""
+    objects = _OBJECTS.match(uri)
+    rest = _QUERY.match(objects["rest"] or "") if objects else None
+    query = rest[0] if rest and not rest["path"] else ""  # else a path was joined to it, and ends the URI
+    folder, _, name = uri.removesuffix(query).rpartition("/")
+    return folder + query, name
+
+
 def patiently(read: Callable[[], T]) -> T:
     """What `read` gives, repeated where pyarrow does not do it by itself.
 

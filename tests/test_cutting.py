@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -53,6 +54,15 @@ def test_times_beyond_the_end_are_counted(long: Path) -> None:
     assert caught.value.status == "too short"
 
 
+def test_two_times_give_no_clip_twice(long: Path) -> None:
+    found, entry = cuts(long, at=(8.3, 11.6, 11.9, 20.0))  # the second and the third are moved to the last second
+    assert [(cut.start_s, cut.at) for cut in found] == [(7.8, 8.3), (11.0, 11.6)]
+    assert entry.reason == (
+        "1 of 4 annotated times lie beyond the end at 12.0 s; "
+        "1 of 4 annotated times left out: their clips would be those of earlier ones"
+    )
+
+
 @pytest.mark.parametrize("name", ["long.mp4", "long.mkv", "long.avi"])
 def test_a_part_of_a_whole_video_is_what_the_whole_gives_there(tmp_path: Path, name: str) -> None:
     codecs = ("mpeg4", "libmp3lame") if name.endswith("avi") else ("libx264", "aac")
@@ -89,6 +99,14 @@ def test_media_that_were_taken_apart_give_what_the_video_gives(tmp_path: Path) -
     assert apart.frame_times == [2.25] and theirs.frame_times == [2.2]  # the picture nearest to the time
     np.testing.assert_allclose(apart.wave, theirs.wave, atol=1e-3)
     assert entry.fps == 4.0 and entry.media
+    moment = {
+        "label": "a",
+        "box": [0.0, 0.0, 0.5, 0.5],
+        "from_s": 2.1,
+        "to_s": 2.201,
+    }  # over when the picture was taken
+    (marked,) = taking.clips(Dataset(root=str(tmp_path / "apart"), **chosen), replace(source, regions=(moment,)), entry)
+    assert marked.frame_times == [2.25] and [region.label for region in marked.regions] == ["a"]
 
 
 def test_where_media_are_found(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,13 @@ def test_regions_hold_for_their_time(tmp_path: Path) -> None:
         ('{"x.mp4": [{"box": [0.5, 0, 0.2, 1]}]}', "left < right"),
         ('{"x.mp4": [{"box": [0, 0, 224, 224]}]}', "left < right"),
         ('{"x.mp4": [{"box": [0, 0, 1, 1], "sound": true}]}', "no 'sound'"),
+        ('{"x.mp4": [{"box": null}]}', "needs a box"),
+        ('{"x.mp4": [{"mask": "bm8gUE5H"}]}', 'mask is a PNG in base64, found "bm8gUE5H"'),
+        ('{"x.mp4": [{"mask": 3}]}', "mask is a PNG in base64, found 3"),
+        ('{"x.mp4": [{"box": [0, 0, 1, 1], "label": null}]}', "label is a class name in quotes, found null"),
+        ('{"x.mp4": [{"box": [0, 0, 1, 1], "sounding": "no"}]}', 'sounding is true or false, found "no"'),
+        ('{"x.mp4": [{"box": [0, 0, 1, 1], "from_s": "1"}]}', 'from_s is a number of seconds, found "1"'),
+        ('{"x.mp4": [{"box": [0, 0, 1, 1], "to_s": true}]}', "to_s is a number of seconds, or null, found true"),
     ],
 )
 def test_a_wrong_sidecar_is_refused_in_one_line(tmp_path: Path, content: str, message: str) -> None:
@@ -198,6 +206,15 @@ def test_a_wrong_sidecar_is_refused_in_one_line(tmp_path: Path, content: str, me
     with pytest.raises(ValueError, match=message) as caught:
         folder.sources(settings(tmp_path, regions=str(tmp_path / "regions.json")))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["folder", "vggss"])
+def test_a_name_that_is_not_utf8_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    with open(os.fsencode(tmp_path / "in") + b"/caf\xe9.mp4", "wb") as file:
+        file.write(b"x")
+    with pytest.raises(ValueError, match=r"/in: the name 'caf\\xe9.mp4' in it is not UTF-8; rename it"):
+        DATASETS[name].sources(settings(tmp_path, name=name))
 
 
 def demo_settings(root: Path, **changes: Any) -> Dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from raymix.datasets import vggss
 from raymix.prepare import prepare
 from raymix.region import box_mask
 from raymix.scene import compose_list
+from raymix.storage import put, resolve
 
 CUT, WHOLE, STILL, FOLDER = "zpWuikVorYg_000032", "gEvCUcZ6w88_000006", "JIemsK_0lXc_000364", "RgyqhpOJFM4_000030"
 DUST, FAR, EMPTY, TURNED, TWICE = (f"{name:-<11}_000000" for name in ("dust", "far", "empty", "turned", "twice"))
@@ -190,6 +192,15 @@ def test_leaks_may_be_let_through_and_lists_be_named(raw: Path) -> None:
     assert {s.split for s in alone} == {"test"} and len(alone) == len(BOXES)
 
 
+def test_a_list_is_named_in_a_store_that_its_uri_describes(raw: Path, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(*resolve(f"{s3}/lists/boxes.json"), (raw / "vggss.json").read_bytes())
+    host = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    query = f"endpoint_override={host}&scheme=http"
+    for uri in (f"{s3}/lists/boxes.json?{query}", f"{s3}?{query}/lists/boxes.json"):
+        assert len(vggss.sources(settings(raw, annotations=uri))) == len(BOXES)
+
+
 WRONG_LISTS = {
     r"vggsound.csv, line 2: 3 columns; a row of VGGSound is YouTube id,": ("vggsound.csv", "a----------,1,b,test\nx,1,y\n"),
     r"vggsound.csv, line 1: 'youtube_id' is no YouTube id": ("vggsound.csv", "youtube_id,start,label,split\n"),
@@ -201,6 +212,12 @@ WRONG_LISTS = {
     r"vggss.json, entry 1: found .*image.*; VGG-SS is a list": ("vggss.json", '[{"image": 1}]'),
     r"vggss.json, entry 1: bbox \[0.1, 0.2\] is no list of boxes": (
         "vggss.json", '[{"file": "zpWuikVorYg_000032", "class": "x", "bbox": [0.1, 0.2]}]'
+    ),
+    r"vggss.json, entry 1: bbox null is no list of boxes; VGG-SS is": (
+        "vggss.json", '[{"file": "zpWuikVorYg_000032", "class": "x", "bbox": null}]'
+    ),
+    r"vggss.json, entry 1: bbox 0.5 is no list of boxes; VGG-SS is": (
+        "vggss.json", '[{"file": "zpWuikVorYg_000032", "class": "x", "bbox": 0.5}]'
     ),
 }  # fmt: skip
 

@@ -83,7 +83,7 @@ def cuts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "id08801/x9PPkJvjPz4_10.520_12.620", "id08802/Orv5Lhywqc4_12.320_14.420", "id07554/3IYjs1y8vjQ_74.920_77.020",
         "id07670/3_XzTJXWrNI_44.000_46.100", "id08650/ilfpNhITphY_1.000_3.100", "id09205/KNXmWPjxUKg_3.200_5.300",
         "id09999/gone-gone-g_0.000_5.100", "id08821/shortshorts_0.000_0.500", "id08822/corruptions_0.000_2.100",
-        "id07670/3_XzTJXWrNI_44.000_46.100",
+        "id07670/3_XzTJXWrNI_44.000_46.100", "id08650/ilfpNhITphY_1.000_3.100",
     ]  # fmt: skip
     (root / "test.csv").write_text("".join(f"{LISTED}/{name}\n" for name in test))
     (root / "val.csv").write_text(f"{LISTED}/id06984/kyApfFyua7o_112.800_114.900\n")
@@ -123,7 +123,7 @@ def test_every_listed_clip_and_every_other_is_a_row(made) -> None:
     assert {
         id: row["reason"] for id, row in manifest.items() if row["status"] in ("no face", "leaked", "repaired")
     } == {
-        "id08650/ilfpNhITphY_1.000_3.100": "no face stays in 1 of 1 clips: they have no truth",
+        "id08650/ilfpNhITphY_1.000_3.100": "no face stays in 1 of 1 clips: they have no truth; listed 2 times",
         "id00099/x9PPkJvjPz4_50.000_52.100": "its video x9PPkJvjPz4 is in test.csv, of another speaker",
         "id07670/3_XzTJXWrNI_44.000_46.100": "listed 2 times",
     }
@@ -303,6 +303,8 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
     )
     (root / "lists" / "test.csv").write_text("file,split\nid00001/V/00001.mp4,test\n")
     assert "test.csv, line 1: a path of the form" in refused(root, annotations=str(root / "lists" / "test.csv"))
+    (root / "lists" / "test.csv").write_text("id00001/V/00001.mp4\n,\n")
+    assert refused(root, annotations=str(root / "lists")).endswith("is expected, found ','")
     (root / "lists" / "test.csv").write_text(f"{LISTED}/id08801/x9PPkJvjPz4_10.520_12.620\n")
     line = refused(root, annotations=str(root / "lists"))
     assert line.startswith("none of 1 listed clips, such as id08801/x9PPkJvjPz4_10.520_12.620, is below dataset.root=")

@@ -82,14 +82,16 @@ def _clip(settings: Dataset, source: Source, cut: Cut) -> Clip:
         frames=cut.frames,
         frame_times=cut.frame_times,
         wave=cut.wave,
-        regions=tuple(_regions(settings, source, cut.frame_times)),
+        regions=tuple(_regions(settings, source, cut)),
         status="silent" if loudness_db < settings.silence_db else "ok",
     )
 
 
-def _regions(settings: Dataset, source: Source, frame_times: list[float]) -> Iterator[Region]:
-    """The regions that hold at the time of each frame."""
-    for position, time_s in enumerate(frame_times):
+def _regions(settings: Dataset, source: Source, cut: Cut) -> Iterator[Region]:
+    """The regions that hold at the time of each frame; of the first at the given time, if it was picked for one."""
+    # the nearest of few pictures may lie outside the moment that is annotated: it stands for it all the same
+    times = cut.frame_times if cut.at is None else [cut.at, *cut.frame_times[1:]]
+    for position, time_s in enumerate(times):
         for known in source.regions:
             end_s = known.get("to_s")
             if (known.get("from_s") or 0.0) <= time_s and (end_s is None or time_s < end_s):
@@ -104,9 +106,9 @@ def _regions(settings: Dataset, source: Source, frame_times: list[float]) -> Ite
 
 
 def _mask(settings: Dataset, known: dict[str, Any]) -> bytes | None:
-    if "mask" in known:
+    if known.get("mask") is not None:
         return base64.b64decode(known["mask"])
-    if "mask_file" not in known:
+    if known.get("mask_file") is None:
         return None
     filesystem, sidecar = resolve(settings.regions or "")
     return get(filesystem, f"{sidecar.rpartition('/')[0]}/{known['mask_file']}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -23,6 +23,7 @@ class Cut:
     frames: list[np.ndarray]
     frame_times: list[float]
     wave: np.ndarray
+    at: float | None = None  # the given time that its first frame was picked for
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Cutting:
         """Where the cuts lie in a medium that can be heard from `first` on, to `end` as far as one knows."""
         low, high = self.span or (0.0, float("inf"))
         first, end = max(first, low), min(high, float("inf") if end is None else end)
-        return Plan(self, first, end)
+        return Plan(self, first, end).once()
 
 
 @dataclass
@@ -62,6 +63,20 @@ class Plan:
     how: Cutting
     first: float
     end: float
+    left_out: tuple[float, ...] = ()  # given times whose cuts would be those of earlier ones
+
+    def once(self) -> Plan:
+        """The plan without given times whose cuts, moved into the medium, would start where an earlier one does."""
+        starts_ms, kept, left = set[int](), list[float](), list[float]()
+        for number, time_s in enumerate(self.how.at):
+            start_ms = round(self.start(number) * 1000)  # as the name of a clip says it
+            (left if start_ms in starts_ms else kept).append(time_s)
+            starts_ms.add(start_ms)
+        return replace(self, how=replace(self.how, at=tuple(kept)), left_out=tuple(left))
+
+    def given(self, number: int) -> float | None:
+        """The time that a cut lies around, where there are such times."""
+        return self.how.at[number] if self.how.at else None
 
     def more(self, number: int) -> bool:
         """Whether there is a cut of this number, in a medium that is long enough."""
@@ -121,10 +136,13 @@ class Plan:
 
     def account(self, number: int, end_s: float, entry: Entry) -> None:
         """What is to be said of a medium that gave so many cuts and ended then; Unusable where it gave none."""
-        lacking = len(self.how.at) - number
-        if self.how.at and lacking:
-            beyond = f"{lacking} of {len(self.how.at)} annotated times lie beyond the end at {end_s:.1f} s"
-            entry.reason = "; ".join(filter(None, (entry.reason, beyond)))
+        count, beyond = len(self.how.at) + len(self.left_out), sum(t > end_s + SLACK_S for t in self.left_out)
+        again, beyond = len(self.left_out) - beyond, beyond + (len(self.how.at) - number if self.how.at else 0)
+        told = (
+            f"{beyond} of {count} annotated times lie beyond the end at {end_s:.1f} s" if beyond else "",
+            f"{again} of {count} annotated times left out: their clips would be those of earlier ones" if again else "",
+        )
+        entry.reason = "; ".join(filter(None, (entry.reason, *told)))
         if not number:
             have = f"{entry.duration_s:g} s of picture and sound, a clip needs {self.how.seconds:g} s"
             raise Unusable("too short", "; ".join(filter(None, (have, entry.reason))))

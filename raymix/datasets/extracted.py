@@ -46,7 +46,8 @@ def cut(root: str, source: Source, rate: float, how: Cutting, entry: Entry) -> I
             place = 0 if alone else _place(known, moment, bool(how.at) and not position)
             frames.append(_picture(get(filesystem, pictures[place]), pictures[place], how.frame_size, entry))
             times.append(round(moment if alone else known[place], 6))
-        yield Cut(round(start_s, 6), frames, times, sound.between(start_s, how.seconds))
+        wave = sound.between(start_s, how.seconds)
+        yield Cut(round(start_s, 6), frames, times, wave, plan.given(number))
         number += 1
     plan.account(number, end_s, entry)
 

@@ -9,19 +9,22 @@ missing. Times are seconds after the first frame; a region holds for the frames 
 
 from __future__ import annotations
 
+import base64
 import csv
 import hashlib
 import io
 import json
+from collections.abc import Callable
 from typing import Any
 
+from PIL import Image
 from pyarrow import fs
 
 from raymix.clip import SPLITS
 from raymix.config import Dataset
 from raymix.datasets.clips import clips as clips  # the contract of an importer
 from raymix.datasets.source import Source, same_name, shuffled, split_of
-from raymix.storage import get, resolve
+from raymix.storage import below, get, resolve
 
 OWN: tuple[str, ...] = ("classes", "splits", "regions")
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
@@ -50,8 +53,7 @@ def listing(root: str) -> dict[str, int]:
     filesystem, path = resolve(root) if root else (None, "")
     if filesystem is None or filesystem.get_file_info(path).type != fs.FileType.Directory:
         raise ValueError(f"dataset.root='{root}': no such folder; name the folder of your videos")
-    infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-    sizes = {info.path[len(path) :].lstrip("/"): info.size for info in infos if info.type == fs.FileType.File}
+    sizes = below(filesystem, path)
     return {
         name: sizes[name]
         for name in sorted(sizes)
@@ -121,12 +123,12 @@ def read_regions(uri: str) -> dict[str, list[dict[str, Any]]]:
             wrong = _fault(entry)
             if wrong:
                 raise ValueError(f"{uri}, '{path}': {wrong}")
-    return {same_name(path): entries for path, entries in known.items()}
+    return {same_name(path): found if isinstance(found, list) else [found] for path, found in known.items()}
 
 
 def _fault(entry: Any) -> str:
     """What is wrong with one entry of the sidecar, '' if nothing is."""
-    if not isinstance(entry, dict) or not {"box", "mask", "mask_file"} & set(entry):
+    if not isinstance(entry, dict) or all(entry.get(name) is None for name in ("box", "mask", "mask_file")):
         return f"a region needs a box, a mask or a mask_file, found {str(entry)[:60]}"
     unknown = set(entry) - {"label", "sounding", "box", "mask", "mask_file", "from_s", "to_s"}
     if unknown:
@@ -136,4 +138,32 @@ def _fault(entry: Any) -> str:
         numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(edge, int | float) for edge in box)
         if not numbers or not (-0.001 <= box[0] < box[2] <= 1.001 and -0.001 <= box[1] < box[3] <= 1.001):
             return f"a box is [left, top, right, bottom] in [0, 1] with left < right and top < bottom, found {box}"
+    for name, (right, rule) in RULES.items():
+        if name in entry and not right(entry[name]):
+            return f"{name} is {rule}, found {json.dumps(entry[name])[:60]}"
     return ""
+
+
+def _number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _picture(value: Any) -> bool:
+    """Whether it is a PNG in base64, whole as far as its checksums tell; null says that there is none."""
+    if value is None:
+        return True
+    try:
+        Image.open(io.BytesIO(base64.b64decode(value)), formats=["PNG"]).verify()
+    except (TypeError, ValueError, OSError, SyntaxError, Image.DecompressionBombError):  # Pillow raises each of them
+        return False
+    return True
+
+
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "label": (lambda value: isinstance(value, str), "a class name in quotes"),
+    "sounding": (lambda value: isinstance(value, bool), "true or false"),
+    "from_s": (_number, "a number of seconds"),
+    "to_s": (_number, "a number of seconds, or null"),
+    "mask": (_picture, "a PNG in base64"),
+    "mask_file": (lambda value: value is None or isinstance(value, str), "the name of a PNG beside the sidecar"),
+}

@@ -18,7 +18,7 @@ from pyarrow import fs
 
 from raymix.datasets.extracted import PICTURES, SECOND
 from raymix.datasets.source import same_name
-from raymix.storage import resolve
+from raymix.storage import below, resolve
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".ogg")
@@ -40,16 +40,13 @@ class Media:
         filesystem, path = resolve(root) if root else (None, "")
         if filesystem is None or filesystem.get_file_info(path).type != fs.FileType.Directory:
             raise ValueError(f"dataset.root='{root}': no such folder; name the folder of your videos")
-        self.files: dict[str, int] = {}
+        found = below(filesystem, path)
+        self.files = {name: found[name] for name in found if not any(part.startswith(".") for part in name.split("/"))}
         self._videos: dict[str, list[str]] = defaultdict(list)
         self._sounds: dict[str, list[str]] = defaultdict(list)
         self._stills: dict[str, list[str]] = defaultdict(list)
         self._folders: dict[str, set[str]] = defaultdict(set)  # of pictures, by each folder above them
         self._heard: dict[str, list[str]] = defaultdict(list)  # sounds by each folder above them
-        for info in filesystem.get_file_info(fs.FileSelector(path, recursive=True)):
-            name = info.path[len(path) :].lstrip("/")
-            if info.type == fs.FileType.File and not any(part.startswith(".") for part in name.split("/")):
-                self.files[name] = info.size
         for name in sorted(self.files):
             self._add(PurePosixPath(same_name(name)), name)
 

@@ -72,7 +72,8 @@ class Pictures:
         wave = sound.between(start_s, self.how.seconds)
         if self.plan.more(number + 1):
             sound.forget(self.plan.start(number + 1))
-        return Cut(round(start_s, 6), [image for _, image in found], [round(t, 6) for t, _ in found], wave)
+        times = [round(time_s, 6) for time_s, _ in found]
+        return Cut(round(start_s, 6), [image for _, image in found], times, wave, self.plan.given(number))
 
 
 def _display_size(frame: av.VideoFrame, ratio: float) -> tuple[int, int]:

@@ -120,7 +120,7 @@ def _rows(settings: Dataset, source: Source, entry: Entry, crashes: int) -> Iter
             level = f"every clip is below {settings.silence_db:g} dB"
             entry.status, entry.reason = ("silent", level) if entry.silent_clips else ("too short", entry.reason)
         elif source.repairs:
-            entry.status = "repaired"
+            entry.status = "repaired" if entry.status == "ok" else entry.status  # "no face" says more
             entry.reason = "; ".join(filter(None, (entry.reason, *source.repairs[:3])))
     except Unusable as error:
         entry.status, entry.reason = error.status, str(error)

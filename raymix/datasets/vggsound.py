@@ -26,7 +26,7 @@ from raymix.datasets.extracted import PICTURES
 from raymix.datasets.extracted import SOUNDS as SOUND_FORMATS
 from raymix.datasets.medium import SOUNDS, Media, Medium
 from raymix.datasets.source import Entry, Source, draw
-from raymix.storage import get, resolve
+from raymix.storage import below, get, parted, resolve
 
 SECONDS, MIDDLE_S = 10.0, 5.0
 BEFORE_S, AFTER_S = 1.0, 1e-3  # the frame on the screen at a time began before it
@@ -62,11 +62,10 @@ class Lists:
         if kind == fs.FileType.NotFound:
             raise ValueError(f"dataset.annotations='{settings.annotations}': no such file or folder")
         if kind == fs.FileType.File:
-            self.place, _, self.alone = settings.annotations.rpartition("/")
+            self.place, self.alone = parted(settings.annotations)
             self.files = [self.alone]
         else:
-            infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-            self.files = sorted(i.path[len(path) :].lstrip("/") for i in infos if i.type == fs.FileType.File)
+            self.files = sorted(below(filesystem, path))
 
     def uri(self, file: str) -> str:
         return f"{self.place.rstrip('/')}/{file}" if self.place else file

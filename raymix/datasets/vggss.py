@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -112,6 +111,7 @@ def _fault(entry: Any) -> str:
         return f"file '{entry['file']}' is no id of a clip"
     if not isinstance(entry["class"], str):
         return f"class {entry['class']} is no name"
-    lengths = Counter(len(box) if isinstance(box, list) else -1 for box in entry["bbox"])
-    numbers = all(isinstance(edge, int | float) for box in entry["bbox"] if isinstance(box, list) for edge in box)
-    return "" if set(lengths) <= {4} and numbers else f"bbox {str(entry['bbox'])[:60]} is no list of boxes"
+    boxes = entry["bbox"]
+    right = isinstance(boxes, list) and all(isinstance(box, list) and len(box) == 4 for box in boxes)
+    numbers = right and all(isinstance(edge, int | float) for box in boxes for edge in box)
+    return "" if numbers else f"bbox {json.dumps(boxes)[:60]} is no list of boxes"

@@ -167,7 +167,7 @@ def _read(filesystem: fs.FileSystem, path: str) -> list[Name]:
     found = []
     for number, line in enumerate(lines, 1):
         if line.strip():
-            name = Name.of(line.replace(",", " ").split()[0])
+            name = Name.of(next(iter(line.replace(",", " ").split()), ""))
             if name is None:
                 raise ValueError(
                     f"{path}, line {number}: a path of the form {FORMS} is expected, found '{line.strip()[:60]}'"
