@@ -18,6 +18,7 @@ from raymix.protocol import PROTOCOLS, RAYMIX_1, Protocol
 from raymix.scoring import Classes, Interval, Maps, Summary, Table, score_all, summarise
 from raymix.truth import Truth
 
+STEP = 0.02  # of the sides of a box of the truth's area
 BOX_SIDES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of centre boxes, as shares of the sides of the canvas
 
 _COLUMNS = ("sounding_accuracy", "ciou", "iou", "ap", "cap", "piap", "auc")  # others stand behind them
@@ -37,7 +38,8 @@ def nulls(truth: Truth, mean_map_HW: np.ndarray | None = None, panel_boxes: bool
     """Maps of systems without ears, by name: the same map for each source, so that none is missing.
 
     Full frame and centre boxes are predictions (bool, on the canvas); the radial prior falls linearly from the centre
-    to the corners; `mean_map_HW` is the mean of the maps of a model on training clips. Where some panels are silent,
+    to the corners; `mean_map_HW` is the mean of the maps of a model on training clips; `oracle area` is told how large
+    each source is, and draws a box of that size in the middle (steps of 2 % of the sides). Where some panels are silent,
     `random panels` picks as many different ones as sound, by the scene's id. With `panel_boxes` there are also systems
     that know the layout: a centre box in each sounding panel (in a grid: in panels picked at random).
     """
@@ -51,12 +53,24 @@ def nulls(truth: Truth, mean_map_HW: np.ndarray | None = None, panel_boxes: bool
         found["mean training map"] = np.asarray(mean_map_HW)
     # views without memory of their own: thousands of scenes share one map
     maps: dict[str, Maps] = {name: np.broadcast_to(one, (n, s, *one.shape)) for name, one in found.items()}
+    if truth.masks_NSYX is not None:
+        maps["oracle area"] = _of_area(truth, across, down)
     picked_NS = _random_panels(truth)
     if s < len(truth.rects_P4):
         maps["random panels"] = _in_panels(truth, picked_NS, 1.0)
     if panel_boxes:
         maps |= {f"panel box {side:g}": _in_panels(truth, picked_NS, side) for side in BOX_SIDES}
     return maps
+
+
+def _of_area(truth: Truth, across_X: np.ndarray, down_Y1: np.ndarray) -> list[np.ndarray]:
+    """A box in the middle of the canvas for each source, as large as the source: side and canvas have one shape."""
+    assert truth.masks_NSYX is not None
+    share_NS = truth.masks_NSYX.mean(axis=(2, 3))
+    step_NS = np.clip(np.ceil(np.sqrt(share_NS) / STEP), 1, 1 / STEP).astype(int)
+    boxes = {step: (across_X < step * STEP) & (down_Y1 < step * STEP) for step in set(step_NS.flat)}
+    scenes = {row: np.stack([boxes[step] for step in row]) for row in {tuple(each) for each in step_NS.tolist()}}
+    return [scenes[tuple(row)] for row in step_NS.tolist()]
 
 
 def _random_panels(truth: Truth) -> np.ndarray:

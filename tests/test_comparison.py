@@ -18,7 +18,10 @@ def test_null_systems_by_hand():
     said, truth = made(n=6, layout="hconcat", size=40)
     found = nulls(truth, mean_map_HW=np.arange(8.0).reshape(2, 4))
     boxes = [f"centre box {side}" for side in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)]
-    assert list(found) == ["full frame", *boxes, "radial prior", "mean training map"]
+    assert list(found) == ["full frame", *boxes, "radial prior", "mean training map", "oracle area"]
+    for mine, theirs in zip(found["oracle area"], truth.masks_NSYX, strict=True):  # sides in steps of .02
+        sides, share = np.sqrt(mine.mean(axis=(1, 2))), np.sqrt(theirs.mean(axis=(1, 2)))
+        assert mine.shape == theirs.shape and (np.abs(sides - share) < 0.06).all() and mine[:, 20, 40].all()
     box = found["centre box 0.5"][3][1]
     assert box.dtype == bool and box.shape == (40, 80)
     assert box[10:30, 20:60].all() and box.sum() == 20 * 40
@@ -57,6 +60,7 @@ def test_panel_boxes_know_the_layout():
     box = found["panel box 0.5"][0]
     assert box.sum(axis=(1, 2)).tolist() == [256, 256] and not (box[0] & box[1]).any()
     best = max(score(found[f"panel box {side}"], truth).values["ciou"].mean() for side in (0.5, 0.7))
+    assert "oracle area" not in nulls(replace(truth, masks_NSYX=None, has_truth_N=np.zeros(len(truth), bool)))
     assert best > max(score(found[f"centre box {side}"], truth).values["ciou"].mean() for side in (0.5, 0.7))
 
 
