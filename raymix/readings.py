@@ -72,6 +72,7 @@ def of_file(settings: Evaluate, run: Run | None, echo: Echo = print) -> Report:
     truth = Truth.of(scenes or stage.compose(stage.clips()))
     echo(f"scoring {uri} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({len(protocols)} protocols) ...")
     found = predictions.check(uri, truth)
+    submission.scorable(found, truth, protocols)
     with spread.work(len(truth), settings.spread) as work:
         rows = submission.all_rows(found, truth, protocols, stage.seed, work)
     notes = submission.gaps({system: len(truth) - count for system, count in found.systems.items()}, truth)
