@@ -108,8 +108,9 @@ def test_over_ray_as_here(
     monkeypatch.setattr(spread, "WAVE", 5)
     for how in (RAYMIX_1, protocol("wsol-pxap")):
         with spread.work(N, least=N) as work:
-            assert work is spread.over_ray and not logging.getLogger("ray.data").isEnabledFor(logging.WARNING)
+            assert work is spread.over_ray
             over = submission.rows(found, truth, how, work=work)
+            assert not logging.getLogger("ray.data").isEnabledFor(logging.WARNING)
         with spread.work(N, least=N + 1) as work:
             assert work is sharded.here
             here = submission.rows(found, truth, how, work=work)
