@@ -6,7 +6,7 @@ sources, duets, VGGSound-Duet), beside the same null systems.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from raymix.config import BadInput, Evaluate, signature
 from raymix.contenders import Source
 from raymix.engine import writable
 from raymix.methods import Maps
+from raymix.protocol import Protocol
 from raymix.protocol import protocol as named
 from raymix.results import Report
 from raymix.scene import Scenes, derangement
@@ -36,8 +37,7 @@ def evaluate(
     """
     best, notes = contenders[0], list[str]()
     stage = staged(settings, best.run)
-    if stage.image_size % 16:
-        raise BadInput(f"image_size={stage.image_size}: must be a multiple of 16, the encoder's stride")
+    fits_encoder(stage)
     protocol = named(settings.protocol or best.run.evaluation.protocol)
     folder = settings.output or _folder(settings, source, stage)
     writable(folder)
@@ -45,15 +45,38 @@ def evaluate(
     truth = Truth.of(scenes)
     names = ", ".join(each.name for each in contenders)
     echo(f"scoring {names} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({protocol.id}) ...")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    other = _strangers(scenes, stage.seed, notes)
-    fresh = verdict.untrained(best.run).to(device)
-    said, null = verdict.heard_and_deaf(contenders, fresh, scenes, contenders, other, device)
-    rows = verdict.beside_nulls(said, null, truth, protocol, _mean_map(best, stage, device, notes), stage.seed)
+    said, by_protocol = scored(contenders, stage, scenes, truth, [protocol], notes)
+    rows = by_protocol[protocol.id]
     found = {"study": source.study.name or None, "checkpoints": [_record(each, rows, stage) for each in contenders]}
     result = Result(source.study.name or best.uri, found, rows, stage, truth, {}, notes)
     own = {each.name: said[each.name] for each in contenders}
     return result.write(folder, echo, _stored(folder, truth, own) if settings.store else ())
+
+
+def fits_encoder(stage: Stage) -> None:
+    """BadInput where the encoder of a checkpoint cannot take panels of this size."""
+    if stage.image_size % 16:
+        raise BadInput(f"image_size={stage.image_size}: must be a multiple of 16, the encoder's stride")
+
+
+def scored(
+    contenders: list[Contender],
+    stage: Stage,
+    scenes: Scenes,
+    truth: Truth,
+    protocols: Sequence[Protocol],
+    notes: list[str],
+) -> tuple[dict[str, Maps], dict[str, list[Row]]]:
+    """What all systems with a model say of these scenes, each run once, and all rows by protocol, nulls included.
+
+    The same nulls whatever the protocols, since the mark behind a score depends on them; `notes` takes what is lacking.
+    """
+    device, best = "cuda" if torch.cuda.is_available() else "cpu", contenders[0]
+    other = _strangers(scenes, stage.seed, notes)
+    fresh = verdict.untrained(best.run).to(device)
+    said, null = verdict.heard_and_deaf(contenders, fresh, scenes, contenders, other, device)
+    mean_HW = _mean_map(best, stage, device, notes)
+    return said, verdict.beside_nulls(said, null, truth, protocols, mean_HW, stage.seed)
 
 
 def _record(of: Contender, rows: list[Row], stage: Stage) -> dict[str, Any]:

@@ -153,22 +153,51 @@ def final(
     seed: int = 0,
     resamples: int = 2000,
 ) -> list[Row]:
-    """All rows of one table: the given systems (those of `null` are null systems), then the nulls that need no model.
+    """All rows of one table: `under` one protocol."""
+    rows = under(
+        maps,
+        truth,
+        [protocol],
+        null=null,
+        named=named,
+        mean_map_HW=mean_map_HW,
+        panel_boxes=panel_boxes,
+        seed=seed,
+        resamples=resamples,
+    )
+    return rows[protocol.id]
 
-    `named` are those systems among the given whose maps have class names.
+
+def under(
+    maps: Mapping[str, Maps],
+    truth: Truth,
+    protocols: Sequence[Protocol],
+    *,
+    null: Collection[str] = (),
+    named: Mapping[str, Named] | None = None,
+    mean_map_HW: np.ndarray | None = None,
+    panel_boxes: bool = False,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> dict[str, list[Row]]:
+    """All rows by protocol: the given systems (those of `null` are null systems), then the nulls that need no model.
+
+    `named` are those systems among the given whose maps have class names. ValueError where `null` names none given.
     """
     unknown = [name for name in null if name not in maps]
     if unknown:
         raise ValueError(f"null={unknown[0]!r} names no system that was given: {', '.join(maps)}")
     named = named or {}
-    tables = {name: scored(each, truth, [protocol], named.get(name)) for name, each in maps.items()}
+    tables = {name: scored(each, truth, protocols, named.get(name)) for name, each in maps.items()}
     kinds = {name in named for name in maps} or {False}
-    tables |= scored_nulls(truth, [protocol], kinds, mean_map_HW, panel_boxes)
-    rows = []
-    for name, found in tables.items():
-        table = found[protocol.id]
-        rows.append(Row(name, summarise(table, seed, resamples), name in null or name not in maps, table))
-    return rows
+    tables |= scored_nulls(truth, protocols, kinds, mean_map_HW, panel_boxes)
+    deaf = {name: name in null or name not in maps for name in tables}
+    return {
+        how.id: [
+            Row(name, summarise(own[how.id], seed, resamples), deaf[name], own[how.id]) for name, own in tables.items()
+        ]
+        for how in protocols
+    }
 
 
 def table(rows: Sequence[Row], metrics: Sequence[str] | None = None) -> str:

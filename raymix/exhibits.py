@@ -111,6 +111,8 @@ def evaluate(settings: Evaluate, echo: Echo = print) -> Report:
     for number in dict.fromkeys(settings.tables):
         made, found = table(number, hall)
         echo(made)
+        if not any(each["kind"] == "measured" for each in found):
+            echo(f"table {number}: has no row for these systems, or no such scenes, in the {settings.split} split")
         files |= {f"table-{number}.md": made.encode(), f"table-{number}.csv": tables.comma_separated(found).encode()}
         records += found
     for number in dict.fromkeys(settings.figures):

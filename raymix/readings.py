@@ -12,20 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
-from raymix import clip, comparison, predictions, results, spread, submission, verdict
+from raymix import benchmark, clip, comparison, predictions, results, spread, submission
 from raymix.comparison import Row, grid
 from raymix.config import BadInput, Evaluate, Run, signature
 from raymix.contenders import Source
 from raymix.engine import writable
-from raymix.evaluator import predict
 from raymix.protocol import PROTOCOLS, Protocol
 from raymix.protocol import protocol as named
 from raymix.results import TABLE, Report
-from raymix.scene import derangement
+from raymix.scene import Scenes
 from raymix.scoreboard import facts
-from raymix.scoring import summarise
 from raymix.staging import Stage, staged
 from raymix.tables import heading
 from raymix.truth import Truth
@@ -70,80 +66,93 @@ def of_file(settings: Evaluate, run: Run | None, echo: Echo = print) -> Report:
     folder = (
         settings.output or f"{settings.home.rstrip('/')}/evaluations/{_leaf(uri)}-{signature(about)[:6]}/{stage.split}"
     )
-    protocols, left_out = _fitting(settings, [stage])
+    scenes = _listed(stage)
+    ((protocols, left_out),) = _fitting(settings, [_sources(stage, scenes)])
     writable(folder)
-    truth = Truth.of(stage.compose(stage.clips()))
-    echo(f"scoring {uri} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({len(protocols[0])} protocols) ...")
+    truth = Truth.of(scenes or stage.compose(stage.clips()))
+    echo(f"scoring {uri} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({len(protocols)} protocols) ...")
     found = predictions.check(uri, truth)
+    submission.scorable(found, truth, protocols)
     with spread.work(len(truth), settings.spread) as work:
-        rows = submission.all_rows(found, truth, protocols[0], stage.seed, work)
+        rows = submission.all_rows(found, truth, protocols, stage.seed, work)
     notes = submission.gaps({system: len(truth) - count for system, count in found.systems.items()}, truth)
-    reading = Reading(stage, truth, rows, left_out[0], notes)
+    reading = Reading(stage, truth, rows, left_out, notes)
     return _write(folder, uri, {"predictions": uri}, [reading], echo)
 
 
 def of_checkpoints(settings: Evaluate, source: Source, contenders: list[Contender], echo: Echo = print) -> Report:
-    """Score checkpoints under `settings.protocols`, each run once on the scenes that are named, or on those of LAYOUTS."""
+    """Score checkpoints under `settings.protocols`, each run once on the scenes that are named, or on those of LAYOUTS.
+
+    A layout of LAYOUTS that none of the protocols is for is left out, and the table says so.
+    """
     best = contenders[0]
     layouts = [settings.layout] if settings.layout or settings.pair_list else list(LAYOUTS)
     stages = [staged(replace(settings, layout=layout), best.run) for layout in layouts]
-    protocols, left_out = _fitting(settings, stages)
+    benchmark.fits_encoder(stages[0])
+    listed = [_listed(each) for each in stages]
+    fits = _fitting(settings, [_sources(*each) for each in zip(stages, listed, strict=True)])
     about = {name: getattr(settings, name) for name in ("checkpoint", "top", "protocols")}
     leaf = f"protocols-{signature(about | {'stages': [each.record() for each in stages]})[:6]}"
     root = f"{source.uri}/evaluation" if source.named else f"{settings.home.rstrip('/')}/evaluations"
     folder = settings.output or f"{root}/{settings.split}-{leaf}"
     writable(folder)
-    readings = [_reading(contenders, *each, echo) for each in zip(stages, protocols, left_out, strict=True)]
+    readings = [
+        _reading(contenders, stage, scenes, protocols, left_out, echo)
+        for stage, scenes, (protocols, left_out) in zip(stages, listed, fits, strict=True)
+        if protocols
+    ]
+    for stage, (protocols, left_out) in zip(stages, fits, strict=True):
+        if not protocols:
+            readings[0].notes.append(f"no {stage.layout} scenes: {named(left_out[0]).declines(stage.heard)}")
     of = {"study": source.study.name or None, "checkpoints": [_record(each, readings) for each in contenders]}
     return _write(folder, source.study.name or best.uri, of, readings, echo)
 
 
 def _reading(
-    contenders: list[Contender], stage: Stage, protocols: list[Protocol], left_out: list[str], echo: Echo
+    contenders: list[Contender],
+    stage: Stage,
+    scenes: Scenes | None,
+    protocols: list[Protocol],
+    left_out: list[str],
+    echo: Echo,
 ) -> Reading:
-    """Checkpoints, the best one on shuffled audio, its untrained network and the systems without a model."""
-    device, notes, best = "cuda" if torch.cuda.is_available() else "cpu", list[str](), contenders[0]
-    scenes = stage.compose(stage.clips())
+    """Checkpoints and all systems that hear nothing, on scenes that may have been composed before."""
+    notes, scenes = list[str](), scenes or stage.compose(stage.clips())
     truth = Truth.of(scenes)
     names = ", ".join(each.name for each in contenders)
     echo(f"scoring {names} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({len(protocols)} protocols) ...")
-    said = {each.name: predict(each.method.to(device), scenes, device) for each in contenders}
-    said["untrained network"] = predict(verdict.untrained(best.run).to(device), scenes, device)
-    try:
-        other = torch.from_numpy(derangement(scenes, stage.seed))
-        said[verdict.twin(best)] = predict(best.method, scenes.with_audio(other), device)
-    except ValueError as error:
-        notes.append(f"no shuffled audio: {error}")
-    both = {name: verdict.held(each, truth) for name, each in said.items()}
-    tables = {name: comparison.scored(maps, truth, protocols, of_all) for name, (maps, of_all) in both.items()}
-    tables |= comparison.scored_nulls(truth, protocols, {of_all is not None for _, of_all in both.values()})
-    own = {each.name for each in contenders}
-    rows = {
-        how.id: [
-            Row(name, summarise(each[how.id], stage.seed), name not in own, each[how.id])
-            for name, each in tables.items()
-        ]
-        for how in protocols
-    }
+    _, rows = benchmark.scored(contenders, stage, scenes, truth, protocols, notes)
     return Reading(stage, truth, rows, left_out, notes)
 
 
-def _fitting(settings: Evaluate, stages: Sequence[Stage]) -> tuple[list[list[Protocol]], list[list[str]]]:
-    """The protocols of each stage, and those that are not for its scenes; BadInput where one that is named fits none."""
-    fits, left_out = [], []
+def _listed(stage: Stage) -> Scenes | None:
+    """The scenes of a list, which alone say how many sources they have; None where scenes are drawn."""
+    return stage.compose(stage.clips()) if stage.pairs else None
+
+
+def _sources(stage: Stage, scenes: Scenes | None) -> int:
+    """Sounding sources of each scene."""
+    return scenes.panels_NS.shape[1] if scenes is not None else stage.heard
+
+
+def _fitting(settings: Evaluate, sources: Sequence[int]) -> list[tuple[list[Protocol], list[str]]]:
+    """By number of sources the protocols for such scenes, and those that are not; BadInput where a named one fits none."""
     wanted = chosen(settings.protocols)
-    refusals = [{each.id: each.declines(stage.heard) for each in wanted} for stage in stages]
+    refusals = [{each.id: each.declines(count) for each in wanted} for count in sources]
     for each in wanted:
-        if ALL not in settings.protocols and (said := [by_id[each.id] for by_id in refusals]) and all(said):
+        if ALL not in settings.protocols and all(said := [by_id[each.id] for by_id in refusals]):
             raise BadInput(f"protocols={','.join(settings.protocols)}: {said[0]}")
-    for by_id in refusals:
-        fits.append([each for each in wanted if not by_id[each.id]])
-        left_out.append([each.id for each in wanted if by_id[each.id]])
-    return fits, left_out
+    return [
+        ([each for each in wanted if not by_id[each.id]], [each.id for each in wanted if by_id[each.id]])
+        for by_id in refusals
+    ]
 
 
 def _write(folder: str, title: str, source: dict[str, Any], readings: list[Reading], echo: Echo) -> Report:
-    text = "\n\n".join([f"# {title}: the same maps under different protocols", *map(markdown, readings)]) + "\n"
+    text = (
+        "\n\n".join([f"# {title}: the same maps under different protocols", *[markdown(each) for each in readings]])
+        + "\n"
+    )
     lines = [line for each in readings for line in _lines(each)]
     out = io.StringIO()
     writer = csv.DictWriter(out, FIELDS, lineterminator="\n")

@@ -35,6 +35,9 @@ def work(scenes: int, least: int) -> Iterator[Work]:
     ours = not ray.is_initialized()
     session.start(Cluster(dashboard=False))
     try:
+        import ray.data
+
+        session.hush()  # again: this import sets its logger's level anew
         yield over_ray
     finally:
         if ours:

@@ -69,12 +69,7 @@ def all_rows(
     found: Predictions, truth: Truth, protocols: Sequence[Protocol], seed: int = 0, work: Work = sharded.here
 ) -> dict[str, list[Row]]:
     """The same for each protocol, by its id."""
-    null = comparison.nulls(truth.take(np.arange(1)))
-    if taken := [name for name in null if name in found.systems]:
-        raise ValueError(f"{found.uri}: system {taken[0]!r} is what a null system is called; give it another name")
-    if refusals := list(filter(None, (each.declines(truth.panels_NS.shape[1]) for each in protocols))):
-        raise ValueError(refusals[0])
-    by_name = named_systems(found, truth, protocols)
+    by_name, null = scorable(found, truth, protocols), _nulls(truth)
     kinds = {system in by_name for system in found.systems}
     every = chain(sharded.shards(found, truth, by_name), sharded.of_nulls(truth, kinds))
     scored = sharded.reduced(work(every, protocols))
@@ -85,6 +80,23 @@ def all_rows(
         ]
         for each in protocols
     }
+
+
+def scorable(found: Predictions, truth: Truth, protocols: Sequence[Protocol]) -> set[str]:
+    """`named_systems`, all said that can be wrong with a whole file: cheap, so that nothing is started for a refusal.
+
+    ValueError where a system is called as a null system is, where a protocol is not for such scenes, and as there.
+    """
+    if taken := [name for name in _nulls(truth) if name in found.systems]:
+        raise ValueError(f"{found.uri}: system {taken[0]!r} is what a null system is called; give it another name")
+    if refusals := list(filter(None, (each.declines(truth.panels_NS.shape[1]) for each in protocols))):
+        raise ValueError(refusals[0])
+    return named_systems(found, truth, protocols)
+
+
+def _nulls(truth: Truth) -> list[str]:
+    """What the null systems of such scenes are called."""
+    return list(comparison.nulls(truth.take(np.arange(1))))
 
 
 def gaps(missing: Mapping[str, int], truth: Truth) -> list[str]:
@@ -163,6 +175,7 @@ def evaluate(settings: Evaluate, run: Run | None, echo: Callable[[str], Any] = p
     truth = Truth.of(stage.compose(stage.clips()))
     echo(f"scoring {uri} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({protocol.id}) ...")
     found = predictions.check(uri, truth)
+    scorable(found, truth, [protocol])
     with spread.work(len(truth), settings.spread) as work:
         lines = rows(found, truth, protocol, stage.seed, work)
     missing = {system: len(truth) - count for system, count in found.systems.items()}

@@ -7,7 +7,7 @@ with the best checkpoint: an untrained network of its shape, itself on shuffled 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -137,7 +137,7 @@ def reach(
         other = _strangers(bench, layout, seed, notes)
         twins = contenders if layout in LABEL_FREE else [best]
         said, null = heard_and_deaf(contenders, fresh, bench.scenes[layout], twins, other, device)
-        rows[layout] = beside_nulls(said, null, truth, how, mean_HW, seed)
+        rows[layout] = beside_nulls(said, null, truth, [how], mean_HW, seed)[how.id]
         kept[layout] = said[best.name].heard(truth.panels_NS.shape[1]).numpy()
         if store:
             predicted[layout] = {each.name: said[each.name] for each in contenders}
@@ -191,13 +191,18 @@ def held(maps: Maps, truth: Truth) -> tuple[np.ndarray, Named | None]:
 
 
 def beside_nulls(
-    said: dict[str, Maps], null: list[str], truth: Truth, how: Protocol, mean_HW: np.ndarray | None, seed: int
-) -> list[Row]:
-    """All rows of one table: what `heard_and_deaf` gave, then the null systems without a model."""
+    said: dict[str, Maps],
+    null: list[str],
+    truth: Truth,
+    protocols: Sequence[Protocol],
+    mean_HW: np.ndarray | None,
+    seed: int,
+) -> dict[str, list[Row]]:
+    """All rows by protocol: what `heard_and_deaf` gave, then the null systems without a model."""
     both = {name: held(each, truth) for name, each in said.items()}
     maps = {name: heard_NMHW for name, (heard_NMHW, _) in both.items()}
     named = {name: all_of for name, (_, all_of) in both.items() if all_of}
-    return comparison.final(maps, truth, how, null=null, named=named, mean_map_HW=mean_HW, seed=seed)
+    return comparison.under(maps, truth, protocols, null=null, named=named, mean_map_HW=mean_HW, seed=seed)
 
 
 def mean_map(method: Method, scenes: Scenes, device: str) -> np.ndarray:

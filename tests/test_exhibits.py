@@ -76,6 +76,9 @@ def test_of_one_study(home: Path) -> None:
     report = evaluate(settings, (lines := []).append)
     assert [os.path.basename(file) for file in report.files] == ["scores.json", "table-3.md", "table-3.csv"]
     assert any(line.startswith("figure 6: none of these systems") for line in lines)
+    assert "table 3: has no row for these systems, or no such scenes, in the test split" in lines
+    evaluate(replace(settings, tables=[1], output=str(home / "one")), (lines := []).append)
+    assert not any(line.startswith("table 1:") for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -136,12 +136,16 @@ WRONG: dict[str, dict[str, Any]] = {
     },
     "row 1, scene 'hconcat-0-00000': a map holds a value that is no number": {"maps": NAN},
     "row 1, scene 'hconcat-0-00000': masks of 4x8 pixels, the canvas is 8x16": {"maps": [[True] * 64] * 5},
-    "row 1, scene 'hconcat-0-00000': of a canvas of 16x16 pixels, the scene's is 8x16": {
+    "row 1, scene 'hconcat-0-00000': of a canvas of 16x16 pixels, the scene's is 8x16; name the image_size= or study=": {
         "canvas_height": [16] * 5, "canvas_width": [16] * 5,
     },
     "row 1, scene 'hconcat-0-00000': map_class of 1 for 2 maps": {"map_class": [["a"]] * 5},
+    "row 1, scene 'hconcat-0-00000': map_class is 7; it must be a list": {"map_class": [7] * 5},
     "row 1, scene 'hconcat-0-00000': presence of 3 for 2 maps": {"presence": [[1.0, 2.0, 3.0]] * 5},
     "row 4, scene 'hconcat-0-00003': presence holds a value that is no": {"presence": [[1.0, 2.0]] * 3 + [[1.0, None]] * 2},
+    "row 1, scene 'hconcat-0-00000': boxes is 7; it must be a list": {"maps": None, "boxes": [7] * 5},
+    "row 1, scene 'hconcat-0-00000': box 1 is 7; it must be a list of numbers": {"maps": None, "boxes": [[7]] * 5},
+    "row 1, scene 'hconcat-0-00000': boxes is left; it must be a list": {"maps": None, "boxes": ["left"] * 5},
     "row 1, scene 'hconcat-0-00000': has maps and boxes": {"boxes": [*BOX, None]},
     "row 5, scene 'hconcat-0-00004': box 1, [0, 0, 1.5, 1], reaches out of [0, 1]": {
         "maps": None, "boxes": [*BOX, [[0, 0, 1.5, 1]]],
@@ -183,6 +187,8 @@ def test_other_scenes_and_other_files_are_refused(truth: Truth, tmp_path: Path) 
         check(npz(tmp_path / "x.npz", maps=maps(4)), truth)
     with pytest.raises(ValueError, match=r"x.npz: no column maps, nor boxes"):
         check(npz(tmp_path / "x.npz", maps=None), truth)
+    with pytest.raises(ValueError, match=r"x.npz: scene_id has the shape \(\); it has one axis, an id for each scene$"):
+        check(npz(tmp_path / "x.npz", scene_id=np.array(IDS[0]), maps=maps(1)), truth)
     np.savez(tmp_path / "x.npz", scene_id=np.array(IDS, object), maps=maps())  # a pickle: never loaded
     with pytest.raises(ValueError, match="allow_pickle"):
         check(f"{tmp_path}/x.npz", truth)

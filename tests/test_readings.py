@@ -12,7 +12,7 @@ import pytest
 from test_evaluate import a_run, a_study, clips
 from test_submission import asked, by_class, call, everything, home, truth_of
 
-from raymix.config import Dataset, Evaluate
+from raymix.config import BadInput, Dataset, Evaluate
 from raymix.evaluate import evaluate
 from raymix.protocol import PROTOCOLS
 from raymix.readings import CSV, headline, said
@@ -67,20 +67,54 @@ def test_every_protocol_has_a_number_that_it_is_quoted_by_and_words(home: Path) 
 
 def test_a_studys_checkpoint_under_all_of_them(clips: Dataset, tmp_path: Path) -> None:
     run = a_run(clips)
-    uri = a_study(tmp_path, run, (0,))
-    report = evaluate(Evaluate(home=str(tmp_path), study="small", protocols=["all"], scenes=8), lambda line: None)
+    uri = a_study(tmp_path, run, (0, 1))
+    two = {"home": str(tmp_path), "study": "small", "scenes": 8, "top": 2}
+    report = evaluate(Evaluate(**two, protocols=["all"]), lambda line: None)
     assert set(report.scores["layouts"]) == {"hconcat", "single"}
-    alone = Evaluate(home=str(tmp_path), study="small", layout="single", scenes=8, output=f"{tmp_path}/alone")
-    whole = {each["system"]: each["layouts"]["single"]["metrics"] for each in evaluate(alone, print).scores["systems"]}
-    rows = {each["system"]: each["metrics"] for each in report.scores["layouts"]["single"]["protocols"]["raymix-1"]}
-    assert {"trial 0", "trial 0, shuffled audio", "untrained network", "full frame"} <= set(rows)
-    assert all(whole[name] == metrics for name, metrics in rows.items())
+    alone = evaluate(Evaluate(**two, layout="single", output=f"{tmp_path}/alone"), print).scores["systems"]
+    whole = [(each["system"], each["null"], each["layouts"]["single"]["metrics"]) for each in alone]
+    found = report.scores["layouts"]["single"]["protocols"]["raymix-1"]
+    rows = {each["system"]: each["null"] for each in found}
+    assert [(each["system"], each["null"], each["metrics"]) for each in found] == whole  # so the marks are the same
+    assert {"trial 0", "trial 1", "full frame"} <= set(rows) and [name for name in rows if not rows[name]] == [
+        "trial 0",
+        "trial 1",
+    ]
+    made = ["trial 0, shuffled audio", "trial 1, shuffled audio", "trial 0, silent audio", "mean training map"]
+    assert all(rows[name] for name in (*made, "untrained network"))
     assert "slavc" in report.scores["layouts"]["single"]["protocols"]
     assert report.folder.startswith(f"{uri}/evaluation/test-protocols-")
-    (checkpoint,) = report.scores["checkpoints"]
+    checkpoint = report.scores["checkpoints"][0]
     assert checkpoint["scores"]["test/single/raymix-1/iou@0.5"] >= 0
     ledger = "".join(path.read_text() for path in sorted(Path(uri, "ledger").rglob("*")) if path.is_file())
     assert json.dumps("evaluated") in ledger  # the test split was opened, and that is remembered
+
+
+def test_layouts_that_no_protocol_is_for_are_left_out_and_said(clips: Dataset, tmp_path: Path) -> None:
+    a_study(tmp_path, a_run(clips), (0,))
+    asked_for = {"home": str(tmp_path), "study": "small", "scenes": 8}
+    report = evaluate(Evaluate(**asked_for, protocols=["mixloc-single"]), (lines := []).append)
+    assert list(report.scores["layouts"]) == ["single"] and "8 hconcat scenes" not in "".join(lines)
+    told = Path(report.folder, "table.md").read_text()
+    assert "- no hconcat scenes: protocol mixloc-single is for scenes of one source, these have 2" in told
+    with pytest.raises(BadInput, match=r"^protocols=mixloc-single: protocol mixloc-single is for scenes of one source"):
+        evaluate(Evaluate(**asked_for, protocols=["mixloc-single"], layout="vconcat"), print)
+    for words in ({"protocols": ["raymix-1"]}, {"layout": "single"}):  # either way the same words
+        with pytest.raises(BadInput, match=r"^image_size=100: must be a multiple of 16, the encoder's stride$"):
+            evaluate(Evaluate(**asked_for, **words, image_size=100), print)
+
+
+def test_a_list_says_by_its_clips_how_many_sources_there_are(home: Path, tmp_path: Path) -> None:
+    names = [number for number in range(12) if number % 3]  # one thing sounds in each, though a natural scene has two
+    rows = "".join(f"s{number},natural,0,toy:video{number:02d}:0\n" for number in names)
+    (tmp_path / "list.csv").write_text("scene_id,layout,place,clip_id\n" + rows)
+    maps = np.zeros((len(names), 1, 4, 4), np.float16)
+    np.savez(tmp_path / "mine.npz", scene_id=np.array([f"s{number}" for number in names]), maps=maps)
+    asked_for = {"pair_list": f"{tmp_path}/list.csv", "predictions": f"{tmp_path}/mine.npz", "scenes": None}
+    found = evaluate(asked(home, **asked_for, protocols=["all"]), lambda line: None).scores["layouts"]["natural"]
+    assert "slavc" in found["protocols"] and "mixloc-multi" in found["left_out"]
+    with pytest.raises(BadInput, match=r"protocols=mixloc-multi: .* several sources, these have 1"):
+        evaluate(asked(home, **asked_for, protocols=["mixloc-multi"]), print)
 
 
 WORDS = {

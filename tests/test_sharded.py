@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from dataclasses import fields, replace
 from pathlib import Path
@@ -109,6 +110,7 @@ def test_over_ray_as_here(
         with spread.work(N, least=N) as work:
             assert work is spread.over_ray
             over = submission.rows(found, truth, how, work=work)
+            assert not logging.getLogger("ray.data").isEnabledFor(logging.WARNING)
         with spread.work(N, least=N + 1) as work:
             assert work is sharded.here
             here = submission.rows(found, truth, how, work=work)

@@ -74,7 +74,8 @@ def _valid(uri: str, truth: Truth) -> Iterator[Prediction]:
             raise ValueError(f"{where}: {system} has a row for this scene already, row {first}")
         if any(cells.canvas) and tuple(cells.canvas) != truth.canvas:
             raise ValueError(
-                f"{where}: of a canvas of {size(cells.canvas)} pixels, the scene's is {size(truth.canvas)}"
+                f"{where}: of a canvas of {size(cells.canvas)} pixels, the scene's is {size(truth.canvas)}; name the "
+                "image_size= or study= that it was made with"
             )
         maps_MHW = _maps(cells, truth.canvas, where)
         if maps_MHW is None:
@@ -108,6 +109,8 @@ def _maps(cells: Cells, canvas: tuple[int, int], where: str) -> np.ndarray | Non
 
 def _drawn(boxes: Any, canvas: tuple[int, int], where: str) -> np.ndarray | None:
     """Boxes as masks of the canvas, (M, Y, X)."""
+    if not isinstance(boxes, list | np.ndarray):
+        raise ValueError(f"{where}: boxes is {str(boxes)[:60]}; it must be a list, four numbers for each box")
     for number, box in enumerate(boxes, 1):
         edges = _numbers(box, f"{where}: box {number}")
         called = f"box {number}, [{', '.join(f'{edge:g}' for edge in edges)}],"
@@ -133,7 +136,7 @@ def _numbers(values: Any, what: str) -> np.ndarray:
 
 def _beside(cells: Cells, count: int, where: str) -> tuple[list[str] | None, np.ndarray | None]:
     """Class and presence of each of `count` maps."""
-    if isinstance(cells.map_class, str):
+    if not isinstance(cells.map_class, list | np.ndarray | None):
         raise ValueError(f"{where}: map_class is {cells.map_class!r}; it must be a list, a name for each map")
     classes = None if cells.map_class is None else [str(each) for each in cells.map_class]
     presence_M = None if cells.presence_M is None else _numbers(cells.presence_M, f"{where}: presence")

@@ -183,8 +183,10 @@ def _columns(uri: str, names: Sequence[str]) -> None:
 def _npz(uri: str, arrays: dict[str, np.ndarray], name: str, scenes_hash: str) -> Iterator[Cells]:
     _columns(uri, list(arrays))
     _agree(uri, str(arrays.get("scenes_hash", "")), scenes_hash)
-    n = len(arrays["scene_id"])
-    axes = {"scene_id": (1,), "maps": (4,), "boxes": (3,), "missing": (1,), "map_class": (1, 2), "presence": (2,)}
+    if (ids := arrays["scene_id"]).ndim != 1:
+        raise ValueError(f"{uri}: scene_id has the shape {ids.shape}; it has one axis, an id for each scene")
+    n = len(ids)
+    axes = {"maps": (4,), "boxes": (3,), "missing": (1,), "map_class": (1, 2), "presence": (2,)}
     for key, ranks in axes.items():
         found = arrays.get(key)
         if found is not None and (found.ndim not in ranks or (len(found) != n and found.ndim == max(ranks))):
