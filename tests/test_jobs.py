@@ -93,32 +93,20 @@ def test_without_the_token_nothing_is_submitted(nodes: Nodes) -> None:
     assert "Authentication" in said
 
 
-def test_a_search_a_leaderboard_and_a_last_word(nodes: Nodes, home: Path) -> None:
-    said = submit(
-        nodes,
-        "search-1",
-        "raymix.tune",
-        *words(home, "jobs", "study.trials=2", "fit.epochs=3", "study.final=0", "search=fifo"),
-    )
-    assert "succeeded" in said and "2 of 2 trials" in said
-    asked = [sys.executable, "-m", "raymix.leaderboard", "jobs", "--root", str(home), "--best-checkpoint"]
-    best = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip()
-    assert Path(best, "manifest.json").exists() and best.startswith(str(home / "studies/jobs/checkpoints"))
-    said = submit(nodes, "last-word", "raymix.evaluate", f"home={home}", "study=jobs", "pictures=0")
-    assert "succeeded" in said and (home / "studies/jobs/evaluation/test/scores.json").exists()
-
-
-def test_two_studies_after_one_another_and_their_table(nodes: Nodes, home: Path) -> None:
-    line = [
-        word
-        for word in words(home, "side", "study.trials=1", "fit.epochs=1", "search.grace=1")
-        if not word.startswith("method.")
-    ]
-    said = submit(nodes, "compare-1", "raymix.compare", "systems=[cycle]", "seeds=[0,3]", *line)
+def test_two_searches_their_table_a_leaderboard_and_a_last_word(nodes: Nodes, home: Path) -> None:
+    """Two studies after one another in one job; a search alone is the job that is stopped and submitted again."""
+    shape = words(home, "side", "study.trials=1", "fit.epochs=2", "search.grace=1")
+    line = ["systems=[cycle]", "seeds=[0,3]", *(word for word in shape if not word.startswith("method."))]
+    said = submit(nodes, "compare-1", "raymix.compare", *line)
     assert "succeeded" in said and "side: systems tuned with one budget" in said
     (row,) = json.loads((home / "comparisons/side/comparison.json").read_text())["systems"]
     assert row["scored_seeds"] == [0, 3] and row["spent"]["failed"] == row["spent"]["owed"] == 0
     assert row["spent"]["completed"] + row["spent"]["pruned"] == 2 and row["spent"]["worker_hours"] > 0
+    asked = [sys.executable, "-m", "raymix.leaderboard", "side-cycle-3", "--root", str(home), "--best-checkpoint"]
+    best = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip()
+    assert Path(best, "manifest.json").exists() and best.startswith(str(home / "studies/side-cycle-3/checkpoints"))
+    said = submit(nodes, "last-word", "raymix.evaluate", f"home={home}", "study=side-cycle-3", "pictures=0")
+    assert "succeeded" in said and (home / "studies/side-cycle-3/evaluation/test/scores.json").exists()
 
 
 def test_stopped_in_the_middle_and_submitted_again(nodes: Nodes, home: Path) -> None:
