@@ -14,7 +14,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from raymix.protocol import PROTOCOLS, RAYMIX_1, Protocol
+from raymix.protocol import PROTOCOLS, Protocol
 from raymix.scoring import Classes, Interval, Maps, Summary, Table, score_all, summarise
 from raymix.truth import Truth
 
@@ -139,33 +139,6 @@ def scored_nulls(
 def _both(first: Table, second: Table) -> Table:
     """One table with the columns of two of the same scenes."""
     return replace(first, values=first.values | second.values, weights=first.weights | second.weights)
-
-
-def final(
-    maps: Mapping[str, Maps],
-    truth: Truth,
-    protocol: Protocol = RAYMIX_1,
-    *,
-    null: Collection[str] = (),
-    named: Mapping[str, Named] | None = None,
-    mean_map_HW: np.ndarray | None = None,
-    panel_boxes: bool = False,
-    seed: int = 0,
-    resamples: int = 2000,
-) -> list[Row]:
-    """All rows of one table: `under` one protocol."""
-    rows = under(
-        maps,
-        truth,
-        [protocol],
-        null=null,
-        named=named,
-        mean_map_HW=mean_map_HW,
-        panel_boxes=panel_boxes,
-        seed=seed,
-        resamples=resamples,
-    )
-    return rows[protocol.id]
 
 
 def under(

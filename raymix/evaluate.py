@@ -59,14 +59,20 @@ def evaluate(settings: Evaluate, echo: Echo = print) -> Report:
         return scene_files.write(stage, settings.export, echo)
 
 
+def _candidates(settings: Evaluate, echo: Echo) -> tuple[Source, list[Contender]]:
+    """The checkpoints that are meant, and where they are from; what was scored on test before is said."""
+    source = Source.find(settings)
+    contenders = choose(settings, source, echo)
+    if settings.split == "test":
+        _before(source, contenders, echo)
+    return source, contenders
+
+
 def on_named_scenes(settings: Evaluate, echo: Echo = print) -> Report:
     """Score checkpoints on the scenes of `layout=` or `pair_list=`."""
     _something(settings)
     with refusing():
-        source = Source.find(settings)
-        contenders = choose(settings, source, echo)
-        if settings.split == "test":
-            _before(source, contenders, echo)
+        source, contenders = _candidates(settings, echo)
         report = benchmark.evaluate(settings, source, contenders, echo)
     if source.named and settings.split == "test":
         of = report.scores["scenes"]
@@ -85,10 +91,7 @@ def under_protocols(settings: Evaluate, asked: list[str], echo: Echo = print) ->
             of = Source.find(settings) if settings.study else None
             return readings.of_file(settings, from_plain(of.study.config) if of else None, echo)
         _something(settings)
-        source = Source.find(settings)
-        contenders = choose(settings, source, echo)
-        if settings.split == "test":
-            _before(source, contenders, echo)
+        source, contenders = _candidates(settings, echo)
         report = readings.of_checkpoints(settings, source, contenders, echo)
     if source.named and settings.split == "test":
         layouts = report.scores["layouts"].items()
@@ -103,11 +106,8 @@ def last_word(settings: Evaluate, echo: Echo = print) -> Report:
     """
     _check(settings)
     with refusing():
-        source = Source.find(settings)
-        contenders = choose(settings, source, echo)
+        source, contenders = _candidates(settings, echo)
         folder = settings.output or _folder(settings, source, contenders[0])
-        if settings.split == "test":
-            _before(source, contenders, echo)
         groups: dict[str, list[Contender]] = {}
         for each in contenders:
             key = repr((Bench.key(each.run), each.run.evaluation.protocol, _count(settings, each)))

@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 from test_scoring import made
 
-from raymix.comparison import Row, final, nulls, table
-from raymix.protocol import PROTOCOLS
+from raymix.comparison import Row, nulls, table, under
+from raymix.protocol import PROTOCOLS, RAYMIX_1, Protocol
 from raymix.scoring import score, summarise
+
+
+def final(maps, truth, protocol: Protocol = RAYMIX_1, **how) -> list[Row]:
+    """All rows of one table."""
+    return under(maps, truth, [protocol], **how)[protocol.id]
 
 
 def test_null_systems_by_hand():

@@ -9,15 +9,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from vggsound_files import cut_clip, still
+from vggsound_files import cut_clip, prepared, still
 
-from raymix import clip, importing, pair_list
+from raymix import clip, pair_list
 from raymix.config import Dataset
 from raymix.datasets import vggsound_instruments
 from raymix.datasets.vggsound_instruments import CLASSES, GAPS, SAMPLES
-from raymix.prepare import prepare
 
 LEFT = np.zeros((48, 64), bool)
 LEFT[8:40, 0:24] = True
@@ -77,16 +75,11 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(raw: Path) -> dict[str, Any]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importing, "_ray_runs", lambda: False)
-        report = prepare(settings(raw), lambda line: None)
-    files = [file for split in clip.SPLITS for file in clip.shards(report.prepared, split)]
-    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
-    manifest = pq.read_table(f"{report.prepared}/manifest.parquet").to_pylist()
+    folder, rows, manifest = prepared(settings(raw))
     return {
         "rows": {row["clip_id"]: row for row in rows},
         "manifest": {row["id"]: row for row in manifest},
-        "prepared": report.prepared,
+        "prepared": folder,
     }
 
 

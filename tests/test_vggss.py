@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from films import film
-from vggsound_files import cut_clip, picture, sound, still
+from vggsound_files import cut_clip, picture, prepared, sound, still
 
 from raymix import clip, importing, pair_list
 from raymix.config import Dataset
 from raymix.datasets import vggss
-from raymix.prepare import prepare
 from raymix.region import box_mask
 from raymix.scene import compose_list
 from raymix.storage import put, resolve
@@ -96,13 +94,8 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def made(raw: Path) -> dict[str, Any]:
     """What `prepare` made of it: rows by clip id, and the manifest by id."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importing, "_ray_runs", lambda: False)
-        report = prepare(settings(raw), lambda line: None)
-    files = [file for split in clip.SPLITS for file in clip.shards(report.prepared, split)]
-    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
-    manifest = pq.read_table(f"{report.prepared}/manifest.parquet").to_pylist()
-    return {"rows": {row["clip_id"]: row for row in rows}, "manifest": manifest, "prepared": report.prepared}
+    folder, rows, manifest = prepared(settings(raw))
+    return {"rows": {row["clip_id"]: row for row in rows}, "manifest": manifest, "prepared": folder}
 
 
 def test_every_id_is_a_row_of_the_manifest(made: dict[str, Any]) -> None:

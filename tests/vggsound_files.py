@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import wave
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
+import pytest
 from films import film
 from PIL import Image
 
+from raymix import clip, importing
+from raymix.config import Dataset
+from raymix.prepare import prepare
+
+Rows = list[dict[str, Any]]
 CHEAP = {"codecs": ("mpeg4", "aac"), "fps": 5}
 KINDS = (
     {"codecs": ("libx264", "aac"), "fps": 25, "rate": 44_100, "layout": "stereo"},
@@ -43,3 +51,13 @@ def still(root: Path, name: str, number: int, seconds: float = 10.0) -> None:
     """A picture and its sound in the layout of most systems since 2021; a click in the middle."""
     picture(root / "frames" / f"{name}.jpg", 100 + number)
     sound(root / "audio" / f"{name}.wav", seconds, seconds / 2)
+
+
+def prepared(settings: Dataset) -> tuple[str, Rows, Rows]:
+    """What `prepare` makes in this process: the folder, the rows of all splits, and those of the manifest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importing, "_ray_runs", lambda: False)
+        folder = prepare(settings, lambda line: None).prepared
+    files = [file for split in clip.SPLITS for file in clip.shards(folder, split)]
+    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+    return folder, rows, pq.read_table(f"{folder}/manifest.parquet").to_pylist()

@@ -39,7 +39,7 @@ from raymix.datasets import published_lists
 from raymix.datasets.faces import png
 from raymix.datasets.medium import SOUNDS, VIDEOS, Media, Medium
 from raymix.datasets.source import Entry, Source, shuffled, split_of
-from raymix.storage import Reader, resolve
+from raymix.storage import Reader, below, resolve
 
 OWN: tuple[str, ...] = ("annotations", "subset", "frames_per_second")
 GRID = 256  # of the boxes
@@ -135,8 +135,7 @@ def _files(settings: Dataset, media: Media) -> dict[str, str]:
             raise ValueError(
                 f"dataset.annotations='{settings.annotations}': no such folder; name the one that holds ID.xml"
             )
-        infos = base[0].get_file_info(fs.FileSelector(base[1], recursive=True))
-        paths = [info.path for info in infos if info.type == fs.FileType.File]
+        paths = [f"{base[1]}/{name}" for name in below(*base)]
     return {path.rpartition("/")[2]: path for path in sorted(paths, reverse=True)}
 
 

@@ -22,9 +22,10 @@ from pyarrow import fs
 
 from raymix.clip import SPLITS
 from raymix.config import Dataset
+from raymix.datasets import published_lists
 from raymix.datasets.clips import clips as clips  # the contract of an importer
 from raymix.datasets.source import Source, same_name, shuffled, split_of
-from raymix.storage import below, get, resolve
+from raymix.storage import below, resolve
 
 OWN: tuple[str, ...] = ("classes", "splits", "regions")
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
@@ -67,20 +68,12 @@ def labels_of(settings: Dataset, path: str) -> tuple[str, ...]:
     return tuple(parts[-2].split("+")) if settings.classes == "parent" and len(parts) > 1 else ()
 
 
-def _text(uri: str) -> str:
-    filesystem, path = resolve(uri)
-    try:
-        return get(filesystem, path).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{uri}: cannot be read ({str(error).splitlines()[0]})") from error
-
-
 def digest(uri: str) -> str:
     """A short hash of a text file's content, or of what a folder holds."""
     filesystem, path = resolve(uri)
     if filesystem.get_file_info(path).type == fs.FileType.Directory:
         return listed(uri)
-    return hashlib.blake2b(_text(uri).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(published_lists.text(uri).encode(), digest_size=8).hexdigest()
 
 
 def listed(uri: str) -> str:
@@ -97,7 +90,7 @@ def listed(uri: str) -> str:
 
 
 def _read_splits(uri: str) -> dict[str, str]:
-    reader = csv.DictReader(io.StringIO(_text(uri)))
+    reader = csv.DictReader(io.StringIO(published_lists.text(uri)))
     if not {"file", "split"} <= set(reader.fieldnames or ()):
         raise ValueError(f"{uri}: needs the columns file,split; its first line is {','.join(reader.fieldnames or ())}")
     known: dict[str, str] = {}
@@ -113,7 +106,7 @@ def _read_splits(uri: str) -> dict[str, str]:
 def read_regions(uri: str) -> dict[str, list[dict[str, Any]]]:
     """The region sidecar by path; ValueError in one line where an entry is wrong."""
     try:
-        known = json.loads(_text(uri))
+        known = json.loads(published_lists.text(uri))
     except json.JSONDecodeError as error:
         raise ValueError(f"{uri}: not JSON ({error})") from error
     if not isinstance(known, dict):

@@ -15,7 +15,7 @@ from raymix.datasets import published_lists
 from raymix.datasets.medium import Media
 from raymix.datasets.music_boxes import Track, read_tracks, video_of
 from raymix.datasets.source import same_name
-from raymix.storage import get, resolve
+from raymix.storage import below, get, resolve
 
 VIDEOS = {"solo": "MUSIC_solo_videos.json", "duet": "MUSIC_duet_videos.json"}
 BOXES = {"solo": "solotest.json", "duet": "duettest.json"}
@@ -50,8 +50,7 @@ class Shelf:
         if kind == fs.FileType.NotFound:
             raise ValueError(f"dataset.annotations='{where}': no such file or folder")
         folder = path if kind == fs.FileType.Directory else path.rpartition("/")[0]
-        infos = filesystem.get_file_info(fs.FileSelector(folder, recursive=True))
-        paths = sorted(info.path for info in infos if info.type == fs.FileType.File and info.path.endswith(".json"))
+        paths = sorted(f"{folder}/{name}" for name in below(filesystem, folder) if name.endswith(".json"))
         return Shelf(where, filesystem, tuple(paths), "" if kind == fs.FileType.Directory else path)
 
     def _find(self, name: str) -> str:

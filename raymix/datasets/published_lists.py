@@ -23,6 +23,15 @@ def get(filesystem: fs.FileSystem, path: str) -> bytes:
     return content
 
 
+def text(uri: str) -> str:
+    """The content of a list as text; ValueError in one line where it cannot be read as that."""
+    filesystem, path = storage.resolve(uri)
+    try:
+        return get(filesystem, path).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{uri}: cannot be read ({str(error).splitlines()[0]})") from error
+
+
 @contextlib.contextmanager
 def remembered() -> Iterator[dict[str, str]]:
     """Path and hash of each list that is read inside."""

@@ -86,19 +86,10 @@ class Lists:
         raise ValueError(f"{self.place}: no {name} below it ({what}){nearest(name, near)}; see dataset.annotations")
 
 
-def text(uri: str) -> str:
-    """The content of a list; ValueError in one line where it cannot be read as text."""
-    filesystem, path = resolve(uri)
-    try:
-        return published_lists.get(filesystem, path).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{uri}: cannot be read ({str(error).splitlines()[0]})") from error
-
-
 def read(uri: str) -> dict[str, Row]:
     """The rows of `vggsound.csv` by id, the first where an id is there twice; ValueError naming the line that is wrong."""
     found: dict[str, Row] = {}
-    reader = csv.reader(io.StringIO(text(uri), newline=""), skipinitialspace=True)
+    reader = csv.reader(io.StringIO(published_lists.text(uri), newline=""), skipinitialspace=True)
     try:
         for cells in reader:
             if cells:
@@ -134,7 +125,7 @@ def listed(lists: Lists, subset: str) -> dict[str, str]:
     if subset not in texts:
         raise ValueError(f"dataset.subset={subset}: no {subset}.txt below {lists.place}{nearest(subset, list(texts))}")
     uri, found = lists.uri(texts[subset]), dict[str, str]()
-    for number, line in enumerate(text(uri).splitlines(), 1):
+    for number, line in enumerate(published_lists.text(uri).splitlines(), 1):
         name, _, label = line.partition(",")
         if line.strip() and not ID.fullmatch(name.strip()):
             raise ValueError(f"{uri}, line {number}: '{line[:60]}' is no id of a clip, such as zpWuikVorYg_000032")

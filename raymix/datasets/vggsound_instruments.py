@@ -24,7 +24,7 @@ from PIL import Image
 
 from raymix.clip import Clip
 from raymix.config import Dataset, nearest
-from raymix.datasets import pickled, vggsound, vggss
+from raymix.datasets import pickled, published_lists, vggsound, vggss
 from raymix.datasets.extracted import PICTURES
 from raymix.datasets.medium import SOUNDS, VIDEOS, Media
 from raymix.datasets.source import Entry, Source, Unusable, shuffled
@@ -114,7 +114,7 @@ def _labels(lists: vggsound.Lists) -> dict[str, str]:
     if not (uri := lists.find(TEST) if not lists.alone else ""):
         return {}
     found = {}
-    for number, line in enumerate(vggsound.text(uri).splitlines(), 1):
+    for number, line in enumerate(published_lists.text(uri).splitlines(), 1):
         name, _, label = line.strip().partition(",")
         if line.strip() and (not re.fullmatch(r"sample\d{4}", name) or not label):
             raise ValueError(f"{uri}, line {number}: '{line[:60]}' is not as sample0000,accordion")

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from raymix.config import Dataset
-from raymix.datasets import vggsound
+from raymix.datasets import published_lists, vggsound
 from raymix.datasets.medium import Media
 from raymix.datasets.source import Source, shuffled
 from raymix.datasets.vggsound import clips as clips  # the contract of an importer
@@ -88,7 +88,7 @@ def mended(boxes: list[list[float]]) -> tuple[list[list[float]], list[str]]:
 def read(uri: str) -> dict[str, list[dict[str, Any]]]:
     """The entries of `vggss.json` by clip; ValueError in one line where it is another file."""
     try:
-        found = json.loads(vggsound.text(uri))
+        found = json.loads(published_lists.text(uri))
     except json.JSONDecodeError as error:
         raise ValueError(f"{uri}: not JSON, or cut short ({error})") from error
     rule = 'VGG-SS is a list of {"file": "ID_000032", "class": "...", "bbox": [[left, top, right, bottom], ...]}'
