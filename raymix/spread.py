@@ -29,7 +29,6 @@ def work(scenes: int, least: int) -> Iterator[Work]:
     if scenes < least and not os.environ.get("RAY_ADDRESS"):
         yield sharded.here
         return
-    os.environ.setdefault("RAY_DATA_USE_DATASOURCE_V2", "0")
     import ray
 
     ours = not ray.is_initialized()

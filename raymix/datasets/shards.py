@@ -151,7 +151,7 @@ def assemble(settings: Dataset, unit: Unit, preprocessing: str, folder: str) -> 
         "files": shards.files,
         "clips": sum(each["entry"]["clips"] for each in told),
         "stft_shape": max(each["stft_shape"] for each in told),
-        "labels": dict(sorted(sum((Counter(each["labels"]) for each in told), Counter[str]()).items())),
+        "labels": _labels(told),
         "with_regions": sum(each["with_regions"] for each in told),
         "entries": [each["entry"] for each in told],
         "seconds": round(sum(each["seconds"] for each in told), 3),
