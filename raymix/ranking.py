@@ -65,11 +65,12 @@ def _scored(method: Method, bench: Bench, layout: str, run: Run, device: str, sh
     scenes = bench.scenes[layout]
     if shuffled:
         scenes = scenes.with_audio(torch.from_numpy(bench.shuffled[layout]))
-    return _record(localise(method.to(device), scenes, device), bench.truth[layout], layout, run)
+    truth = what_counts(layout, bench.truth[layout])
+    return _record(localise(method.to(device), scenes, device), truth, run)
 
 
-def _record(maps: Maps, truth: Truth, layout: str, run: Run) -> dict[str, Any]:
-    table = score(maps, what_counts(layout, truth), named(run.evaluation.protocol))
+def _record(maps: Maps, truth: Truth, run: Run) -> dict[str, Any]:
+    table = score(maps, truth, named(run.evaluation.protocol))
     return summarise(table, run.evaluation.seed).record()
 
 
@@ -77,8 +78,9 @@ def nulls(bench: Bench, run: Run) -> Rows:
     """The systems without a model, by name, on the same scenes."""
     found: Rows = {}
     for layout in layouts(bench):
-        for name, maps in comparison.nulls(bench.truth[layout]).items():
-            found.setdefault(name, {})[layout] = _record(maps, bench.truth[layout], layout, run)
+        truth = what_counts(layout, bench.truth[layout])
+        for name, maps in comparison.nulls(truth).items():
+            found.setdefault(name, {})[layout] = _record(maps, truth, run)
     return found
 
 
