@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -126,15 +126,16 @@ class Clips:
     duration_s: np.ndarray | None = None
     sources: np.ndarray | None = None  # bool (N, S, Y, X): of each sounding source, empty where there are fewer
     source_label: np.ndarray | None = None  # (N, S), '' where it is unknown or there is none
+    preprocessing: str = ""  # hash of the settings that made the rows, '' where it is unknown
 
     def __len__(self) -> int:
         return len(self.clip_id)
 
     def take(self, index: Sequence[int] | np.ndarray) -> Clips:
         """The clips at these positions, in this order."""
-        taken: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        taken = {name: None if value is None else value[index] for name, value in taken.items()}
-        return Clips(**taken)
+        every: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        every = {name: value[index] for name, value in every.items() if isinstance(value, np.ndarray)}
+        return replace(self, **every)
 
     def with_sources(self, count: int) -> Clips:
         """The clips in which exactly so many sources sound; ValueError where there is none, or none was read."""
@@ -161,8 +162,8 @@ class Clips:
             for name in ("sources", "source_label"):
                 blank = (np.zeros((len(v), most - v.shape[1], *v.shape[2:]), v.dtype) for v in every[name])
                 every[name] = [np.concatenate(pair, axis=1) for pair in zip(every[name], blank, strict=True)]
-        every = {name: None if v[0] is None else np.concatenate(v) for name, v in every.items()}
-        return Clips(**every)
+        every = {name: np.concatenate(v) for name, v in every.items() if isinstance(v[0], np.ndarray)}
+        return replace(parts[0], **every)
 
 
 def decode(table: pa.Table, image_size: int, truth: bool, sources: bool = False) -> Clips:
@@ -203,6 +204,7 @@ def decode(table: pa.Table, image_size: int, truth: bool, sources: bool = False)
         duration_s=times[1],
         sources=own[0],
         source_label=own[1],
+        preprocessing=(table.schema.metadata or {}).get(HASH_KEY, b"").decode(),
     )
 
 

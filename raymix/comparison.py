@@ -219,9 +219,16 @@ def _part(rows: Sequence[Row], chosen: Sequence[str] | None) -> str:
         name = f"null: {row.system}" if row.null else row.system
         fewer = [f" (n={n})" if (n := row.summary.counts.get(each)) and n < counts[each] else "" for each in metrics]
         cells.append([name, *(cell(row, each, rows) + n for each, n in zip(metrics, fewer, strict=True))])
-    facts = f"protocol {first.protocol}, layout {first.layout}, scenes {first.scenes_hash}"
+    facts = (
+        f"protocol {first.protocol}, layout {first.layout}, scenes {first.scenes_hash}{of_clips(first.preprocessing)}"
+    )
     of = f"{first.scenes} scenes of {first.videos} videos, 95 % intervals by bootstrap over videos"
     return "\n".join([f"{facts}: {of} ({first.resamples} resamples, seed {first.seed})", "", *grid(cells)])
+
+
+def of_clips(preprocessing: str) -> str:
+    """Which clips the scenes are made of, to stand behind the hash of the scenes; nothing where it is unknown."""
+    return preprocessing and f" of clips {preprocessing}"
 
 
 def _open(protocol: str, metric: str) -> bool:

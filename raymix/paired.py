@@ -177,6 +177,7 @@ def _document(settings: Evaluate, parts: list[Part], seed: int) -> dict[str, Any
                 "systems": [first.system, second.system],
                 "protocol": first.protocol,
                 "scenes_hash": first.scenes_hash,
+                "preprocessing": [first.preprocessing, second.preprocessing],
                 "scenes": len(first.ids),
                 "videos": len(set(first.videos)),
                 "metrics": {each.metric: plain(each) for each in found},
@@ -200,6 +201,9 @@ def _markdown(compared: list[str], parts: list[Part], seed: int) -> str:
             means = [f"{each.first:.3f}", f"{each.second:.3f}", f"{each.value:+.3f}"]
             cells.append([each.metric, *means, span, str(each.scenes)])
         lines += ["", f"{facts} ({RESAMPLES} resamples, seed {seed})", "", *grid(cells)]
+        made = first.preprocessing, second.preprocessing
+        if all(made) and len(set(made)) == 2:
+            lines += ["", f"The clips were prepared in two ways, {made[0]} and {made[1]}: a difference may be theirs."]
     if any(each.clear for *_, found in parts for each in found):
         lines += ["", "* the interval does not hold 0"]
     return "\n".join(lines) + "\n"

@@ -1,9 +1,10 @@
 """The scores of each scene as a file: what a mean, an interval or a paired difference is made of.
 
 Parquet, one row for one system on one scene: `system`, `null` (it cannot have listened), `protocol`, `layout`,
-`scenes_hash`, `scene_id`, `video` (the unit of the bootstrap), and a column for each metric, null where a scene has no
-truth for it. `rows:METRIC`, where it is there, is how many rows of the protocol an entry stands for in a mean; a list in
-`pool:NAME` is what a number of the whole set (PxAP, detection AP) needs of a scene, null where the scene does not count.
+`scenes_hash`, `preprocessing` (of the clips), `scene_id`, `video` (the unit of the bootstrap), and a column for each
+metric, null where a scene has no truth for it. `rows:METRIC`, where it is there, is how many rows of the protocol an
+entry stands for in a mean; a list in `pool:NAME` is what a number of the whole set (PxAP, detection AP) needs of a scene,
+null where the scene does not count.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from raymix.storage import get, resolve
 
 FORM = b"raymix.per_scene"
 ROWS, POOL = "rows:", "pool:"
-_FACTS = ("system", "null", "protocol", "layout", "scenes_hash", "scene_id", "video")
+_FACTS = ("system", "null", "protocol", "layout", "scenes_hash", "preprocessing", "scene_id", "video")
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,15 @@ class Scored:
         default_factory=dict
     )  # of those metrics whose entries stand for several rows
     pools: dict[str, Pool] = field(default_factory=dict)
+    preprocessing: str = ""  # of the clips
 
     @staticmethod
     def of(system: str, table: Table, null: bool = False) -> Scored:
         """The columns of a table of `raymix.scoring`."""
         table = Table.merge([table])
         about = (system, null, table.protocol, table.layout, table.scenes_hash, table.ids, table.videos)
-        return Scored(*about, values=dict(table.values), weights=dict(table.weights), pools=dict(table.pools))
+        columns = dict(table.values), dict(table.weights), dict(table.pools)
+        return Scored(*about, *columns, preprocessing=table.preprocessing)
 
 
 def encode(rows: Sequence[Row]) -> bytes:
@@ -61,7 +64,7 @@ def encode(rows: Sequence[Row]) -> bytes:
 
 def _columns(each: Scored) -> pa.Table:
     n = len(each.ids)
-    facts: dict[str, Any] = {name: [getattr(each, name)] * n for name in _FACTS[:5]}
+    facts: dict[str, Any] = {name: [getattr(each, name)] * n for name in _FACTS[:6]}
     facts |= {"scene_id": list(each.ids), "video": list(each.videos)}
     numbers = each.values | {f"{ROWS}{name}": weight_N for name, weight_N in each.weights.items()}
     facts |= {name: pa.array(value_N, from_pandas=True) for name, value_N in numbers.items()}
@@ -84,6 +87,8 @@ def decode(uri: str) -> list[Scored] | None:
         table = pq.read_table(pa.BufferReader(data))
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{uri}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error
+    if "preprocessing" not in table.column_names:  # of an older raymix
+        table = table.append_column("preprocessing", pa.array([""] * table.num_rows))
     columns = {name: np.array(table[name].to_pylist()) for name in _FACTS}
     numbers = [name for name in table.column_names if name not in _FACTS and not name.startswith(POOL)]
     metrics = {name: table[name].to_numpy() for name in numbers}
@@ -101,6 +106,7 @@ def decode(uri: str) -> list[Scored] | None:
             protocol=str(columns["protocol"][here[0]]),
             layout=str(columns["layout"][here[0]]),
             scenes_hash=scenes_hash,
+            preprocessing=str(columns["preprocessing"][here[0]]),
             ids=tuple(columns["scene_id"][here].tolist()),
             videos=tuple(columns["video"][here].tolist()),
             values={k: v for k, v in own.items() if not k.startswith(ROWS) and not np.isnan(v).all()},

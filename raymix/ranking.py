@@ -106,17 +106,13 @@ def document(
 ) -> dict[str, Any]:
     """The content of comparison.json; `run` is any of the studies' own, for what all share."""
     best = next(each.contender for each in entries if each.contender)
-    facts = {
-        layout: {"scenes": len(truth), "scenes_hash": truth.scenes_hash, "canvas": list(truth.canvas)}
-        for layout, truth in bench.truth.items()
-    }
     return {
         **results.stamp(),
         "comparison": name,
         "split": bench.split,
         "protocol": run.evaluation.protocol,
         "prepared": run.dataset.prepared,
-        "layouts": facts,
+        "layouts": {layout: truth.facts() for layout, truth in bench.truth.items()},
         "chance": chance(best, bench.truth["quad"]),
         "settings": dict(settings),
         "systems": _systems(entries),
@@ -214,7 +210,8 @@ def _facts(found: Mapping[str, Any]) -> list[str]:
         how += f" (nulls, and rows of one seed: {bootstrap})"
     budget = ", ".join(f"{key} {value}" for key, value in settings["budget"].items())
     lines = [
-        f"- {found['split']} split, protocol {found['protocol']}, {quad['scenes']} 2x2 scenes {quad['scenes_hash']}; "
+        f"- {found['split']} split, protocol {found['protocol']}, {quad['scenes']} 2x2 scenes {quad['scenes_hash']}"
+        f"{comparison.of_clips(quad['preprocessing'])}; "
         f"blind maps reach a sounding accuracy of {found['chance']:.3f}",
         f"- best checkpoint of each study by {settings['metric']}; {how}",
         f"- budget of each study: {budget}; trials are completed/pruned/failed, summed over seeds like all costs",

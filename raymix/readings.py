@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raymix import benchmark, clip, comparison, predictions, results, spread, submission
-from raymix.comparison import Row, grid
+from raymix.comparison import Row, grid, of_clips
 from raymix.config import BadInput, Evaluate, Run, signature
 from raymix.contenders import Source
 from raymix.engine import writable
@@ -21,7 +21,6 @@ from raymix.protocol import PROTOCOLS, Protocol
 from raymix.protocol import protocol as named
 from raymix.results import TABLE, Report
 from raymix.scene import Scenes
-from raymix.scoreboard import facts
 from raymix.staging import Stage, staged
 from raymix.tables import heading
 from raymix.truth import Truth
@@ -36,6 +35,7 @@ LAYOUTS = (
 SHOWN = "centre box 0.7"  # the null with a column of its own: it covers half of the pixels, as a cut at the median does
 FIELDS = (
     "layout", "protocol", "system", "null", "metric", "value", "low", "high", "scenes", "videos", "scenes_hash",
+    "preprocessing",
 )  # fmt: skip
 
 
@@ -179,7 +179,7 @@ def _document(reading: Reading) -> dict[str, Any]:
         key: [{"system": row.system, "null": row.null, **row.summary.record()} for row in rows]
         for key, rows in reading.rows.items()
     }
-    facts_too = {"stage": reading.stage.record(), "scenes": facts(reading.truth), "notes": reading.notes}
+    facts_too = {"stage": reading.stage.record(), "scenes": reading.truth.facts(), "notes": reading.notes}
     return {**facts_too, "left_out": reading.left_out, "protocols": by_protocol}
 
 
@@ -196,6 +196,7 @@ def _lines(reading: Reading) -> list[dict[str, Any]]:
             "scenes": row.summary.counts[metric],
             "videos": row.summary.videos,
             "scenes_hash": reading.truth.scenes_hash,
+            "preprocessing": reading.truth.preprocessing,
         }
         for key, rows in reading.rows.items()
         for row in rows
@@ -230,7 +231,8 @@ def markdown(reading: Reading) -> str:
         ends = [f"{deaf[SHOWN]:.3f}", f"{deaf[best]:.3f} ({best})"] if deaf else ["", ""]
         cells.append([key, heading(metric), said(how, sources), *values, *ends])
     videos = len({videos[0] for videos in truth.videos})
-    about = f"## {truth.layout}: {len(truth)} scenes of {videos} videos, scenes {truth.scenes_hash}"
+    scenes = f"{truth.scenes_hash}{of_clips(truth.preprocessing)}"
+    about = f"## {truth.layout}: {len(truth)} scenes of {videos} videos, scenes {scenes}"
     notes = [
         "95 % intervals by bootstrap over videos; * the best pairing of maps with sources was taken; † a null system "
         "lies inside the interval, ‡ above it",

@@ -42,6 +42,7 @@ class Scenes:
     has_truth_N: Tensor | None  # bool, every sounding panel has a region
     hash: str  # of layout or pair list, seed, ids, clips, windows, mixing rule and level; not of the frames' size
     labels: list[tuple[str, ...]] | None = None  # the class of each source, '' where it is unknown; for scoring alone
+    preprocessing: str = ""  # hash of the settings that made the clips
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -165,6 +166,7 @@ class _Stage:
             has_truth_N=None if clips.has_truth is None else torch.from_numpy(clips.has_truth[heard_NS].all(1)),
             hash=blake2b(json.dumps(told).encode(), digest_size=8).hexdigest(),
             labels=[tuple(names) for names in label_NS.tolist()],
+            preprocessing=clips.preprocessing,
         )
 
     def _own_sources(self, clips: Clips) -> tuple[np.ndarray, np.ndarray]:

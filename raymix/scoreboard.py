@@ -13,7 +13,6 @@ from typing import Any
 from raymix import comparison, results
 from raymix.comparison import Row
 from raymix.study import Study
-from raymix.truth import Truth
 from raymix.verdict import SAID, Contender, Verdict, aims, chance, twin
 
 TOLERANCE = 1e-6  # of a validation score computed again
@@ -89,7 +88,7 @@ def _bench(reached: Verdict, datasets: Mapping[str, Mapping[str, Any]]) -> dict[
     run, bench = reached.contenders[0].run, reached.bench
     described = datasets[run.dataset.prepared]
     part = described["splits"][bench.split]
-    layouts = {layout: facts(truth) for layout, truth in bench.truth.items()}
+    layouts = {layout: truth.facts() for layout, truth in bench.truth.items()}
     return {
         "dataset": described.get("dataset"),
         "prepared": run.dataset.prepared,
@@ -103,20 +102,6 @@ def _bench(reached: Verdict, datasets: Mapping[str, Mapping[str, Any]]) -> dict[
         "seed": run.evaluation.seed,
         "layouts": layouts,
         "notes": reached.notes,
-    }
-
-
-def facts(truth: Truth) -> dict[str, Any]:
-    """What must be known of the scenes that a number is of."""
-    return {
-        "layout": truth.layout,
-        "scenes_hash": truth.scenes_hash,
-        "scenes": len(truth),
-        "videos": len({video for videos in truth.videos for video in videos}),
-        "scenes_with_regions": int(truth.has_truth_N.sum()),
-        "canvas": list(truth.canvas),
-        "sounding": truth.panels_NS.shape[1],
-        "panels": len(truth.rects_P4),
     }
 
 

@@ -135,7 +135,7 @@ class Shelf:
 
     def take(self, index: np.ndarray) -> Clips:
         """The clips at these positions, in this order."""
-        columns = {
+        columns: dict[str, Any] = {
             name: np.stack(
                 [getattr(self._parts[p], name)[r] for p, r in zip(self._part[index], self._row[index], strict=True)]
             )

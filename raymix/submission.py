@@ -21,7 +21,6 @@ from raymix.predictions import Predictions
 from raymix.protocol import Protocol
 from raymix.protocol import protocol as named
 from raymix.results import PER_SCENE, TABLE, Report
-from raymix.scoreboard import facts
 from raymix.scoring import Table, summarise
 from raymix.sharded import Work
 from raymix.staging import Stage, staged
@@ -148,7 +147,7 @@ class Result:
             "stage": self.stage.record(),
             "dataset": described.get("dataset"),
             "preprocessing": described.get("preprocessing"),
-            "scenes": facts(self.truth),
+            "scenes": self.truth.facts(),
             "systems": [
                 {
                     "system": row.system,

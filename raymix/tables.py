@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raymix.comparison import grid
+from raymix.comparison import grid, of_clips
 from raymix.published import PaperTable, Part
 from raymix.scoring import Summary
 
 PUBLISHED, MEASURED, NULL = "published", "measured", "null"
 FIELDS = (
     "table", "row", "system", "kind", "dataset", "layout", "protocol", "metric", "value", "low", "high", "star", "scenes",
-    "scenes_hash", "note",
+    "videos", "scenes_hash", "preprocessing", "note",
 )  # fmt: skip
 
 
@@ -92,7 +92,9 @@ def _filled(columns: Sequence[Part], own: Sequence[Measured], kind: str) -> list
                 if star or metric in summary:
                     facts = {
                         "scenes": summary.scenes,
+                        "videos": summary.videos,
                         "scenes_hash": summary.scenes_hash,
+                        "preprocessing": summary.preprocessing,
                         "note": each.note,
                         "star": star,
                     }
@@ -138,8 +140,8 @@ def _facts(table: PaperTable, dataset: str, found: Sequence[Mapping[str, Any]]) 
     lines = []
     for part in parts(table, dataset):
         own = [each for each in found if each["layout"] == part.layout and each["kind"] != PUBLISHED]
-        for scenes, hashed in sorted({(each["scenes"], each["scenes_hash"]) for each in own}):
-            lines.append(f"- {part.head}: protocol {part.protocol}, {scenes} scenes {hashed}")
+        of = {(each["scenes"], f"{each['scenes_hash']}{of_clips(each['preprocessing'])}") for each in own}
+        lines += [f"- {part.head}: protocol {part.protocol}, {scenes} scenes {hashed}" for scenes, hashed in sorted(of)]
         if not own:
             lines.append(f"- {part.head}: nothing measured")
     lines.append(

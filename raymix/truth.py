@@ -26,6 +26,7 @@ class Truth:
     has_truth_N: np.ndarray
     scenes_hash: str
     labels: tuple[tuple[str, ...], ...] | None = None  # class of each source, '' where it is unknown
+    preprocessing: str = ""  # hash of the settings that made the clips, '' where it is unknown
 
     def __post_init__(self) -> None:
         n, (s, (y, x)) = len(self.ids), (self.panels_NS.shape[-1], self.canvas)
@@ -54,10 +55,25 @@ class Truth:
         named = getattr(scenes, "labels", None)  # not every maker of scenes knows classes
         labels = None if named is None else tuple(tuple(map(str, each)) for each in named)
         where = scenes.layout, (y, x), panels_NS, rects_P4
-        return Truth(tuple(scenes.ids), videos, *where, masks, known, scenes.hash, labels)
+        made = getattr(scenes, "preprocessing", "")
+        return Truth(tuple(scenes.ids), videos, *where, masks, known, scenes.hash, labels, made)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def facts(self) -> dict[str, Any]:
+        """What must be known of the scenes that a number is of."""
+        return {
+            "layout": self.layout,
+            "scenes_hash": self.scenes_hash,
+            "preprocessing": self.preprocessing,
+            "scenes": len(self),
+            "videos": len({video for videos in self.videos for video in videos}),
+            "scenes_with_regions": int(self.has_truth_N.sum()),
+            "canvas": list(self.canvas),
+            "sounding": self.panels_NS.shape[1],
+            "panels": len(self.rects_P4),
+        }
 
     def take(self, index: np.ndarray) -> Truth:
         """The scenes of these indices; the hash stays that of the set they belong to."""

@@ -159,6 +159,11 @@ def test_one_table_of_the_test_split(
             "high": max(values),
         }
     assert len({rows[kind]["quad"]["scenes_hash"] for rows in both for kind in rows}) == 1
+    described = json.loads((home / "clips/demo/dataset.json").read_text())["preprocessing"]
+    assert {record["preprocessing"] for rows in both for kind in rows.values() for record in kind.values()} == {
+        described
+    }
+    assert found["layouts"]["pair"]["preprocessing"] == described and f" of clips {described}; blind" in table
     assert {each["trial"] for each in found["studies"]} == {1}  # the best one
     rows = [text for text in table.splitlines() if text.startswith("| ")]
     assert len({len(text) for text in rows}) == 1 and rows[1].startswith("| cycle ")

@@ -113,7 +113,9 @@ def test_scores_json_is_whole(tested: tuple[door.Report, list[str]], home: Path,
     assert bench["layouts"]["quad"]["canvas"] == [128, 128] and bench["layouts"]["pair"]["scenes_with_regions"] == 10
     for system in scores["systems"]:
         for layout, summary in system["layouts"].items():
-            assert summary["scenes_hash"] == bench["layouts"][layout]["scenes_hash"]
+            for name in ("scenes_hash", "preprocessing", "scenes"):
+                assert summary[name] == bench["layouts"][layout][name]
+            assert summary["preprocessing"] == described["preprocessing"]
             for interval in summary["metrics"].values():
                 assert interval["low"] <= interval["value"] <= interval["high"]
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from test_submission import asked, home, truth_of
 
-from raymix import per_scene
+from raymix import clip, per_scene
 from raymix.comparison import Row
 from raymix.evaluate import evaluate
 from raymix.metrics import resamples_of
@@ -104,3 +106,20 @@ def test_weights_and_pools_come_back_from_the_file(home: Path, tmp_path: Path) -
         own_differences = differences(first, own)
         assert own_differences and all((each.value, each.low, each.high) == (0, 0, 0) for each in own_differences)
         assert all(isinstance(each, Difference) for each in own_differences)
+
+
+def test_clips_that_were_prepared_in_two_ways(home: Path, tmp_path: Path) -> None:
+    truth, other = truth_of(asked(home)), tmp_path / "other"
+    shutil.copytree(home / "clips/toy", other)
+    rows = pq.read_table(other / "test-0.parquet")
+    pq.write_table(rows.replace_schema_metadata(clip.schema("beef").metadata), other / "test-0.parquet")
+    file, folders = noisy(truth, tmp_path / "a.parquet", 0.3, 1), [f"{tmp_path}/{name}" for name in "ab"]
+    for folder, prepared in zip(folders, (f"{home}/clips/toy", str(other)), strict=True):
+        evaluate(asked(home, predictions=file, prepared=prepared, output=folder), lambda line: None)
+    report = evaluate(asked(home, compare=folders), (lines := []).append)
+    assert report.scores["layouts"]["hconcat"]["preprocessing"] == ["cafe", "beef"]
+    assert "prepared in two ways, cafe and beef" in "".join(map(str, lines))
+    older = pq.read_table(file := f"{folders[0]}/per_scene.parquet").drop_columns(["preprocessing"])
+    pq.write_table(older, file)  # as raymix wrote it before: what is not known is not told
+    evaluate(asked(home, compare=folders), (lines := []).append)
+    assert "two ways" not in "".join(map(str, lines))

@@ -35,9 +35,15 @@ def test_every_protocol_reads_a_file_as_it_would_alone(home: Path, tmp_path: Pat
             assert own["system"] == other["system"] and own["layouts"]["hconcat"]["metrics"] == other["metrics"], name
     rows = list(csv.DictReader((tmp_path / "out" / CSV).open()))
     mine = {(row["protocol"], row["metric"]): float(row["value"]) for row in rows if row["system"] == "mine"}
+    assert {(row["scenes_hash"], row["preprocessing"]) for row in rows} == {(truth.scenes_hash, "cafe")}
     assert mine["raymix-1", "ciou@0.5"] == 1 > mine["sslalign", "ciou@0.5"]  # two of its names are exchanged
     table = (tmp_path / "out/table.md").read_text()
-    assert table in lines and table.count("\n| ") == 15 and "| null: centre box 0.7 " in table
+    assert (
+        table in lines
+        and f"scenes {truth.scenes_hash} of clips cafe" in table
+        and table.count("\n| ") == 15
+        and "| null: centre box 0.7 " in table
+    )
     assert "not for such scenes: mixloc-single, dsol-solo" in table
 
 

@@ -132,6 +132,7 @@ def _table(
         map_NS=np.concatenate([part.map_NS for part in parts]),
         weights={name: np.concatenate([part.weights[name] for part in parts]) for name in first.weights},
         pools=pools,
+        preprocessing=truth.preprocessing,
     )
 
 

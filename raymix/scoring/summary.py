@@ -36,6 +36,7 @@ class Table:
     map_NS: np.ndarray  # which map that is, -1 for none; with one source the mean of all maps serves, and this is 0
     weights: dict[str, np.ndarray] = field(default_factory=dict)
     pools: dict[str, Pool] = field(default_factory=dict)
+    preprocessing: str = ""
 
     def mean(self, name: str) -> float:
         """The mean of a metric over the rows that its scenes stand for; NaN where no scene has it."""
@@ -53,7 +54,7 @@ class Table:
         """One table from shards of one set of scenes, each scene once, ordered by id; ValueError if they differ."""
         first = tables[0]
         for other in tables[1:]:
-            for name in ("protocol", "layout", "scenes_hash"):
+            for name in ("protocol", "layout", "scenes_hash", "preprocessing"):
                 if getattr(other, name) != getattr(first, name):
                     raise ValueError(f"tables differ in {name}: {getattr(first, name)!r} and {getattr(other, name)!r}")
         ids = np.array([each for table in tables for each in table.ids])
@@ -101,6 +102,7 @@ class Summary(Mapping[str, Interval]):
     seed: int
     intervals: dict[str, Interval]
     counts: dict[str, int]  # of the scenes in each mean: its denominator
+    preprocessing: str = ""
 
     def __getitem__(self, metric: str) -> Interval:
         return self.intervals[metric]
@@ -113,7 +115,7 @@ class Summary(Mapping[str, Interval]):
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        facts = ("protocol", "layout", "scenes_hash", "scenes", "videos", "resamples", "seed")
+        facts = ("protocol", "layout", "scenes_hash", "preprocessing", "scenes", "videos", "resamples", "seed")
         metrics = {name: each.record() | {"scenes": self.counts[name]} for name, each in self.items()}
         return {name: getattr(self, name) for name in facts} | {"metrics": metrics}
 
@@ -141,6 +143,7 @@ def summarise(table: Table, seed: int = 0, resamples: int = 2000) -> Summary:
         seed=seed,
         intervals=intervals,
         counts={name: counts[name] for name in intervals},
+        preprocessing=table.preprocessing,
     )
 
 
