@@ -15,7 +15,18 @@ from typing import Any
 
 import torch
 
-from raymix import benchmark, clip, exhibits, paired, per_scene, readings, results, scene_files, submission, verdict
+from raymix import (
+    benchmark,
+    clip_files,
+    exhibits,
+    paired,
+    per_scene,
+    readings,
+    results,
+    scene_files,
+    submission,
+    verdict,
+)
 from raymix.asking import OF_SCENES, as_lists, refuse_unread
 from raymix.config import BadInput, Evaluate, from_plain, signature
 from raymix.contenders import Source, choose
@@ -113,7 +124,7 @@ def last_word(settings: Evaluate, echo: Echo = print) -> Report:
             key = repr((Bench.key(each.run), each.run.evaluation.protocol, _count(settings, each)))
             groups.setdefault(key, []).append(each)
         writable(folder)  # known before an hour of scoring, not after
-        facts = {each.run.dataset.prepared: clip.describe(each.run.dataset.prepared) for each in contenders}
+        facts = {each.run.dataset.prepared: clip_files.describe(each.run.dataset.prepared) for each in contenders}
     verdicts: list[Verdict] = []
     recomputed: dict[str, dict[str, float]] = {}
     for group in groups.values():

@@ -15,7 +15,7 @@ import numpy as np
 import ray
 import torch
 
-from raymix import checkpoint, clip
+from raymix import checkpoint, clip_files
 from raymix.config import Run, from_plain
 from raymix.methods import Maps, Method, from_run
 from raymix.protocol import protocol as named
@@ -45,7 +45,7 @@ class Bench:
     @staticmethod
     def open(run: Run, split: str, count: int) -> Bench:
         """Compose `count` scenes of each layout (fewer where the split is too small for more)."""
-        clips = clip.read(run.dataset.prepared, split, run.encoder.image_size, truth=True)
+        clips = clip_files.read(run.dataset.prepared, split, run.encoder.image_size, truth=True)
         m, seed = run.mixture, run.evaluation.seed
         scenes = {
             name: compose(clips, layout=layout, count=count, seed=seed, seconds=m.seconds, rule=m.rule, level=m.level)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from pyarrow import fs
 
-from raymix import clip
+from raymix import clip_files
 from raymix.contact_sheets import Shown, png, sheet, where
 from raymix.datasets import card, manifest
 from raymix.datasets.card import Section
@@ -132,9 +132,9 @@ def _open(directory: str) -> Prepared:
 
 def _survey(directory: str, split: str) -> Survey:
     filesystem, survey = resolve(directory)[0], Survey()
-    for path in clip.shards(directory, split):
+    for path in clip_files.shards(directory, split):
         at = ((group, row) for group, size in enumerate(_sizes(filesystem, path)) for row in range(size))
-        table = clip.usable(filesystem, path, LIGHT)
+        table = clip_files.usable(filesystem, path, LIGHT)
         for (group, row), known in zip(at, table.to_pylist(), strict=True):  # every row of a shard is usable
             areas = tuple(_noted(survey, region) for region in known["regions"] or ())
             names = frozenset((known["video"], known["group"]))

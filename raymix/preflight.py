@@ -6,7 +6,7 @@ refusal is BadInput in one line; nothing is written, and Ray does not run yet.
 
 from __future__ import annotations
 
-from raymix import clip, session
+from raymix import clip_files, session
 from raymix.config import BadInput, Run, nearest
 from raymix.protocol import PROTOCOLS
 from raymix.room import room
@@ -59,7 +59,7 @@ def _frames(run: Run) -> None:
     from raymix.methods import needs
 
     directory, wanted = run.dataset.prepared, needs(run).frames
-    stored = clip.read(directory, "train", 16, truth=False, labels=False, limit=1).frames.shape[1]
+    stored = clip_files.read(directory, "train", 16, truth=False, labels=False, limit=1).frames.shape[1]
     if stored < wanted:
         raise BadInput(
             f"method={run.method['name']}: needs {wanted} frames of each clip, {directory} has {stored}; prepare it with "
@@ -71,7 +71,7 @@ def clips(run: Run) -> None:
     """BadInput where the prepared clips cannot be read, or are too few to train on or to make scenes of."""
     directory, batch, k = run.dataset.prepared, run.fit.batch, run.mixture.k
     _frames(run)
-    training, validation = clip.videos(directory, "train"), clip.videos(directory, "val")
+    training, validation = clip_files.videos(directory, "train"), clip_files.videos(directory, "val")
     if len(training) < batch:
         raise BadInput(f"fit.batch={batch}: more than the {len(training)} training clips in {directory}")
     if len(set(training)) < k:
@@ -82,7 +82,7 @@ def clips(run: Run) -> None:
             f"scenes are made of {PANELS} different ones"
         )
     if run.study.metric not in metrics(run.evaluation.protocol)[:LABEL_FREE]:
-        known = clip.read(directory, "val", 16, truth=True, limit=LOOKED_AT).has_truth
+        known = clip_files.read(directory, "val", 16, truth=True, limit=LOOKED_AT).has_truth
         if known is None or not known.any():
             raise BadInput(
                 f"study.metric={run.study.metric}: needs regions, and {directory} has none for its val split"

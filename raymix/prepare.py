@@ -19,7 +19,8 @@ from typing import Any
 from pyarrow import fs
 
 from raymix import importing, inspection, scene_lists, session
-from raymix.clip import SCHEMA_VERSION, describe
+from raymix.clip import SCHEMA_VERSION
+from raymix.clip_files import describe
 from raymix.config import Dataset, Prepare, nearest
 from raymix.datasets import DATASETS, OPTIONAL, faces, folder, leaks, published_lists, shards
 from raymix.door import Nothing, enter, refusing

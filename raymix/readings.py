@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raymix import benchmark, clip, comparison, predictions, results, spread, submission
+from raymix import benchmark, clip_files, comparison, predictions, results, spread, submission
 from raymix.comparison import Row, grid, of_clips
 from raymix.config import BadInput, Evaluate, Run, signature
 from raymix.contenders import Source
@@ -158,7 +158,7 @@ def _write(folder: str, title: str, source: dict[str, Any], readings: list[Readi
     writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
-    described = clip.describe(readings[0].stage.prepared)
+    described = clip_files.describe(readings[0].stage.prepared)
     scores = {
         **results.stamp(),
         "split": readings[0].stage.split,

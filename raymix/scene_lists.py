@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from raymix import clip, pair_list
+from raymix import clip_files, pair_list
 from raymix.casting import tag
 from raymix.clip import Clips
 from raymix.datasets import card
@@ -124,8 +124,8 @@ def cast(directory: str, split: str, sources: bool = False) -> Clips:
     """
     wanted = [*COLUMNS, "regions"] if sources else COLUMNS
     filesystem, parts = resolve(directory)[0], list[Clips]()
-    for path in clip.shards(directory, split):
-        table = clip.usable(filesystem, path, wanted)
+    for path in clip_files.shards(directory, split):
+        table = clip_files.usable(filesystem, path, wanted)
         parts += [_names(table.slice(at, CHUNK), sources) for at in range(0, table.num_rows, CHUNK)]
     if not parts:
         raise ValueError(f"{directory}: split '{split}' holds no clips to make scenes of")

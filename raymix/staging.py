@@ -10,7 +10,7 @@ from typing import Any
 
 from pyarrow import fs
 
-from raymix import clip, pair_list
+from raymix import clip_files, pair_list
 from raymix.clip import Clips
 from raymix.config import BadInput, Evaluate, Run
 from raymix.layout import arrange
@@ -48,7 +48,7 @@ class Stage:
     def clips(self, limit: int | None = None) -> Clips:
         """The clips that the scenes are made of, with their truth; at most `limit`."""
         natural = self.layout == "natural"
-        return clip.read(self.prepared, self.split, self.image_size, truth=True, sources=natural, limit=limit)
+        return clip_files.read(self.prepared, self.split, self.image_size, truth=True, sources=natural, limit=limit)
 
     def compose(self, clips: Clips) -> Scenes:
         """The scenes; ValueError where the clips, or the list, do not give them."""

@@ -24,7 +24,7 @@ import ray
 import ray.data
 import torch
 
-from raymix import clip
+from raymix import clip, clip_files
 from raymix.clip import Clips
 from raymix.config import BadInput, Run
 from raymix.methods import Examples, needs
@@ -55,7 +55,7 @@ def read(run: Run) -> ray.data.Dataset:
     """
     directory, size, labels = run.dataset.prepared, run.encoder.image_size, needs(run).labels
     filesystem, _ = resolve(directory)
-    paths = clip.shards(directory, "train")
+    paths = clip_files.shards(directory, "train")
     wanted = clip.columns(truth=False, labels=labels)
     brought = [name for name in COLUMNS if labels or name != "label"]
 
@@ -73,12 +73,12 @@ def _column(values: np.ndarray) -> np.ndarray:
 
 def open_source(run: Run) -> Source:
     """Decide between cache and stream (`data.cache`), and fill the cache; BadInput where `on` cannot hold the clips."""
-    described = clip.describe(run.dataset.prepared)
+    described = clip_files.describe(run.dataset.prepared)
     count = int(described["splits"]["train"]["clips"])
     if count < run.fit.batch:
         raise BadInput(f"fit.batch={run.fit.batch}: more than the {count} training clips in {run.dataset.prepared}")
     size = run.encoder.image_size
-    one = clip.read(run.dataset.prepared, "train", size, truth=False, labels=False, limit=1)
+    one = clip_files.read(run.dataset.prepared, "train", size, truth=False, labels=False, limit=1)
     nbytes = count * (one.frames.nbytes + one.stft.nbytes)
     store = _smallest_store()  # every node that has workers gets a copy of its own
     share = nbytes / store if store else 1.0

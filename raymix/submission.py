@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from raymix import clip, comparison, per_scene, predictions, results, sharded, spread
+from raymix import clip_files, comparison, per_scene, predictions, results, sharded, spread
 from raymix.comparison import Row
 from raymix.config import BadInput, Evaluate, Run, nearest, signature
 from raymix.engine import writable
@@ -138,7 +138,7 @@ class Result:
 
     def document(self) -> dict[str, Any]:
         """The content of scores.json."""
-        described = clip.describe(self.stage.prepared)
+        described = clip_files.describe(self.stage.prepared)
         return {
             **results.stamp(),
             "split": self.stage.split,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from raymix import clip, comparison, figures
+from raymix import clip_files, comparison, figures
 from raymix.comparison import Named, Row
 from raymix.config import Run
 from raymix.evaluator import LABEL_FREE, LAYOUTS, Bench, localise, predict
@@ -216,7 +216,9 @@ def _mean_training_maps(best: Contender, device: str, notes: list[str]) -> dict[
     run, found = best.run, {}
     m, seed = run.mixture, run.evaluation.seed
     try:
-        clips = clip.read(run.dataset.prepared, "train", run.encoder.image_size, truth=False, limit=TRAINING_CLIPS)
+        clips = clip_files.read(
+            run.dataset.prepared, "train", run.encoder.image_size, truth=False, limit=TRAINING_CLIPS
+        )
         for layout, called in LAYOUTS.items():
             count = TRAINING_CLIPS // len(_PANELS.get(called, ("all",)))  # so that each layout shows as many clips
             scenes = compose(

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from raymix import clip
+from raymix import clip, clip_files
 from raymix.clip import Clip, Clips, Region
 
 
@@ -46,7 +46,7 @@ def prepared(folder: Path, rows: pa.Table, split: str = "train") -> Path:
 
 def test_a_row_comes_back_as_it_went_in(tmp_path: Path) -> None:
     one = make()
-    found = clip.read(str(prepared(tmp_path, table(one, make(1)))), "train", 48, truth=False)
+    found = clip_files.read(str(prepared(tmp_path, table(one, make(1)))), "train", 48, truth=False)
     assert len(found) == 2 and list(found.clip_id) == ["folder:a/v0.mp4:0", "folder:a/v1.mp4:0"]
     assert found.label[0] == "a" and found.video[1] == "a/v1.mp4" and found.masks is None
     assert found.frames.shape == (2, 1, 48, 48, 3) and found.stft.shape == (2, 201, 81, 2)
@@ -137,8 +137,8 @@ def test_take_and_concat() -> None:
 
 def test_limit_and_rows_that_are_not_ok(tmp_path: Path) -> None:
     folder = str(prepared(tmp_path, table(*(make(n) for n in range(4)), make(9, status="missing"))))
-    assert len(clip.read(folder, "train", 16, truth=False)) == 4
-    assert len(clip.read(folder, "train", 16, truth=False, limit=3)) == 3
+    assert len(clip_files.read(folder, "train", 16, truth=False)) == 4
+    assert len(clip_files.read(folder, "train", 16, truth=False, limit=3)) == 3
 
 
 def test_rows_of_several_lengths_are_refused() -> None:
@@ -161,15 +161,15 @@ def test_what_is_no_dataset_is_refused_in_one_line(tmp_path: Path, change, messa
     prepared(tmp_path, table(make()))
     change(tmp_path)
     with pytest.raises(ValueError, match=message) as caught:
-        clip.read(str(tmp_path), "train", 16, truth=False)
+        clip_files.read(str(tmp_path), "train", 16, truth=False)
     assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_split_and_another_schema_version_are_named(tmp_path: Path) -> None:
     folder = prepared(tmp_path, table(make()))
     with pytest.raises(ValueError, match="no split 'test', it has train"):
-        clip.read(str(folder), "test", 16, truth=False)
+        clip_files.read(str(folder), "test", 16, truth=False)
     older = table(make()).replace_schema_metadata({clip.VERSION_KEY: b"0"})
     pq.write_table(older, folder / "train-00000.parquet")
     with pytest.raises(ValueError, match="schema version 0"):
-        clip.read(str(folder), "train", 16, truth=False)
+        clip_files.read(str(folder), "train", 16, truth=False)

@@ -12,7 +12,7 @@ import torch
 from ranks import on_ranks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from raymix import clip
+from raymix import clip_files
 from raymix.config import Fit, Run
 from raymix.distributed import wrap
 from raymix.fit import CHECK_EVERY, Clock, TrialFailed, adam, fit, resume, training_state
@@ -32,7 +32,7 @@ def small(home: Path, **fit_settings: Any) -> Run:
 
 
 def loader(run: Run, rank: int = 0, world: int = 1) -> Loader:
-    clips = clip.read(run.dataset.prepared, "train", run.encoder.image_size, truth=False, labels=False)
+    clips = clip_files.read(run.dataset.prepared, "train", run.encoder.image_size, truth=False, labels=False)
     return Loader(Source((), len(clips), 0, ""), None, rank, world, Shelf([clips]))
 
 

@@ -15,7 +15,7 @@ FLOORS: dict[str, int] = {
     "config": 1, "spectrogram": 1, "walk": 1, "metrics": 1, "storage": 1, "expression": 1, "study": 1, "room": 2, "lock": 2,
     "encoders": 2, "rules": 2, "ledger": 2, "checkpoint": 2, "clip": 2, "protocol": 2, "space": 2, "truth": 2, "door": 2,
     "distributed": 2, "precision": 2, "crew": 1,
-    "search_space": 3, "sampler": 3, "mixture": 3, "datasets": 3, "scene": 4,
+    "search_space": 3, "sampler": 3, "mixture": 3, "clip_files": 3, "datasets": 4, "scene": 4,
     "methods": 5, "scoring": 5,
     "comparison": 6, "published": 1, "gallery": 7, "paths": 7, "tables": 7, "figures": 6, "watch": 6, "fit": 6,
     "stream": 7, "evaluator": 7, "session": 7, "mailbox": 7, "nodes": 7, "verdict": 8, "preflight": 8,
@@ -23,7 +23,7 @@ FLOORS: dict[str, int] = {
     "trial": 10, "upload": 10,
     "layout": 1, "region": 1, "casting": 2, "results": 2, "pair_list": 3, "predictions": 3, "staging": 5, "scene_files": 6,
     "per_scene": 7, "sharded": 7, "spread": 8, "contenders": 9, "submission": 12, "paired": 13, "benchmark": 13, "exhibits": 13,
-    "readings": 14, "asking": 2, "engine": 11, "scene_lists": 4, "contact_sheets": 7, "inspection": 8,
+    "readings": 14, "asking": 2, "engine": 11, "scene_lists": 5, "contact_sheets": 7, "inspection": 8,
     "importing": 11, "prepare": 12, "forecast": 13, "leaderboard": 12, "evaluate": 15, "tune": 16, "train": 17, "compare": 17,
 }  # fmt: skip
 RAY = {

@@ -17,7 +17,7 @@ import pytest
 from films import film
 from PIL import Image
 
-from raymix import clip, contact_sheets, inspection, pair_list, scene_lists
+from raymix import clip_files, contact_sheets, inspection, pair_list, scene_lists
 from raymix import prepare as door
 from raymix.config import Dataset, Prepare
 from raymix.datasets import card, leaks, manifest
@@ -75,7 +75,7 @@ def copy(boxed: Dataset, tmp_path: Path) -> str:
 
 def test_the_card_counts_what_is_there(boxed: Dataset) -> None:
     text = Path(boxed.prepared, "README.md").read_text()
-    clips = {split: clip.read(boxed.prepared, split, 16, truth=True) for split in ("train", "test")}
+    clips = {split: clip_files.read(boxed.prepared, split, 16, truth=True) for split in ("train", "test")}
     for split, found in clips.items():
         videos, hours = len(set(found.video)), f"{len(found) / 3600:.4f}"
         assert f"| {split} | {len(found)} | {hours} | {int(found.has_truth.sum())} | {videos} | " in text
@@ -83,7 +83,7 @@ def test_the_card_counts_what_is_there(boxed: Dataset) -> None:
             counts = {each: int((of.label == name).sum()) for each, of in clips.items()}
             assert f"| {name} | {counts['train']} | 0 | {counts['test']} | {sum(counts.values())} |" in text
     assert "11 ids: 10 ok, 1 corrupt." in text and r"| guitar/broken \| 1.mp4 |" in text
-    facts = clip.describe(boxed.prepared)
+    facts = clip_files.describe(boxed.prepared)
     assert f"`{facts['preprocessing']}`" in text and "| dataset.clip_seconds | 1.0 |" in text
     assert "by a seeded hash" not in text and facts["settings"]["splits"] in text  # the splits are those of a list
     assert "None found." in text and facts["leaks"] == 0
@@ -159,7 +159,7 @@ def test_a_page_of_contact_sheets(boxed: Dataset, tmp_path: Path) -> None:
         image = np.asarray(Image.open(tmp_path / "look" / name).convert("RGB"))
         assert image.std() > 20 and min(image.shape[:2]) > 100
     assert "11 ids: 10 ok, 1 corrupt." in page.text and str(tmp_path / "look/index.html") in lines[-1]
-    facts = clip.describe(boxed.prepared)
+    facts = clip_files.describe(boxed.prepared)
     for split in ("train", "test"):
         count = facts["splits"][split]["clips"]
         assert f"{split}: 3 of {count} clips by chance (seed 0)" in page.text
@@ -271,7 +271,7 @@ def test_a_list_has_the_scenes_that_are_drawn(copy: str, layout: str) -> None:
     made = scene_lists.write(copy, Wanted([layout], count=5, seed=3), quiet)[0]
     name, sources = scene_lists.parted(layout)
     pairs = pair_list.read(f"{copy}/scenes/{made['file']}")
-    clips = clip.read(copy, "test", 32, truth=True, sources=name == "natural")
+    clips = clip_files.read(copy, "test", 32, truth=True, sources=name == "natural")
     listed = compose_list(clips, pairs, seconds=0.5)
     drawn = compose(clips, layout=name, sources=sources, count=5, seed=3, seconds=0.5)
     heard = drawn.panels_NS.shape[1]
@@ -299,7 +299,7 @@ def test_lists_are_the_same_bytes_again_and_stay_beside_others(copy: str) -> Non
 
 
 def test_a_given_list_keeps_its_scenes_and_names_those_that_lack_a_clip(copy: str, tmp_path: Path) -> None:
-    test = sorted(set(clip.videos(copy, "test")))
+    test = sorted(set(clip_files.videos(copy, "test")))
     rows = [(test[0], test[1]), (test[2], "gone"), (test[1], test[2])]
     file = tmp_path / "duets.csv"
     file.write_text("scene_id,layout,place,video,time_s\n" + "".join(
@@ -310,7 +310,7 @@ def test_a_given_list_keeps_its_scenes_and_names_those_that_lack_a_clip(copy: st
     assert (made["scenes"], made["missing"], made["of"]["scenes"]) == (2, 1, 3) and "1 without their clips" in lines[0]
     kept = pair_list.read(f"{copy}/scenes/test-duets.parquet")
     assert kept.ids == ["s0", "s2"] and kept.hash == made["hash"]
-    clips = clip.read(copy, "test", 32, truth=False)
+    clips = clip_files.read(copy, "test", 32, truth=False)
     assert clips.video[kept.find(clips)].tolist() == [[test[0], test[1]], [test[1], test[2]]]
     gone = rows_of(Path(copy, "scenes/test-duets-missing.csv"))
     assert [each["scene_id"] for each in gone] == ["s1"] and "gone" in gone[0]["reason"]

@@ -17,7 +17,7 @@ import pytest
 from films import film
 from PIL import Image
 
-from raymix import clip, scene
+from raymix import clip_files, scene
 from raymix.config import Dataset, Encoder, Run
 from raymix.datasets import music, music_boxes
 from raymix.exhibits import Hall, Shown
@@ -258,7 +258,7 @@ def test_what_was_taken_apart(made) -> None:
 def test_duets_are_natural_scenes(raw: Path) -> None:
     out = raw / "duet-clips"
     prepare(settings(raw, prepared=str(out), root=str(raw / "duets"), subset="duet"), echo=lambda line: None)
-    clips = clip.read(str(out), "test", 64, truth=True, sources=True)
+    clips = clip_files.read(str(out), "test", 64, truth=True, sources=True)
     assert len(clips) == 2 and set(clips.video) == {DUET}
     scenes = scene.compose(clips, layout="natural", count=8, seed=0)
     assert scenes.labels == [("acoustic_guitar", "cello")]

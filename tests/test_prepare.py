@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from films import film, turned
 
-from raymix import clip, importing
+from raymix import clip, clip_files, importing
 from raymix.config import Dataset
 from raymix.datasets import folder, shards
 from raymix.datasets.source import STATUSES
@@ -99,7 +99,7 @@ def test_one_bad_file_never_stops_the_others(tmp_path: Path, trouble: Path) -> N
     )
     assert (rows["good/telephone.mp4"]["width"], rows["good/telephone.mp4"]["height"]) == (48, 64)
     assert report.clips == {"train": 18, "val": 0, "test": 0} and report.statuses["ok"] == 6 and report.fresh
-    found = clip.read(chosen.prepared, "train", 32, truth=False)
+    found = clip_files.read(chosen.prepared, "train", 32, truth=False)
     assert (
         len(found) == 18
         and found.stft.shape == (18, 201, 81, 2)
@@ -136,7 +136,7 @@ def test_other_settings_are_refused_with_the_difference(tmp_path: Path) -> None:
     assert not prepare(dataclasses.replace(chosen, videos=100), quiet).fresh  # a setting of the demo alone
     again = prepare(dataclasses.replace(chosen, clip_seconds=0.5, stride_seconds=0.5, overwrite=True), quiet)
     assert again.fresh and again.clips["train"] == 4
-    assert clip.read(chosen.prepared, "train", 16, truth=False).stft.shape == (4, 101, 81, 2)
+    assert clip_files.read(chosen.prepared, "train", 16, truth=False).stft.shape == (4, 101, 81, 2)
 
 
 def test_it_goes_on_where_it_stopped_and_the_bytes_are_the_same(
@@ -159,7 +159,7 @@ def test_it_goes_on_where_it_stopped_and_the_bytes_are_the_same(
     with pytest.raises(KeyboardInterrupt):
         prepare(chosen, quiet)
     with pytest.raises(ValueError, match="no prepared dataset"):
-        clip.read(chosen.prepared, "train", 16, truth=False)
+        clip_files.read(chosen.prepared, "train", 16, truth=False)
     lines: list[str] = []
     prepare(chosen, lines.append)
     assert "4 of them done before" in lines[0]
@@ -181,7 +181,7 @@ def test_rows_per_file_and_row_groups(tmp_path: Path, monkeypatch: pytest.Monkey
     assert first.metadata.row_group(0).column(0).compression == "ZSTD"
     facts = json.loads((Path(chosen.prepared) / "dataset.json").read_text())
     assert first.schema_arrow.metadata[clip.HASH_KEY].decode() == facts["preprocessing"]
-    found = list(clip.read(chosen.prepared, "train", 16, truth=False).clip_id)
+    found = list(clip_files.read(chosen.prepared, "train", 16, truth=False).clip_id)
     assert sorted(found) == [f"folder:x.mp4:{1000 * start}" for start in range(8)] != found
 
 
@@ -191,7 +191,7 @@ def test_the_rows_of_a_shard_are_shuffled(tmp_path: Path) -> None:
         (tmp_path / "in" / f"{number}.mp4").write_bytes(whole.read_bytes())
     chosen = settings(tmp_path, rows_per_file=18)
     prepare(chosen, quiet)
-    found = clip.read(chosen.prepared, "train", 16, truth=False)
+    found = clip_files.read(chosen.prepared, "train", 16, truth=False)
     assert len(set(found.clip_id)) == 36
     changes = int((found.video[1:] != found.video[:-1]).sum())
     assert changes >= 20  # 5 in the order of the files, 29 on average in a random one
@@ -280,14 +280,14 @@ def test_the_demo_goes_the_same_way(tmp_path: Path) -> None:
     )  # fmt: skip
     report = prepare(chosen, quiet)
     assert sum(report.clips.values()) == 24 and report.statuses == {"ok": 12}
-    found = clip.read(chosen.prepared, "train", 32, truth=True)
+    found = clip_files.read(chosen.prepared, "train", 32, truth=True)
     assert (
         found.has_truth is not None
         and found.has_truth.all()
         and set(found.label) <= {"bell", "drum", "flute", "strings"}
     )
     assert found.masks is not None and 0.08 < found.masks.mean() < 0.4
-    videos = [set(clip.read(chosen.prepared, split, 16, truth=False).video) for split in clip.SPLITS]
+    videos = [set(clip_files.read(chosen.prepared, split, 16, truth=False).video) for split in clip.SPLITS]
     assert sum(map(len, videos)) == len(set.union(*videos)) == 12
     assert not prepare(chosen, quiet).fresh
 
@@ -360,12 +360,12 @@ def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(tmp_path: Pat
     assert "no room left to write" in done.stderr and "the same command goes on" in done.stderr
     assert not list((tmp_path / "out").glob("[!.]*")) and not list(tmp_path.rglob("*.tmp"))
     with pytest.raises(ValueError, match="no prepared dataset"):
-        clip.describe(str(tmp_path / "out"))
+        clip_files.describe(str(tmp_path / "out"))
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.arrow")}
     assert before  # what is read is kept
     done = run(100_000_000)
     assert done.returncode == 0 and not (tmp_path / "out" / ".parts").exists(), done.stderr
-    assert clip.describe(str(tmp_path / "out"))["splits"]["train"]["clips"] == 24
+    assert clip_files.describe(str(tmp_path / "out"))["splits"]["train"]["clips"] == 24
 
 
 def test_after_a_kill_only_what_was_at_hand_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

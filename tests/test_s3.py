@@ -23,7 +23,7 @@ from conftest import SMALL
 from pyarrow import fs
 from store import Store
 
-from raymix import checkpoint, clip, door, leaderboard, storage
+from raymix import checkpoint, clip_files, door, leaderboard, storage
 from raymix.checkpoint import Torn
 from raymix.config import Dataset, Evaluate
 from raymix.datasets import demo, folder
@@ -224,7 +224,7 @@ def test_the_demo_there_is_the_demo_here(s3: str, tmp_path: Path) -> None:
         assert prepare(settings, echo=lambda line: None).fresh
         assert not prepare(settings, echo=lambda line: None).fresh
         filesystem, root = resolve(settings.prepared)
-        names = [Path(path).name for path in clip.shards(settings.prepared, "train")]
+        names = [Path(path).name for path in clip_files.shards(settings.prepared, "train")]
         made[home] = [pq.read_table(f"{root}/{name}", filesystem=filesystem) for name in names]
     assert made[s3] == made[str(tmp_path)] and made[s3]
     there = Dataset(name="folder", root=f"{s3}/videos", classes="parent", clip_seconds=2.0, stride_seconds=2.0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_fit import loader, small
 
-from raymix import clip
+from raymix import clip, clip_files
 from raymix.config import BadInput
 from raymix.stream import Loader, Shelf, _ahead, open_source, read
 
@@ -32,7 +32,7 @@ def test_streaming_gives_the_same_clips_without_labels(demo: Path, ray_session: 
     run.data.cache = "off"
     assert open_source(run).parts == ()
     rows = read(run).take_all()
-    clips = clip.read(run.dataset.prepared, "train", 64, truth=False, labels=False)
+    clips = clip_files.read(run.dataset.prepared, "train", 64, truth=False, labels=False)
     assert sorted(row["clip_id"] for row in rows) == sorted(clips.clip_id)
     assert set(rows[0]) == {"clip_id", "video", "group", "frames", "stft"}
 
@@ -51,7 +51,7 @@ class Shard:
 
 def test_a_stream_is_mixed_by_the_same_rules(demo: Path) -> None:
     run = small(demo)
-    clips = clip.read(run.dataset.prepared, "train", 64, truth=False, labels=False)
+    clips = clip_files.read(run.dataset.prepared, "train", 64, truth=False, labels=False)
     streamed = Loader(type(loader(run)._source)((), len(clips), 0, ""), Shard(clips), 0, 1)
     mixtures = list(streamed.epoch(run, 1))
     assert len(mixtures) >= len(clips) // run.fit.batch - 1
@@ -69,7 +69,7 @@ def test_a_batch_larger_than_the_data_is_refused(demo: Path, ray_session: None) 
 
 
 def test_a_shelf_has_one_order_whatever_the_parts(demo: Path) -> None:
-    clips = clip.read(str(demo / "clips/demo"), "train", 64, truth=False, labels=False)
+    clips = clip_files.read(str(demo / "clips/demo"), "train", 64, truth=False, labels=False)
     half = len(clips) // 2
     parts = [clips.take(np.arange(half, len(clips))), clips.take(np.arange(half))]
     one, two = Shelf([clips]), Shelf(parts)

@@ -13,7 +13,7 @@ import torch
 from test_fit import loader, small
 from torch import Tensor
 
-from raymix import clip, methods
+from raymix import clip_files, methods
 from raymix.config import BadInput, Run
 from raymix.evaluator import Bench, judge, same_peak
 from raymix.fit import adam, fit, resume, training_state
@@ -99,7 +99,7 @@ def test_one_more_system_is_a_file_and_a_line(dummy: None, demo: Path) -> None:
     optimizer = adam(method, run.optimizer)
     after = lambda number: method.after_epoch(number, run.fit.epochs, lambda: own.examples(run))  # noqa: E731
     assert len(list(fit(method, optimizer, lambda n: own.epoch(run, n), run.fit, after=after))) == 2
-    count = len(clip.videos(run.dataset.prepared, "train"))
+    count = len(clip_files.videos(run.dataset.prepared, "train"))
     assert Dummy.seen == [(1, 2, count), (2, 2, count)]
 
 
@@ -124,7 +124,7 @@ def test_labels_are_read_for_those_alone_who_declare_them(dummy: None, demo: Pat
 @pytest.mark.parametrize("world", [1, 2])
 def test_examples_are_all_clips_once_whoever_reads_them(dummy: None, demo: Path, world: int) -> None:
     run = of("dummy", demo)
-    clips = clip.read(run.dataset.prepared, "train", 64, truth=False)
+    clips = clip_files.read(run.dataset.prepared, "train", 64, truth=False)
     shelf = Shelf([clips])
     parts = [
         part

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from vggsound_files import cut_clip, prepared, still
 
-from raymix import clip, pair_list
+from raymix import clip, clip_files, pair_list
 from raymix.config import Dataset
 from raymix.datasets import vggsound_instruments
 from raymix.datasets.vggsound_instruments import CLASSES, GAPS, SAMPLES
@@ -130,7 +130,7 @@ def test_masks_are_kept_to_the_pixel(made: dict[str, Any]) -> None:
 def test_a_published_pair_list_finds_its_samples(made: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "vgginstruments_multi_test.csv"
     path.write_text("sample0000,accordion,sample0009,xylophone\nsample0010,bongo,sample0001,banjo\n")
-    clips = clip.read(made["prepared"], "test", 32, truth=True)
+    clips = clip_files.read(made["prepared"], "test", 32, truth=True)
     found = clips.video[pair_list.read(str(path)).find(clips)]
     assert found.tolist() == [["sample0000", "sample0009"], ["sample0010", "sample0001"]]
 

@@ -14,7 +14,7 @@ import pytest
 from films import film
 from vggsound_files import cut_clip, picture, prepared, sound, still
 
-from raymix import clip, importing, pair_list
+from raymix import clip, clip_files, importing, pair_list
 from raymix.config import Dataset
 from raymix.datasets import vggss
 from raymix.region import box_mask
@@ -159,7 +159,7 @@ def test_boxes_are_where_the_publisher_says(made: dict[str, Any]) -> None:
 def test_a_published_pair_list_finds_its_clips(made: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "vggsound_duet_test.csv"  # as it is published: no header, class names with underscores
     path.write_text(f'{CUT},elk_bugling,{WHOLE},"woman, speaking"\n{STILL}.mp4,playing_bass_drum,{FOLDER},x\n')
-    clips = clip.read(made["prepared"], "test", 32, truth=True)
+    clips = clip_files.read(made["prepared"], "test", 32, truth=True)
     pairs = pair_list.read(str(path))
     assert clips.video[pairs.find(clips)].tolist() == [[CUT, WHOLE], [STILL, FOLDER]]
     scenes = compose_list(clips, pairs)

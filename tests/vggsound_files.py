@@ -12,7 +12,7 @@ import pytest
 from films import film
 from PIL import Image
 
-from raymix import clip, importing
+from raymix import clip, clip_files, importing
 from raymix.config import Dataset
 from raymix.prepare import prepare
 
@@ -58,6 +58,6 @@ def prepared(settings: Dataset) -> tuple[str, Rows, Rows]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importing, "_ray_runs", lambda: False)
         folder = prepare(settings, lambda line: None).prepared
-    files = [file for split in clip.SPLITS for file in clip.shards(folder, split)]
+    files = [file for split in clip.SPLITS for file in clip_files.shards(folder, split)]
     rows = [row for file in files for row in pq.read_table(file).to_pylist()]
     return folder, rows, pq.read_table(f"{folder}/manifest.parquet").to_pylist()

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymix.clip import describe
+from raymix.clip_files import describe
 from raymix.datasets.source import Entry
 from raymix.storage import get, resolve
 
