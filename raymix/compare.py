@@ -16,6 +16,7 @@ import torch
 from pyarrow import fs
 
 from raymix import door, engine, forecast, preflight, ranking, session, tune
+from raymix.common_space import shared
 from raymix.config import BadInput, Compare, Evaluate, Tune, flatten, nearest, to_plain
 from raymix.contenders import Source, choose
 from raymix.datasets.folder import listing
@@ -46,7 +47,6 @@ SETTLED = {
     "dataset.overwrite": "each study would prepare anew; python -m raymix.prepare does it once",
     "study.extend": "a larger study.trials goes on from what there is",
 }
-FREE = ("method.", "mixture.k")  # what a system may fix for itself; it searches method.* alone
 TABLE, NUMBERS = "comparison.md", "comparison.json"
 
 
@@ -83,7 +83,8 @@ def composed(config: Compare, system: str, seed: int) -> Tune:
     """What `raymix.tune` would be told for this study."""
     words, config_dir = door.words()
     given = [word for word in words if word.partition("=")[0] not in OWN and not word.startswith("space.")]
-    given += [f"method={system}", f"search_spaces={system}", f"study.seed={seed}", "study.final=0"]
+    given += [f"method={system}", f"search_spaces={tune.own_space(system, config_dir)}"]
+    given += [*tune.following(given, config_dir), f"study.seed={seed}", "study.final=0"]
     made: Tune = door.composed("tune", given, config_dir, config.home)
     made.study.name = f"{config.study.name}-{system}-{seed}"
     with refusing():
@@ -91,38 +92,6 @@ def composed(config: Compare, system: str, seed: int) -> Tune:
         load(made.search_spaces, plain)  # refused as it stands in its file
         made.search_spaces = shared(made.search_spaces, config.space, flatten(plain))
     return made
-
-
-def shared(own: Mapping[str, Any], space: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A system's space in which only its own knobs are its own, and `space` is what all systems search.
-
-    Points to try first lose what is not searched, and begin for all at the values that the settings have, where these
-    lie in the common range.
-    """
-    searched = {name: entry for name, entry in own["space"].items() if name.startswith("method.") and name not in space}
-    fixed = {name: value for name, value in (own.get("fixed") or {}).items() if name.startswith(FREE)}
-    start = {
-        name: settings[name] for name, entry in space.items() if name in settings and _holds(entry, settings[name])
-    }
-    first: list[dict[str, Any]] = []
-    for point in own.get("first") or [{}]:
-        begun = {name: value for name, value in point.items() if name in searched} | start
-        if begun and begun not in first:
-            first.append(begun)
-    fixed = {name: value for name, value in fixed.items() if name not in space}
-    return {"space": {**searched, **space}, "require": own.get("require"), "fixed": fixed, "first": first}
-
-
-def _holds(entry: Any, value: Any) -> bool:
-    """Whether a range of the common space has this value; what is no range at all is refused later."""
-    if not isinstance(entry, Mapping):
-        return False
-    for kind in ("float", "int"):
-        span = entry.get(kind)
-        if isinstance(span, list) and len(span) == 2 and not entry.get("step"):
-            numbers = all(isinstance(each, int | float) for each in (*span, value))
-            return numbers and span[0] <= value <= span[1]
-    return value in (entry.get("categorical") or [])
 
 
 def planned(config: Compare) -> dict[Pair, Plan]:
@@ -214,7 +183,7 @@ def finish(config: Compare, plans: Mapping[Pair, Plan]) -> int:
             f"{config.study.name}: no system has a usable trial; python -m raymix.leaderboard lists the studies"
         )
     found = ranking.document(
-        config.study.name, entries, ranking.nulls(bench, first), bench, first, settings(config, first)
+        config.study.name, entries, ranking.nulls(bench, first), bench, first, settings(config, plans)
     )
     text = ranking.markdown(found)
     with refusing():
@@ -225,14 +194,25 @@ def finish(config: Compare, plans: Mapping[Pair, Plan]) -> int:
     return DONE
 
 
-def settings(config: Compare, run: Any) -> dict[str, Any]:
-    """What the table says of the budget that all studies had."""
+def settings(config: Compare, plans: Mapping[Pair, Plan]) -> dict[str, Any]:
+    """What the table says of the budget that all studies had, and of what each system was searched by."""
+    runs: dict[str, Any] = {system: plan.run for (system, _), plan in plans.items()}
+    run = next(iter(runs.values()))
     budget = {
         "trials": run.study.trials, "epochs": run.fit.epochs, "batch": run.fit.batch, "sampler": run.search.sampler,
-        "scheduler": run.search.scheduler,
     }  # fmt: skip
-    shares = {"dataset": run.dataset.name, "metric": run.study.metric, "space": config.space, "budget": budget}
-    return {**shares, "encoder": to_plain(run.encoder), "mixture": to_plain(run.mixture)}
+    own = {
+        "metric": {system: each.study.metric for system, each in runs.items()},
+        "scheduler": {system: each.search.scheduler for system, each in runs.items()},
+        "mixture": {system: to_plain(each.mixture) for system, each in runs.items()},
+    }
+    return {
+        "dataset": run.dataset.name,
+        "space": config.space,
+        "budget": budget,
+        "encoder": to_plain(run.encoder),
+        **own,
+    }
 
 
 def entry(config: Compare, pair: Pair, plan: Plan, bench: Bench) -> Entry:

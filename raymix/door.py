@@ -74,7 +74,7 @@ def _one_line(error: BaseException) -> str:
 def enter(task: Callable[[Any], int | None], name: str, look: Callable[[], None] = lambda: None) -> None:
     """Run a door: compose `configs/<name>.yaml`, hand the typed config to `task`, exit with its code.
 
-    `look` may refuse words (BadInput) before they are composed.
+    `look` may refuse words (BadInput) before they are composed, or add some.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one line
     sys.exit(_outcome(task, name, look))

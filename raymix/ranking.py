@@ -197,6 +197,13 @@ def _text(cell: Mapping[str, Any]) -> str:
     return f"{cell['value']:.3f}{span}"
 
 
+def _by_system(values: Mapping[str, str]) -> str:
+    """What holds for most systems, and for which it is something else."""
+    usual = max(values.values(), key=list(values.values()).count)
+    others = [f"{system}: {value}" for system, value in values.items() if value != usual]
+    return f"{usual} ({', '.join(others)})" if others else usual
+
+
 def _facts(found: Mapping[str, Any]) -> list[str]:
     """What a reader must know of the numbers, a line each."""
     quad, settings = found["layouts"]["quad"], found["settings"]
@@ -209,11 +216,12 @@ def _facts(found: Mapping[str, Any]) -> list[str]:
         how = f"means of seeds {named_seeds}, in brackets the lowest and the highest seed"
         how += f" (nulls, and rows of one seed: {bootstrap})"
     budget = ", ".join(f"{key} {value}" for key, value in settings["budget"].items())
+    budget += f", scheduler {_by_system(settings['scheduler'])}"
     lines = [
         f"- {found['split']} split, protocol {found['protocol']}, {quad['scenes']} 2x2 scenes {quad['scenes_hash']}"
         f"{comparison.of_clips(quad['preprocessing'])}; "
         f"blind maps reach a sounding accuracy of {found['chance']:.3f}",
-        f"- best checkpoint of each study by {settings['metric']}; {how}",
+        f"- best checkpoint of each study by {_by_system(settings['metric'])}; {how}",
         f"- budget of each study: {budget}; trials are completed/pruned/failed, summed over seeds like all costs",
         f"- searched by all alike: {', '.join(settings['space']) or 'nothing'}; labels: whether training reads class names",
     ]

@@ -12,12 +12,47 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from raymix import door, engine, forecast, lock, preflight, session
 from raymix.config import BadInput, Evaluate, Run, Tune, from_plain, override, to_plain
 from raymix.door import DONE, enter, refusing
 from raymix.rules import check, problems
+
+COMMON = "optimizer"  # the space of methods without one of their own name
+USUAL = "cycle"  # the method that configs/tune.yaml names, and with it the demo's space
+
+
+def look() -> None:
+    """Adds to the words of the command line what follows from them, so that the line that resumes says it too."""
+    words, config_dir = door.words()
+    sys.argv += following(words, config_dir)
+
+
+def following(words: Sequence[str], config_dir: str | None) -> list[str]:
+    """What else is said by naming a method, as far as it is not said otherwise.
+
+    It searches the space of its own name, or COMMON; and one whose maps name nothing before a later stage is not stopped
+    early.
+    """
+    said = {name: value for name, _, value in (word.partition("=") for word in words)}
+    method = said.get("method", USUAL)
+    if method == USUAL:
+        return []
+    more = [] if "search_spaces" in said else [f"search_spaces={own_space(method, config_dir)}"]
+    if "search" not in said:
+        from raymix.methods import METHODS
+
+        more += ["search=fifo"] if method in METHODS and METHODS[method].late else []
+    return more
+
+
+def own_space(method: str, config_dir: str | None) -> str:
+    """The search space of a method, by its name in `search_spaces/` or in the person's own folder of configs."""
+    places = [door.folder("search_spaces"), *([Path(config_dir) / "search_spaces"] if config_dir else [])]
+    return method if any((place / f"{method}.yaml").is_file() for place in places) else COMMON
 
 
 def load_space(config: Tune) -> Any:
@@ -182,7 +217,7 @@ def told(overheads: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    enter(task, "tune")
+    enter(task, "tune", look)
 
 
 if __name__ == "__main__":

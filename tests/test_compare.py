@@ -14,6 +14,7 @@ import torch
 from conftest import SMALL
 
 from raymix import checkpoint, compare, engine, ranking, session, tune
+from raymix.common_space import shared
 from raymix.config import from_plain, override, to_plain
 from raymix.door import Nothing
 from raymix.ledger import Ledger
@@ -94,12 +95,12 @@ def test_only_its_own_knobs_are_a_systems_own() -> None:
         "optimizer.weight_decay": {"categorical": [0.0, 5e-4]},
     }
     settings = {"optimizer.learning_rate": 1e-4, "optimizer.weight_decay": 0.3, "fit.batch": 8}
-    found = compare.shared(own, space, settings)
+    found = shared(own, space, settings)
     assert found["space"] == {"method.a": own["space"]["method.a"], **space}
     assert found["fixed"] == {"mixture.k": 1} and found["require"] == own["require"]
     begin = {"optimizer.learning_rate": 1e-4}  # weight decay is not in the range: drawn for all
     assert found["first"] == [{"method.a": 0.5, **begin}, {"method.a": 0.7, **begin}]
-    bare = compare.shared({"space": {"method.b": {"int": [1, 2]}}}, space, settings)
+    bare = shared({"space": {"method.b": {"int": [1, 2]}}}, space, settings)
     assert bare["first"] == [begin]  # a system without published settings begins no worse
 
 
@@ -115,8 +116,12 @@ def test_every_system_can_be_compared(home: Path, monkeypatch: pytest.MonkeyPatc
         assert all(name.startswith("method.") or name in common for name in plan.space.names)
         for name in common:
             assert repr(plan.space.distributions[name]) == repr(plans[0].space.distributions[name])
-        for part in ("fit", "encoder", "dataset", "search", "evaluation", "optimizer"):
+        for part in ("fit", "encoder", "dataset", "evaluation", "optimizer"):
             assert to_plain(plan.run)[part] == to_plain(plans[0].run)[part]
+        late = METHODS[plan.run.method["name"]].late
+        assert plan.run.search.scheduler == ("fifo" if late else "asha")
+    assert call(*words, f"systems=[{','.join(METHODS)}]", "study.plan=true", "search=asha", home=home) == 0
+    assert {plan.run.search.scheduler for plan in plans[len(METHODS) :]} == {"asha"}  # what is said holds for all
     assert not (home / "studies").exists() and not (home / "comparisons").exists()
 
 

@@ -21,11 +21,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from broken import CASES, HOME, OWN, SMALL, SPACES
 
 from raymix import clip, engine, lock, session
 from raymix import prepare as preparing
 from raymix.config import Dataset
+from raymix.methods import METHODS
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class Started(BaseException):
@@ -220,6 +224,22 @@ def test_a_space_of_ones_own_is_searched(quiet: Path, monkeypatch: pytest.Monkey
     assert call("tune", (*OWN, "search_spaces=good", "study.name=new"), quiet) == 0
     assert plans[0].space.names == ["method.temperature", "mixture.k"]
     assert plans[0].run.optimizer.weight_decay == 1e-4
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_is_searched_without_another_word(method: str, quiet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans: list[engine.Plan] = []
+    monkeypatch.setattr("raymix.tune.run", lambda plan, began: plans.append(plan))
+    assert call("tune", (f"method={method}",), quiet) == 0
+    own = "demo" if method == "cycle" else method
+    assert plans[0].space.names == _names(own) and plans[0].run.method["name"] == method
+    assert plans[0].run.search.scheduler == ("fifo" if method == "dsol" else "asha")
+    assert call("tune", (f"method={method}", "search_spaces=optimizer", "search=median"), quiet) == 0
+    assert plans[1].space.names == _names("optimizer") and plans[1].run.search.scheduler == "median"
+
+
+def _names(space: str) -> list[str]:
+    return list(yaml.safe_load((ROOT / f"search_spaces/{space}.yaml").read_text())["space"])
 
 
 @pytest.mark.parametrize("door", ["tune", "train", "prepare", "evaluate", "compare"])

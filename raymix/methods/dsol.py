@@ -97,6 +97,7 @@ class Dsol(Pairs):
     """
 
     needs: ClassVar[Needs] = Needs(sources=True, labels=True)
+    late: ClassVar[bool] = True
     centres_MF: Tensor  # of unit object features
     dictionary_MF: Tensor  # mean object features of each cluster, not of unit length
 

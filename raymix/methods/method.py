@@ -70,6 +70,9 @@ class Method(nn.Module, ABC):
     """
 
     needs: ClassVar[Needs]
+    late: ClassVar[bool] = (
+        False  # its maps name no source before a later stage: who stops a trial early has seen nothing
+    )
 
     @abstractmethod
     def forward(self, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,0 +1,40 @@
+"""What several systems search in the same range, and what is each one's own: the search spaces of a fair comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+FREE = ("method.", "mixture.k")  # what a system may fix for itself; it searches method.* alone
+
+
+def shared(own: Mapping[str, Any], space: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A system's space in which only its own knobs are its own, and `space` is what all systems search.
+
+    Points to try first lose what is not searched, and begin for all at the values that the settings have, where these
+    lie in the common range.
+    """
+    searched = {name: entry for name, entry in own["space"].items() if name.startswith("method.") and name not in space}
+    fixed = {name: value for name, value in (own.get("fixed") or {}).items() if name.startswith(FREE)}
+    start = {
+        name: settings[name] for name, entry in space.items() if name in settings and _holds(entry, settings[name])
+    }
+    first: list[dict[str, Any]] = []
+    for point in own.get("first") or [{}]:
+        begun = {name: value for name, value in point.items() if name in searched} | start
+        if begun and begun not in first:
+            first.append(begun)
+    fixed = {name: value for name, value in fixed.items() if name not in space}
+    return {"space": {**searched, **space}, "require": own.get("require"), "fixed": fixed, "first": first}
+
+
+def _holds(entry: Any, value: Any) -> bool:
+    """Whether a range of the common space has this value; what is no range at all is refused later."""
+    if not isinstance(entry, Mapping):
+        return False
+    for kind in ("float", "int"):
+        span = entry.get(kind)
+        if isinstance(span, list) and len(span) == 2 and not entry.get("step"):
+            numbers = all(isinstance(each, int | float) for each in (*span, value))
+            return numbers and span[0] <= value <= span[1]
+    return value in (entry.get("categorical") or [])
