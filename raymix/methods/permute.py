@@ -11,7 +11,11 @@ from raymix.walk import permutation_invariant_loss
 
 
 class Permute(Nodes):
-    """No temperature and no negatives: on collapse the loss is -k, and `sound_spread` falls to 0 (what is heard is all one)."""
+    """No temperature and no negatives: on collapse the loss is -k, and nothing is told apart.
+
+    Then `sound_spread` falls to 0 (what is heard is all one); not with `node_norm=batch`, which keeps the nodes of a batch
+    apart whatever they say: there the loss and the chance score show it.
+    """
 
     def __init__(
         self,
