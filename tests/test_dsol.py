@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from test_staged import TOY, batches, make, share, toy, train
 
+from raymix.distributed import following
 from raymix.methods.dsol import GRIDS, Dsol
 from raymix.mixture import Mixture
 from raymix.spectrogram import log_mel
@@ -172,6 +173,21 @@ def test_stage_two_in_a_plain_loop(k: int, masked: bool) -> None:
     assert loss.item() == pytest.approx(distribution + 0.8 * location, rel=1e-4)
     assert [float(signs[name]) for name in ("slope", "offset")] == pytest.approx([0.7, -0.2])
     assert float(signs["scale"]) == method.scale.item()
+
+
+def test_a_negative_of_stage_two_gets_its_gradient_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+
+    def spy(rows: torch.Tensor) -> torch.Tensor:
+        seen.append(following(rows))
+        seen[-1].retain_grad()
+        return seen[-1]
+
+    monkeypatch.setattr("raymix.methods.dsol.following", spy)
+    method = ready(2, 3)
+    seen.clear()
+    method(next(batches(2, 9)))[0].backward()
+    assert len(seen) == 1 and seen[0].grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize(("unmasked", "since"), [(0, 2), (1, 3), (2, 4), (9, 0)])

@@ -202,7 +202,10 @@ class Dsol(Pairs):
         return {"scale": self.scale.detach()} | spreads
 
     def objects(self, cells_NFHW: Tensor, logits_NHW: Tensor | None) -> Tensor:
-        """a <cell, mean object of each cluster> + b, times the location map where it is given: (N, M, H, W) float32."""
+        """a <cell, mean object of each cluster> + b, times the location map where it is given: (N, M, H, W) float32.
+
+        Loss and maps take a softmax over the clusters, which does not feel b: its gradient is rounding alone.
+        """
         with torch.autocast(cells_NFHW.device.type, enabled=False):
             alike_NMHW = torch.einsum("nfhw,mf->nmhw", cells_NFHW.float(), self.dictionary_MF)
             seen_NMHW = self.slope * alike_NMHW + self.offset
