@@ -1,22 +1,28 @@
-"""The losses of Table 3 against naive loops in float64, Permute against brute force."""
+"""The losses of Table 3 against naive loops in float64, Permute against brute force, and each system's against its own."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
-from test_methods import make_mixture, small
+import torch.nn.functional as F
+from test_methods import SMALL, make_mixture, sizes, small
 
+from raymix.methods import build
 from raymix.mixture import Mixture
 from raymix.walk import (
     best_pairing,
+    cycle_loss,
     image_cycle_loss,
     log_image_to_sound,
+    log_sound_to_image,
     mixed_correspondence_loss,
     permutation_invariant_loss,
     round_trip_loss,
+    similarity,
 )
 
 TAU = 0.07
@@ -62,6 +68,72 @@ def test_isi_ends_on_the_first_of_the_further_frames():
     assert loss == pytest.approx(image_cycle_loss(start, end, TAU).item(), abs=1e-6)
     for wrong in ((start, start), (end, end), (end, start), (start, third)):
         assert abs(image_cycle_loss(*wrong, TAU).item() - loss) > 1e-4
+
+
+# Knobs off their defaults, and embeddings that are drawn: those of an untrained network are too alike for a wrong pairing to
+# cost anything.
+OTHER = {"temperature": 0.3, "pool": "lse", "pool_sharpness": 4.0}
+
+
+def drawn(name: str, k: int, groups: int, monkeypatch: pytest.MonkeyPatch, **knobs: float | str) -> tuple[Any, ...]:
+    """A method with cells (groups, K, C, H, W) and nodes of two views (groups, K, C) put in place of what it sees and hears.
+
+    Two dimensions, so that some cosines are large.
+    """
+    method, rng = build(name, k, SMALL, sizes(name) | knobs), torch.Generator().manual_seed(k)
+    cells = F.normalize(torch.randn(groups * k, 2, 2, 2, generator=rng), dim=1)
+    nodes, shifted = (F.normalize(torch.randn(groups, k, 2, generator=rng), dim=-1) for _ in range(2))
+    mixture = make_mixture(groups, k)
+
+    def hear(*views: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(nodes if torch.equal(view, mixture.mixture_BTF) else shifted for view in views)
+
+    monkeypatch.setattr(method.image, "forward", lambda frames: cells)
+    monkeypatch.setattr(method, "hear", hear)
+    return method, mixture, cells.unflatten(0, (groups, k)), nodes, shifted
+
+
+@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("knobs", [{}, OTHER])
+def test_cycle_walks_out_by_the_shifted_view_and_home_by_the_other(k: int, knobs: Any, monkeypatch: pytest.MonkeyPatch):
+    method, mixture, cells, nodes, shifted = drawn("cycle", k, 3, monkeypatch, **knobs)
+    how, tau = (knobs["pool"], knobs["pool_sharpness"]) if knobs else ("max", 1.0), knobs.get("temperature", TAU)
+    home, out = (similarity(cells, each, *how) for each in (nodes, shifted))
+    loss, signs = method(mixture)
+    assert loss.item() == pytest.approx(cycle_loss(home, out, tau).item(), abs=1e-6)
+    for wrong in ((home, home), (out, out), (out, home)):
+        assert abs(cycle_loss(*wrong, tau).item() - loss.item()) > 1e-2
+    walked = (log_sound_to_image(home, tau).exp() @ log_image_to_sound(home, tau).exp()).diagonal(dim1=1, dim2=2)
+    assert float(signs["return_probability"]) == pytest.approx(walked.mean().item(), abs=1e-6)
+    goals = log_sound_to_image(home, tau).argmax(-1).tolist()
+    assert float(signs["permutation"]) == pytest.approx(sum(len(set(goal)) == k for goal in goals) / 3)
+
+
+@pytest.mark.parametrize("k", [2, 3, 5])
+@pytest.mark.parametrize("knobs", [{}, {name: value for name, value in OTHER.items() if name != "temperature"}])
+def test_permute_takes_the_best_pairing_of_each_group(k: int, knobs: Any, monkeypatch: pytest.MonkeyPatch):
+    method, mixture, cells, nodes, _ = drawn("permute", k, 4, monkeypatch, **knobs)
+    phi = similarity(cells, nodes, *((knobs["pool"], knobs["pool_sharpness"]) if knobs else ()))
+    best = [
+        max(sum(float(phi[group, j, way[j]]) for j in range(k)) for way in itertools.permutations(range(k)))
+        for group in range(4)
+    ]
+    fixed = phi.diagonal(dim1=1, dim2=2).sum(1)
+    assert method(mixture)[0].item() == pytest.approx(-sum(best) / 4, abs=1e-6)
+    assert sum(best) > fixed.sum().item() + 0.1
+
+
+@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("knobs", [{}, OTHER])
+def test_corre_knows_which_images_are_of_which_mixture(k: int, knobs: Any, monkeypatch: pytest.MonkeyPatch):
+    method, mixture, cells, nodes, _ = drawn("corre", k, 4, monkeypatch, **knobs)
+    tau, total = knobs.get("temperature", TAU), 0.0
+    how = (knobs["pool"], knobs["pool_sharpness"]) if knobs else ()
+    for group, own in itertools.product(range(4), range(k)):
+        phi = similarity(cells[group, own][None, None], nodes.reshape(1, 4 * k, 2), *how)[0, 0].double()
+        every = (phi / tau).exp().unflatten(0, (4, k)).sum(1)  # of the nodes of each mixture
+        total -= math.log(every[group] / every.sum()) / (4 * k)
+    assert method(mixture)[0].item() == pytest.approx(total, abs=1e-5)
 
 
 @pytest.mark.parametrize("k", [2, 3])

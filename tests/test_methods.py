@@ -74,6 +74,30 @@ def test_loss_and_maps_for_any_k(name: str, k: int):
     assert maps.classes is None or len(maps.classes) == maps.maps_NMHW.shape[1]
 
 
+# What the softmax of a system's loss is given, or what its cosine is multiplied by; the others have neither.
+TEMPERED = ("cycle", "isi", "corre", "lvs", "ez_vsl", "slavc", "fnac")
+IN_USE = {name: (name, {"temperature": 0.21}, "temperature") for name in TEMPERED}
+IN_USE |= {name: (name, {}, "scale") for name in ("ots", "ots_mix", "dsol")}
+IN_USE |= {
+    f"{name}, infonce": (name, {"temperature": 0.21, "loss": "infonce"}, "temperature") for name in ("ots", "ots_mix")
+}
+IN_USE |= {name: (name, {}, "") for name in ("attention", "dmc", "permute", "sound_of_pixels")}
+
+
+@pytest.mark.parametrize("label", IN_USE)
+def test_signs_of_collapse_and_the_temperature_in_use_are_told(label: str):
+    assert {name for name, _, _ in IN_USE.values()} == set(METHODS)
+    name, knobs, told = IN_USE[label]
+    torch.manual_seed(0)
+    method = build(name, 2, SMALL, sizes(name) | knobs)
+    if told == "scale":
+        method.scale.data.fill_(0.21)
+    _, diagnostics = method(make_mixture(3, 2))
+    assert all(0 <= float(diagnostics[spread]) <= 1 for spread in ("image_spread", "sound_spread"))
+    assert {knob for knob in ("temperature", "scale") if knob in diagnostics} == ({told} if told else set())
+    assert not told or float(diagnostics[told]) == pytest.approx(0.21)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_gradients_reach_every_parameter(name: str):
     method = small(name)

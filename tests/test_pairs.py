@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from test_methods import SMALL, make_mixture, make_scenes, sizes
 
 from raymix.distributed import following
-from raymix.methods import build
+from raymix.methods import METHODS, build
 from raymix.methods.attention import attend
 from raymix.methods.dmc import DEPTH, distances, soft_kmeans
 from raymix.methods.ots import SCALE, bce_loss, infonce_loss
@@ -97,10 +97,10 @@ def test_ots_mix_sees_frames_side_by_side_and_needs_no_single_sounds() -> None:
         make("ots_mix", 3)(take(plain, slice(1)))
 
 
-@pytest.mark.parametrize("name", ["ots", "ots_mix", "attention", "dmc"])  # Objects that Sound by bce
+@pytest.mark.parametrize("name", ["ots", "ots_mix", "attention", "dmc", "dsol"])  # Objects that Sound by bce
 def test_a_negative_gets_its_gradient_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Detached negatives would train another loss on any number of ranks."""
-    room = "dmc" if name == "dmc" else "attention" if name == "attention" else "ots"
+    room = "ots" if name == "ots_mix" else name
     seen: list[torch.Tensor] = []
 
     def spy(rows: torch.Tensor) -> torch.Tensor:
@@ -114,6 +114,69 @@ def test_a_negative_gets_its_gradient_too(name: str, monkeypatch: pytest.MonkeyP
     rows = torch.randn(3, 2, requires_grad=True)
     (following(rows) * torch.tensor([[1.0], [2.0], [3.0]])).sum().backward()
     assert rows.grad[:, 0].tolist() == [3, 1, 2]
+
+
+# Maps of all systems that have one
+
+
+COSINE = [1.0, 0.0, -1.0, 0.6]
+SIGMOID = [1 / (1 + math.exp(-2 * cosine)) for cosine in COSINE]  # at a scale of 2
+SHARE = [math.exp(cosine) / sum(map(math.exp, COSINE)) for cosine in COSINE]
+MEAN = [0.9, 0.1, -0.9, 0.7]  # of that cosine and of another projection's .8, .2, -.8, .8
+ONE_MAP: dict[str, tuple[str, dict[str, Any], list[float]]] = {
+    "ots": ("ots", {}, SIGMOID), "ots, infonce": ("ots", {"loss": "infonce"}, COSINE),
+    "ots_mix": ("ots_mix", {}, SIGMOID), "ots_mix, infonce": ("ots_mix", {"loss": "infonce"}, COSINE),
+    "dsol": ("dsol", {}, SIGMOID), "attention": ("attention", {}, SHARE), "slavc": ("slavc", {}, MEAN),
+    "lvs": ("lvs", {}, COSINE), "ez_vsl": ("ez_vsl", {}, COSINE), "fnac": ("fnac", {}, COSINE),
+}  # fmt: skip
+
+
+def pretend(method: Any, cells_NCHW: Any, sounds_NC: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Embeddings in place of a system's networks', whatever it calls them; and the frames and sounds they were asked about."""
+    asked: list[Any] = []
+
+    def answer(*given: Any) -> Any:
+        return lambda *pictures: asked.extend(pictures) or (given if len(given) > 1 else given[0])
+
+    if hasattr(method, "encode_average"):  # both projections
+        second_NCHW = torch.tensor([0.8, 0.2, -0.8, 0.8]).view(1, 1, 2, 2) * sounds_NC[:, :, None, None]
+        two = torch.stack([cells_NCHW, second_NCHW], 1), torch.stack([sounds_NC, sounds_NC], 1)
+        monkeypatch.setattr(method, "encode_average", answer(*two))
+    elif hasattr(method, "look_and_listen"):  # which also gives what is neither projected nor of unit length
+        monkeypatch.setattr(method, "look_and_listen", answer(9 * cells_NCHW, -sounds_NC, cells_NCHW, sounds_NC))
+    elif hasattr(method, "ask"):  # cells are compared with what is made of the pooled sound
+        monkeypatch.setattr(method.image, "forward", answer(cells_NCHW))
+        monkeypatch.setattr(method, "hear", answer(-sounds_NC))
+        monkeypatch.setattr(method, "ask", lambda pooled_NC: -pooled_NC)
+    else:
+        monkeypatch.setattr(method, "encode", answer(cells_NCHW, sounds_NC))
+    return asked
+
+
+@pytest.mark.parametrize("label", ONE_MAP)
+def test_what_a_cell_of_the_map_says(label: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells that are the sound, have nothing of it, are its opposite, and are like it by .6: each has the value it should."""
+    name, knobs, expected = ONE_MAP[label]
+    method, scenes = make(name, **knobs), make_scenes(2, (32, 32))
+    sounds_NC = F.normalize(torch.randn(2, 16), dim=1)
+    across_NC = F.normalize(torch.randn(2, 16), dim=1)
+    across_NC = F.normalize(across_NC - (across_NC * sounds_NC).sum(1, keepdim=True) * sounds_NC, dim=1)
+    parts = (sounds_NC, across_NC, -sounds_NC, 0.6 * sounds_NC + 0.8 * across_NC)
+    asked = pretend(method, torch.stack(parts, -1).unflatten(-1, (2, 2)), sounds_NC, monkeypatch)
+    if getattr(method, "scale", None) is not None:
+        method.scale.data.fill_(2.0)
+    maps = method.localise(scenes)
+    assert maps.classes is None and maps.maps_NMHW.shape == (2, 1, 2, 2)
+    for map_X in maps.maps_NMHW.flatten(1):
+        assert map_X.tolist() == pytest.approx(expected, abs=1e-5)
+    frames_N3YX, sounds_NTF = asked
+    assert torch.equal(frames_N3YX, scenes.frames_N3YX / 255) and torch.equal(sounds_NTF, scenes.mixture_NTF)
+
+
+def test_systems_with_one_map_are_all_here() -> None:
+    scenes = make_scenes(1, (32, 32))
+    one = {name for name in METHODS if make(name).localise(scenes).maps_NMHW.shape[1] == 1}
+    assert one == {name for name, _, _ in ONE_MAP.values()}
 
 
 # Attention

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from scipy.optimize import linear_sum_assignment
 from test_methods import make_scenes
 
 from raymix.methods import Examples, build
@@ -47,9 +49,9 @@ def share(rank: int = 0, world: int = 1, size: int = 5) -> Iterator[Examples]:
         yield Examples(every.frames_N3YX[at], every.sounds_NTF[at], at, [every.labels[n] for n in at.tolist()])
 
 
-def batches(k: int, epoch: int) -> Iterator[Mixture]:
+def batches(k: int, epoch: int, size: int = 12) -> Iterator[Mixture]:
     every = toy()
-    for index in torch.randperm(24, generator=torch.Generator().manual_seed(epoch)).split(12):
+    for index in torch.randperm(24, generator=torch.Generator().manual_seed(epoch)).split(size):
         index = index.view(-1, k)
         sources = every.sounds_NTF[index]
         more = every.frames_N3YX[index][:, :, None].expand(-1, -1, 2, -1, -1, -1)
@@ -105,6 +107,26 @@ def test_clusters_keep_their_numbers() -> None:
         np.ones((5, 2), np.float32), np.zeros((3, 2), np.float32), known=False
     )  # clusters without rows
     assert np.isfinite(same).all() and len(set(of_N.tolist())) == 1
+
+
+def test_numbers_are_those_of_the_nearest_old_centres_and_memory_is_that_of_the_rows() -> None:
+    rng = np.random.default_rng(0)
+    rows, n, m = rng.normal(size=(600, 64)).astype(np.float32), 600, 40
+    before = rows[rng.permutation(n)[:m]]
+    plain, plain_N = cluster(rows, before, known=False)
+    tracemalloc.start()
+    try:
+        found, of_N = cluster(rows, before, known=True)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < n * m * 64 * 4 / 2  # one float32 for each row, centre and feature takes twice that
+    shared = np.zeros((m, m))
+    for row, own in zip(rows, plain_N, strict=True):
+        shared[own, min(range(m), key=lambda c: ((row.astype(np.float64) - before[c]) ** 2).sum())] += 1
+    number_M = linear_sum_assignment(shared, maximize=True)[1]
+    assert of_N.tolist() == number_M[plain_N].tolist() and not np.array_equal(of_N, plain_N)
+    np.testing.assert_array_equal(found[number_M], plain)
 
 
 # DSOL
@@ -194,8 +216,9 @@ def test_dsol_goes_through_both_stages(k: int) -> None:
     assert method.clustered and not method.since and method.localise(make_scenes(2, (32, 32))).classes is None
     train(method, 6, first=3, last=3, k=k)
     assert method.since == 3 and not method.masked and (method.slope, method.offset) == (1, 0)
-    for own, copied in zip(method.audio.trunk.parameters(), method.teacher.trunk.parameters(), strict=True):
-        assert torch.equal(own, copied)
+    for own, copied in ((method.audio.trunk, method.teacher.trunk), (method.heard, method.teacher_heard)):
+        kept = copied.state_dict()
+        assert all(torch.equal(kept[name], value) for name, value in own.state_dict().items())
     taught = {name: value.clone() for name, value in method.state_dict().items() if "teacher" in name}
     train(method, 6, first=4, last=4, k=k)
     assert method.masked

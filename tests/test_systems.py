@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,28 +32,53 @@ def of(name: str, demo: Path, **settings: Any) -> Run:
     return run
 
 
-def train(run: Run, method: Any, optimizer: Any, first: int = 1) -> list[float]:
+def train(run: Run, method: Any, optimizer: Any, first: int = 1) -> Iterator[float]:
+    """The loss of each epoch, with what a method does between them: after a yield the epoch is as a checkpoint has it."""
     own = loader(run)
-    return [e.train["loss"] for e in fit(method, optimizer, lambda n: own.epoch(run, n), run.fit, first=first)]
+    after = lambda number: method.after_epoch(number, run.fit.epochs, lambda: own.examples(run))  # noqa: E731
+    for epoch in fit(method, optimizer, lambda n: own.epoch(run, n), run.fit, first=first, after=after):
+        yield epoch.train["loss"]
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_resumed_run_equals_an_unbroken_one(name: str, demo: Path) -> None:
-    run = of(name, demo, epochs=2)
+    resumed_at_every_epoch(of(name, demo, epochs=2))
+
+
+def resumed_at_every_epoch(run: Run) -> tuple[list[float], Any]:
+    """Losses and the method of an unbroken run, which another process would have reached from each of its epochs."""
     torch.manual_seed(0)
     method = from_run(run)
     optimizer = adam(method, run.optimizer)
-    whole = train(run, method, optimizer)
-    torch.manual_seed(0)
-    method = from_run(run)
-    optimizer = adam(method, run.optimizer)
-    train(replace(run, fit=replace(run.fit, epochs=1)), method, optimizer)
-    weights, state = {k: v.clone() for k, v in method.state_dict().items()}, training_state(optimizer, 1)
-    torch.manual_seed(99)
-    other = from_run(run)
-    other.load_state_dict(weights)
-    restored = adam(other, run.optimizer)
-    assert train(run, other, restored, first=resume(restored, state)) == pytest.approx(whole[1:], rel=1e-5)
+    whole, kept = [], []
+    for number, loss in enumerate(train(run, method, optimizer), 1):
+        whole.append(loss)
+        kept.append(deepcopy((method.state_dict(), training_state(optimizer, number))))
+    for cut, (weights, state) in enumerate(kept[:-1], 1):
+        torch.manual_seed(99)
+        other = from_run(run)
+        other.load_state_dict(weights)
+        restored = adam(other, run.optimizer)
+        again = list(train(run, other, restored, first=resume(restored, state)))
+        assert again == pytest.approx(whole[cut:], rel=1e-6), f"resumed after epoch {cut}"
+        ended, expected = other.state_dict(), method.state_dict()
+        assert all(torch.allclose(ended[n], value, atol=1e-6) for n, value in expected.items()), f"after epoch {cut}"
+    return whole, method
+
+
+def test_dsol_is_resumed_in_and_between_its_stages(demo: Path) -> None:
+    """Clusters after epoch 2, found anew after 3, where stage 2 begins; the map masks after 4."""
+    run = of("dsol", demo, epochs=5)
+    run.method |= {"first_stage": 0.5, "clusters": 4, "initial_epochs": 2}
+    whole, method = resumed_at_every_epoch(run)
+    assert method.since == 3 and method.masked and len(set(whole)) == 5
+
+
+def test_fnac_is_resumed_in_and_after_its_warm_up(demo: Path) -> None:
+    run = of("fnac", demo, epochs=4)
+    run.method |= {"warm_up_epochs": 2}
+    whole, method = resumed_at_every_epoch(run)
+    assert method.epochs_done == 4 and whole[2] > whole[1] + 1  # where the terms begin to count
 
 
 @pytest.mark.parametrize("name", METHODS)

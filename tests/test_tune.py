@@ -131,6 +131,31 @@ def test_interrupted_resumed_and_extended(demo: Path, tmp_path: Path) -> None:
     assert "Traceback" not in second.text() + third.text()
 
 
+def test_killed_between_the_stages(demo: Path, tmp_path: Path) -> None:
+    """DSOL, when the first stage is over: the same command trains the second, and has the last word on the test split."""
+    words = ("study.name=staged", "study.trials=1", "study.final=1", "method=dsol", "search_spaces=dsol", "search=fifo")
+    # In the space's first trial three quarters of the epochs are of the first stage.
+    words += ("fit.epochs=12", "encoder.width=16", "evaluation.pictures=0")
+    study = demo / "studies/staged"
+    trial, report = study / "checkpoints/trial-0000", study / "evaluation/test/scores.json"
+    first = Driver(demo, tmp_path / "first.log", *words)
+    until((trial / "epoch-0009/manifest.json").exists, first)
+    first.kill("ray::RayTrainWorker")
+    os.kill(first.process.pid, signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    killed = time.time()
+    assert not (trial / "epoch-0012").exists() and not report.exists()
+
+    second = Driver(demo, tmp_path / "second.log", *words)
+    assert second.wait() == 0, second.text()[-3000:]
+    check(demo, 1, "staged")
+    records = Ledger(str(study)).records()
+    training = [record["training"] for record in records if record["kind"] == "epoch_scored"]
+    assert ["distribution" in each["train"] for each in training] == 9 * [False] + 3 * [True]
+    assert training[8]["began"] < killed < training[11]["began"]
+    assert json.loads(report.read_text())["checkpoints"] and "Traceback" not in second.text()
+
+
 SPACE = """
 space:
   method.temperature: {float: [1.0e-44, 1.0], log: true}

@@ -173,7 +173,7 @@ class Dsol(Pairs):
         cells_NFHW, pooled_NF, unit_NCHW, heard_NC = self.look_and_listen(*self.pairs(mixture))
         maps_N2HW = self.logits(unit_NCHW, torch.stack([heard_NC, following(heard_NC)], dim=1))
         location = bce_loss(*maps_N2HW.amax((2, 3)).unbind(1))
-        signs = {"location": location.detach(), **_spreads(unit_NCHW, heard_NC)}
+        signs = {"location": location.detach(), **self._signs(unit_NCHW, heard_NC)}
         idle, heads = [self.slope, self.offset], [*self.seen.parameters(), *self.heard.parameters()]
         if not self.clustered:
             return location, signs, idle + heads
@@ -192,12 +192,21 @@ class Dsol(Pairs):
         location = location_loss(*maps_B2HW.unbind(1))
         objects_BMHW = self.objects(cells_BFHW, maps_B2HW[:, 0] if self.masked else None)
         distribution = distribution_loss(objects_BMHW.mean((2, 3)), self.teach(sounds_BTF))
-        signs = {"location": location.detach(), "distribution": distribution.detach(), **_spreads(unit_BCHW, heard_BC)}
+        signs = {"location": location.detach(), "distribution": distribution.detach()}
+        signs |= {"slope": self.slope.detach(), "offset": self.offset.detach(), **self._signs(unit_BCHW, heard_BC)}
         idle = [*self.seen.parameters(), *self.heard.parameters()]
         return distribution + self.location_weight * location, signs, idle
 
+    def _signs(self, unit_NCHW: Tensor, heard_NC: Tensor) -> dict[str, Tensor]:
+        """Of both stages: the scale in use, and signs of collapse."""
+        spreads = {"image_spread": spread(unit_NCHW.movedim(1, -1)), "sound_spread": spread(heard_NC)}
+        return {"scale": self.scale.detach()} | spreads
+
     def objects(self, cells_NFHW: Tensor, logits_NHW: Tensor | None) -> Tensor:
-        """a <cell, mean object of each cluster> + b, times the location map where it is given: (N, M, H, W) float32."""
+        """a <cell, mean object of each cluster> + b, times the location map where it is given: (N, M, H, W) float32.
+
+        Loss and maps take a softmax over the clusters, which does not feel b: its gradient is rounding alone.
+        """
         with torch.autocast(cells_NFHW.device.type, enabled=False):
             alike_NMHW = torch.einsum("nfhw,mf->nmhw", cells_NFHW.float(), self.dictionary_MF)
             seen_NMHW = self.slope * alike_NMHW + self.offset
@@ -267,10 +276,6 @@ class Dsol(Pairs):
         if self.matching is None:
             return Maps(maps_NMHW, None, loudness_NM)
         return Maps(self.matching.total(maps_NMHW), self.matching.classes, self.matching.total(loudness_NM))
-
-
-def _spreads(unit_NCHW: Tensor, heard_NC: Tensor) -> dict[str, Tensor]:
-    return {"image_spread": spread(unit_NCHW.movedim(1, -1)), "sound_spread": spread(heard_NC)}
 
 
 def _check(k: int, embedding_size: int, clusters: int, initial_epochs: int, unmasked_epochs: int) -> None:

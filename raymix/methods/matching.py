@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from scipy.cluster.vq import kmeans2
 from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
 from raymix.distributed import collect, collect_objects, of_first_rank
@@ -107,7 +108,7 @@ def cluster(unit_NF: np.ndarray, centres_MF: np.ndarray, known: bool) -> tuple[n
                 tightest, best = spent, (centres, of_N)
     centres, of_N = best
     if known:
-        before_N = np.square(unit_NF[:, None] - centres_MF[None]).sum(-1).argmin(1)
+        before_N = cdist(unit_NF, centres_MF, "sqeuclidean").argmin(1)  # never an array of N x M x F
         shared = np.zeros((m, m))
         np.add.at(shared, (of_N, before_N), 1)
         number_M = linear_sum_assignment(shared, maximize=True)[1]
