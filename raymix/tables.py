@@ -161,7 +161,7 @@ def markdown(
     every = [*(each["dataset"] for each in found), *(dataset for dataset, _ in absent)]
     for place, columns in enumerate(sheets(table, every)):
         if place:
-            lines += ["", f"### {columns[0].dataset}, which the paper's table does not have"]
+            lines += ["", f"### {columns[0].dataset}, which Table {table.number} of the paper does not have"]
         own = [each for each in found if each["dataset"] in {part.dataset for part in columns}]
         lines += ["", *_facts(columns, own, absent), *(["", *grid(_cells(columns, own))] if own else [])]
     cut = PROTOCOLS[table.parts[0].protocol].threshold
@@ -228,7 +228,7 @@ def _facts(
         protocols = " and ".join(sorted({each["protocol"] for each in own}))
         of = {(e["scenes"], f"{e['scenes_hash']}{of_clips(e['preprocessing'])}", e["one_source"]) for e in own}
         for scenes, hashed, lone in sorted(of):
-            few = f"; {lone} of them have one source" if lone else ""
+            few = f"; {lone} of them with one source" if lone else ""
             lines.append(f"- {part.head}: protocol {protocols}, {scenes} scenes {hashed}{few}")
         if not own:
             why = absent.get((part.dataset, part.layout), "")

@@ -15,16 +15,17 @@ import torch
 from test_evaluate import a_run, a_study, clips
 
 from raymix import exhibits, plates, results
+from raymix import hall as hall_room
 from raymix.asking import as_lists
 from raymix.config import BadInput, Dataset, Evaluate, Evaluation
 from raymix.evaluate import evaluate
 from raymix.figures import Picture
 from raymix.hall import HEARING, SHUFFLED, SILENT, UNTRAINED, Hall, Shown, held
-from raymix.methods import METHODS, Maps
+from raymix.methods import METHODS, Maps, from_run
 from raymix.plates import mean_iou
 from raymix.staging import Stage
 from raymix.truth import Truth
-from raymix.verdict import Contender
+from raymix.verdict import Contender, untrained
 
 __all__ = ["clips"]
 SYSTEMS = ("ots", "cycle", "dsol")
@@ -114,7 +115,10 @@ def test_all_null_systems_stand_in_every_table_and_warn(made: tuple[Path, dict[s
 
 def test_why_nothing_was_measured_stands_in_the_table(clips: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     music = replace(clips, name="music", subset="solo")
+    asked, of = [], Hall.of
+    monkeypatch.setattr(Hall, "of", lambda self, *what: asked.append(what) or of(self, *what))
     text, found = exhibits.table(3, [a_hall(music, {"cycle": right})])
+    assert asked[-2:] == [("grid2x2", "solo", False), ("natural", "duet", True)]  # of the duet every annotated frame
     assert f"- MUSIC-Duet: nothing measured: no clips are prepared in {clips.prepared}duet\n" in text
     assert {each["layout"] for each in found if each["kind"] == "measured"} == {"grid2x2"}
     assert "### " not in text
@@ -128,6 +132,31 @@ def test_why_nothing_was_measured_stands_in_the_table(clips: Dataset, monkeypatc
     assert "- demo, 2x2: nothing measured: a scene needs 4 clips of different videos\n" in text
     assert plates.drawn(5, hall) == "a scene needs 4 clips of different videos"
     assert {each["kind"] for each in found} == {"published"}
+
+
+def test_what_stands_beside_a_system_cannot_have_listened(clips: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    (shown,) = systems(clips, ["cycle"])
+    trained = from_run(shown.contender.run, pretrained=False)
+    hall = Hall([replace(shown, contender=replace(shown.contender, method=trained))], "test", "cpu")
+    act, heard = hall.of("hconcat"), {}
+    assert not isinstance(act, str) and act.other_N is not None
+
+    def predict(method: Any, scenes: Any, device: str) -> Maps:
+        heard[how] = method, scenes.mixture_NTF
+        return Maps(torch.zeros(0))
+
+    monkeypatch.setattr(hall_room, "predict", predict)
+    for how in (HEARING, SHUFFLED, SILENT, UNTRAINED):
+        hall.maps(hall.shown[0], act, how)
+        hall.maps(hall.shown[0], act, how)  # each once
+    own = act.scenes.mixture_NTF
+    assert all(method is trained for method, _ in (heard[HEARING], heard[SHUFFLED], heard[SILENT]))
+    assert torch.equal(heard[HEARING][1], own) and torch.equal(heard[UNTRAINED][1], own)
+    assert not heard[SILENT][1].any() and torch.equal(heard[SHUFFLED][1], own[act.other_N])
+    fresh = untrained(shown.contender.run).state_dict()
+    assert heard[UNTRAINED][0] is not trained
+    assert all(torch.equal(value, fresh[name]) for name, value in heard[UNTRAINED][0].state_dict().items())
 
 
 def test_figures_say_by_which_protocol_and_of_which_scenes(made: tuple[Path, dict[str, Any], list[str]]) -> None:

@@ -111,7 +111,7 @@ def test_comparisons_of_several_datasets_share_the_lines_of_a_table() -> None:
     ]
     foreign = Measured("cycle", "demo", summary("single", "mixloc-single", ap=0.1), "c0")
     text = tables.markdown(TABLES[2], tables.whole(TABLES[2], [*first, other, *null, foreign]))
-    paper, demo = text.split("### demo, which the paper's table does not have")
+    paper, demo = text.split("### demo, which Table 2 of the paper does not have")
     filled = {line.split("|")[1].strip(): line for line in paper.splitlines() if line.startswith("| ")}
     assert "70.0 [" in filled["Ours, a0 and b0"] and "20.0* [10.0, 30.0] ‡" in filled["Ours, a0 and b0"]
     assert "70.0 [" in filled["Ours, a1"] and filled["null: full frame"].count("40.0 [") == 2
@@ -132,7 +132,7 @@ def test_a_mark_where_the_best_null_system_reaches_an_interval(best: float, sign
     text = tables.markdown(TABLES[1], found)
     assert f"70.0* [60.0, 80.0] {sign}".rstrip() + " " in text
     assert [note in text for note in comparison.MARKS.values()] == [sign == "†", sign == "‡"]
-    assert "MUSIC-Duet: protocol mixloc-multi, 7 scenes abcd; 3 of them have one source" in text
+    assert "MUSIC-Duet: protocol mixloc-multi, 7 scenes abcd; 3 of them with one source" in text
 
 
 def test_one_video_has_no_interval_and_is_marked() -> None:
