@@ -97,7 +97,7 @@ def blank(size_inches: tuple[float, float]) -> Figure:
 
 def wrapped(heading: str, width: float) -> list[str]:
     """The lines of a heading on a figure of so many inches; none without a heading."""
-    return textwrap.wrap(heading, max(24, int(width / 0.09)))
+    return textwrap.wrap(heading, max(24, int(width / 0.1)), break_on_hyphens=False)
 
 
 def title(figure: Figure, lines: Sequence[str], size: tuple[float, float]) -> None:
