@@ -25,6 +25,7 @@ UNREAD = {  # what is not read beside a word, and so is refused
     "layout": ("pictures",),
     "pair_list": ("pictures",),
 }
+_LISTS = ("compare", "protocols", "tables", "figures", "comparison")
 _FILES = ("predictions", "export", "pair_list", "output")
 
 
@@ -44,16 +45,17 @@ def refuse_unread(settings: Evaluate) -> None:
 def as_lists() -> None:
     """`compare=A,B` as a list, with whatever stands in A and B, which Hydra would take for something of its own.
 
-    So also `protocols=all`, `tables=1` and `figures=3,4`; and names of files as the words that they are.
+    So also `protocols=all`, `tables=1` and `figures=3,4`; `comparison=A,B` and names of files as the words that they are.
     """
     for place, word in enumerate(sys.argv):
         name, equals, value = word.partition("=")
         quoted = any(mark in value for mark in "'\"$")
-        if name in ("compare", "protocols", "tables", "figures") and equals and not quoted:
+        if name in _LISTS and equals and not quoted:
             listed = value[1:-1] if value.startswith("[") and value.endswith("]") else value
             several: list[Any] = [each.strip() for each in listed.split(",") if each.strip()]
             if name in ("tables", "figures") and all(each.isdecimal() for each in several):
                 several = [int(each) for each in several]
-            sys.argv[place] = f"{name}={json.dumps(several, ensure_ascii=False)}"
+            worded: Any = ",".join(several) if name == "comparison" else several
+            sys.argv[place] = f"{name}={json.dumps(worded, ensure_ascii=False)}"
         elif name in _FILES and value not in ("", "null") and not quoted:
             sys.argv[place] = f"{name}={json.dumps(value, ensure_ascii=False)}"

@@ -7,12 +7,11 @@ sources, duets, VGGSound-Duet), beside the same null systems.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 
-from raymix import predictions, results, verdict
+from raymix import deaf, predictions, results, verdict
 from raymix.comparison import Row
 from raymix.config import BadInput, Evaluate, signature
 from raymix.contenders import Source
@@ -21,11 +20,11 @@ from raymix.methods import Maps
 from raymix.protocol import Protocol
 from raymix.protocol import protocol as named
 from raymix.results import Report
-from raymix.scene import Scenes, derangement
+from raymix.scene import Scenes
 from raymix.staging import Stage, staged
 from raymix.submission import Result
 from raymix.truth import Truth
-from raymix.verdict import TRAINING_CLIPS, Contender
+from raymix.verdict import Contender
 
 
 def evaluate(
@@ -72,10 +71,10 @@ def scored(
     The same nulls whatever the protocols, since the mark behind a score depends on them; `notes` takes what is lacking.
     """
     device, best = "cuda" if torch.cuda.is_available() else "cpu", contenders[0]
-    other = _strangers(scenes, stage.seed, notes)
+    other = deaf.strangers(scenes, stage.seed, notes)
     fresh = verdict.untrained(best.run).to(device)
     said, null = verdict.heard_and_deaf(contenders, fresh, scenes, contenders, other, device)
-    mean_HW = _mean_map(best, stage, device, notes)
+    mean_HW = deaf.training_map(best, stage, device, notes)
     return said, verdict.beside_nulls(said, null, truth, protocols, mean_HW, stage.seed)
 
 
@@ -85,29 +84,6 @@ def _record(of: Contender, rows: list[Row], stage: Stage) -> dict[str, Any]:
     values = {f"{stage.split}/{stage.layout}/{name}": each.value for name, each in own.summary.items()}
     known = {name: getattr(of, name) for name in ("name", "rank", "trial", "epoch", "uri")}
     return known | {"parameters": of.params, "scores": values}
-
-
-def _strangers(scenes: Scenes, seed: int, notes: list[str]) -> torch.Tensor | None:
-    """Which scene each scene hears instead; None where there are too few for that."""
-    try:
-        return torch.from_numpy(derangement(scenes, seed))
-    except ValueError as error:
-        notes.append(f"no shuffled audio: {error}")
-        return None
-
-
-def _mean_map(best: Contender, stage: Stage, device: str, notes: list[str]) -> Any:
-    """The mean map of training scenes of the same kind (of duets: of single clips), or None."""
-    drawn = replace(stage, split="train", pairs=None, scenes=TRAINING_CLIPS // 2)
-    if stage.layout == "natural":
-        drawn = replace(drawn, layout="single", sources=None)
-    elif stage.pairs and stage.layout in ("hconcat", "vconcat"):
-        drawn = replace(drawn, sources=len(stage.pairs.scenes[0]))
-    try:
-        return verdict.mean_map(best.method, drawn.compose(drawn.clips(limit=TRAINING_CLIPS)), device)
-    except (ValueError, OSError) as error:
-        notes.append(f"no mean training map: {' '.join(str(error).split())}")
-        return None
 
 
 def _stored(folder: str, truth: Truth, said: dict[str, Maps]) -> tuple[str, ...]:

@@ -132,8 +132,11 @@ class Clips:
         every = {name: value[index] for name, value in every.items() if isinstance(value, np.ndarray)}
         return replace(self, **every)
 
-    def with_sources(self, count: int) -> Clips:
-        """The clips in which exactly so many sources sound; ValueError where there is none, or none was read."""
+    def with_sources(self, count: int, fewer: bool = False) -> Clips:
+        """The clips in which exactly so many sources sound, with `fewer` also those in which fewer do, but one at least.
+
+        ValueError where there is none of so many, or where no sources were read.
+        """
         if self.sources is None:
             raise ValueError("layout=natural: these clips came without the regions of each source")
         count_N = self.sources.any(axis=(2, 3)).sum(axis=1)
@@ -141,7 +144,7 @@ class Clips:
             raise ValueError(
                 f"layout=natural: none of {len(self)} clips has regions of exactly {count} sounding source(s)"
             )
-        return self.take(np.flatnonzero(count_N == count))
+        return self.take(np.flatnonzero((count_N >= 1) & (count_N <= count) if fewer else count_N == count))
 
     @staticmethod
     def concat(parts: Sequence[Clips]) -> Clips:

@@ -21,6 +21,10 @@ from raymix.truth import Truth
 STEP = 0.02  # of the sides of a box of the truth's area
 BOX_SIDES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of centre boxes, as shares of the sides of the canvas
 
+MARKS = {
+    "†": "† a null system lies inside this interval (or there is none, all scenes being from one video)",
+    "‡": "‡ a null system lies above this interval",
+}
 _COLUMNS = ("sounding_accuracy", "ciou", "iou", "ap", "cap", "piap", "auc")  # others stand behind them
 
 
@@ -188,14 +192,13 @@ def table(rows: Sequence[Row], metrics: Sequence[str] | None = None) -> str:
             known = sorted({each for row in rows for each in row.summary})
             raise ValueError(f"metric {name!r} is in none of these tables, they have {', '.join(known)}")
     text = "\n\n".join(_part(part, metrics) for part in parts.values())
-    notes = {
-        "†": "† a null system lies inside this interval (or there is none, all scenes being from one video)",
-        "‡": "‡ a null system lies above this interval",
-    }
-    return "\n".join(
-        [text, *(("",) if any(mark in text for mark in notes) else ())]
-        + [note for mark, note in notes.items() if mark in text]
-    )
+    notes = warnings(text)
+    return "\n".join([text, *(("",) if notes else ()), *notes])
+
+
+def warnings(text: str) -> list[str]:
+    """What the marks mean that are in this text."""
+    return [note for sign, note in MARKS.items() if sign in text]
 
 
 def _part(rows: Sequence[Row], chosen: Sequence[str] | None) -> str:
@@ -262,12 +265,13 @@ def _cell(interval: Interval) -> str:
 
 
 def _mark(row: Row, metric: str, rows: Sequence[Row]) -> str:
-    """† or ‡ where the best null system is not below this system's interval."""
-    if row.null:
-        return ""
     nulls_too = (other.summary for other in rows if other.null)
     best = max((summary[metric].value for summary in nulls_too if metric in summary), default=-math.inf)
-    low, high = row.summary[metric].low, row.summary[metric].high
-    if best == -math.inf or best < low:
+    return "" if row.null else mark(row.summary[metric], best)
+
+
+def mark(interval: Interval, best: float) -> str:
+    """† or ‡ where the best null system (-inf: there is none) is not below this interval of a system."""
+    if best == -math.inf or best < interval.low:
         return ""
-    return " ‡" if best > high else " †"
+    return " ‡" if best > interval.high else " †"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,6 +95,18 @@ def blank(size_inches: tuple[float, float]) -> Figure:
     return figure
 
 
+def wrapped(heading: str, width: float) -> list[str]:
+    """The lines of a heading on a figure of so many inches; none without a heading."""
+    return textwrap.wrap(heading, max(24, int(width / 0.1)), break_on_hyphens=False)
+
+
+def title(figure: Figure, lines: Sequence[str], size: tuple[float, float]) -> None:
+    """A heading above everything, 0.2 inches a line."""
+    for place, line in enumerate(lines):
+        y = 1 - (0.26 + 0.2 * place) / size[1]
+        figure.text(0.1 / size[0], y, line, fontsize=11, weight="bold", color=_INK, va="center")
+
+
 def _show(axes: Axes, image: np.ndarray, **how: Any) -> None:
     y, x = image.shape[:2]
     axes.imshow(image, extent=(0, x, y, 0), aspect="equal", **how)
@@ -151,10 +164,12 @@ def _caption(picture: Picture, which: int, mine: Sequence[int]) -> str:
     name = "mean of the maps" if which == _MEAN else f"map {which + 1}"
     if not mine:
         return name + (": fits no source" if picture.map_S and _MEAN not in picture.drawn else "")
-    source = mine[0]
-    fits = picture.sources[source] if source < len(picture.sources) else f"source {source + 1}"
-    iou = picture.iou_S[source] if source < len(picture.iou_S) else math.nan
-    return f"{name}: {fits}" + ("" if math.isnan(iou) else f", IoU {iou:.2f}")
+    fits = [picture.sources[each] if each < len(picture.sources) else f"source {each + 1}" for each in mine]
+    ious = [picture.iou_S[each] if each < len(picture.iou_S) else math.nan for each in mine]
+    if len(mine) == 1:
+        return f"{name}: {fits[0]}" + ("" if math.isnan(ious[0]) else f", IoU {ious[0]:.2f}")
+    both = (f"{fit} {iou:.2f}" for fit, iou in zip(fits, ious, strict=True) if not math.isnan(iou))
+    return f"{name}: IoU {', '.join(both)}"
 
 
 def _panel_lines(axes: Axes, picture: Picture) -> None:

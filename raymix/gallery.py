@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from raymix.figures import Picture, blank, draw_frame, draw_map, legend
+from raymix.figures import Picture, blank, draw_frame, draw_map, legend, title, wrapped
 
 _INK, _GAP = "#222222", 0.1  # inches between cells
+_CHARACTER = 0.052  # inches, the usual width of one of 7 points
 
 
 def systems(rows: Sequence[Mapping[str, Picture]], heading: str = "") -> Figure:
@@ -29,8 +30,10 @@ def systems(rows: Sequence[Mapping[str, Picture]], heading: str = "") -> Figure:
     any_picture = next(iter(first.values()))
     aspect = any_picture.frame_YX3.shape[0] / any_picture.frame_YX3.shape[1]
     width = 1.9 if aspect > 0.75 else 2.6
-    line, top, bottom = width * aspect + 0.34, (0.5 if heading else 0.12) + 0.26, 0.42
-    size = ((1 + len(cells)) * (width + _GAP) + _GAP, top + bottom + len(rows) * line)
+    across = (1 + len(cells)) * (width + _GAP) + _GAP
+    said = wrapped(heading, across)
+    line, top, bottom = width * aspect + 0.34, 0.12 + (0.18 + 0.2 * len(said) if said else 0) + 0.26, 0.42
+    size = (across, top + bottom + len(rows) * line)
     figure = blank(size)
     for place, (name, which) in enumerate([("", -2), *cells]):
         x = _GAP + place * (width + _GAP)
@@ -44,10 +47,11 @@ def systems(rows: Sequence[Mapping[str, Picture]], heading: str = "") -> Figure:
             axes.set_axis_off()
             picture = row[name] if name else next(iter(row.values()))
             draw_map(axes, picture, which) if name else draw_frame(axes, picture)
-            said = axes.get_title(loc="left").split(": ")[-1]
-            axes.set_title(said, fontsize=7, color=_INK, loc="left", pad=2)
-    if heading:
-        figure.text(_GAP / size[0], 1 - 0.26 / size[1], heading, fontsize=11, weight="bold", color=_INK, va="center")
+            told = axes.get_title(loc="left").split(": ")[-1]
+            axes.set_title(
+                told, fontsize=min(7, 7 * width / (_CHARACTER * max(len(told), 1))), color=_INK, loc="left", pad=2
+            )
+    title(figure, said, size)
     legend(figure, [picture for row in rows for picture in row.values()], size)
     return figure
 

@@ -15,7 +15,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from raymix.figures import blank
+from raymix.figures import blank, title, wrapped
 
 _INK, _EDGES = "#222222", "viridis_r"
 _WIDEST = 7.0  # points, of an edge of probability 1
@@ -48,8 +48,9 @@ def cycle_paths(walks: Sequence[Walk], heading: str = "") -> Figure:
     if not walks:
         raise ValueError("no walks to draw")
     k = max(len(walk.frames_KYX3) for walk in walks)
-    wide, high, top = 3.2 * _CELL, k * _CELL + 0.5, 0.45 if heading else 0.1
-    size = (len(walks) * wide + 0.9, high + top + 0.1)
+    wide, high = 3.2 * _CELL, k * _CELL + 0.5
+    said = wrapped(heading, len(walks) * wide + 0.9)
+    size = (len(walks) * wide + 0.9, high + (0.25 + 0.2 * len(said) if said else 0.1) + 0.1)
     figure = blank(size)
     for place, walk in enumerate(walks):
         axes = figure.add_axes((place * wide / size[0], 0.1 / size[1], wide / size[0], high / size[1]))
@@ -59,8 +60,7 @@ def cycle_paths(walks: Sequence[Walk], heading: str = "") -> Figure:
     colours.ax.tick_params(labelsize=7, labelcolor=_INK, length=2)
     colours.outline.set_visible(False)
     bar.set_title("P", fontsize=8, color=_INK, pad=4)
-    if heading:
-        figure.text(0.15 / size[0], 1 - 0.28 / size[1], heading, fontsize=11, weight="bold", color=_INK, va="center")
+    title(figure, said, size)
     return figure
 
 

@@ -86,19 +86,21 @@ def compose(
     rule: str = "sum",
     level: str = "rms",
     sources: int | None = None,
+    fewer: bool = False,
 ) -> Scenes:
     """At most `count` scenes of whole frames and centred windows, the same for the same seed and clip ids in any order.
 
     "single" is one clip (never one twice), "hconcat" sounding clips side by side (two, or 1 to 4 `sources`), "vconcat"
     the same one above the other, "grid2x2" four clips of which two sound, "solo2x2" four of which one does, "natural" one
-    clip with so many sounding sources of its own. The panels of a scene are of different videos and, where at least so
+    clip with so many sounding sources of its own (with `fewer`: at most so many, those that it lacks have empty masks, as in
+    the duets of MUSIC, of which many frames have one box). The panels of a scene are of different videos and, where at least so
     many labels are known, of different labels; labels are used for nothing else. Raises ValueError for an unknown layout
     or too few videos.
     """
     wanted = arrange(layout, sources)[2]
     frames = window_frames(seconds, clips.stft.shape[1])
     if layout == "natural":
-        clips = clips.with_sources(wanted)
+        clips = clips.with_sources(wanted, fewer)
     drawn = draw(clips.clip_id, clips.video, clips.label, layout=layout, count=count, seed=seed, sources=sources)
     start = (clips.stft.shape[1] - frames) // 2
     cast = [drawn.ids, clips.clip_id[drawn.clips_NP].tolist(), drawn.place_NP.tolist()]

@@ -50,12 +50,13 @@ class Stage:
         natural = self.layout == "natural"
         return clip_files.read(self.prepared, self.split, self.image_size, truth=True, sources=natural, limit=limit)
 
-    def compose(self, clips: Clips) -> Scenes:
-        """The scenes; ValueError where the clips, or the list, do not give them."""
+    def compose(self, clips: Clips, fewer: bool = False) -> Scenes:
+        """The scenes, with `fewer` also natural ones of fewer sources; ValueError where the clips or the list lack them."""
         how: dict[str, Any] = {"seconds": self.seconds, "rule": self.rule, "level": self.level}
         if self.pairs:
             return compose_list(clips, self.pairs, **how)
-        return compose(clips, layout=self.layout, count=self.scenes or 0, seed=self.seed, sources=self.sources, **how)
+        how |= {"seed": self.seed, "sources": self.sources, "fewer": fewer}
+        return compose(clips, layout=self.layout, count=self.scenes or 0, **how)
 
     def listed(self, clips: Clips) -> PairList:
         """The scenes as a pair list: the one that was named, or that of the drawn scenes."""

@@ -1,25 +1,28 @@
 """Tables 1, 2 and 3 of the paper with measured numbers below the published ones, as Markdown, CSV and JSON.
 
-A number stands where it was published, or measured on the very scenes and protocol that its column names; everywhere
-else there is a blank. On a dataset that the paper does not have, the same columns hold what was measured there.
+The paper's table is always whole. A number stands where it was published, or measured on the very scenes and protocol that
+its column names; everywhere else there is a blank. A dataset that the table does not have gets columns of the same kind,
+without published numbers, in a part of its own.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raymix.comparison import grid, of_clips
+from raymix.comparison import grid, mark, of_clips, warnings
+from raymix.protocol import PROTOCOLS
 from raymix.published import PaperTable, Part
-from raymix.scoring import Summary
+from raymix.scoring import Interval, Summary
 
 PUBLISHED, MEASURED, NULL = "published", "measured", "null"
 FIELDS = (
-    "table", "row", "system", "kind", "dataset", "layout", "protocol", "metric", "value", "low", "high", "star", "scenes",
-    "videos", "scenes_hash", "preprocessing", "note",
+    "table", "row", "system", "kind", "dataset", "layout", "protocol", "metric", "value", "low", "high", "star", "mark",
+    "scenes", "one_source", "videos", "scenes_hash", "preprocessing", "note",
 )  # fmt: skip
 
 
@@ -33,25 +36,43 @@ class Measured:
     note: str = ""  # where the numbers come from: a study, a checkpoint
     null: bool = False
     starred: bool = True  # False for one map, which no pairing can favour
+    one_source: int = 0  # so many of the scenes of several sources have but one
 
 
 def parts(table: PaperTable, dataset: str) -> tuple[Part, ...]:
-    """The columns of a table for one dataset: its own, or for one that is not in the paper those of the table's first."""
+    """The columns of a table for one dataset: its own, or for one that it does not have those of its first."""
     own = tuple(part for part in table.parts if part.dataset == dataset)
     if own:
         return own
     first = table.parts[0].dataset
     said = {"single": "single", "grid2x2": "2x2", "hconcat": "side by side", "natural": "natural mixtures"}
     like = (part for part in table.parts if part.dataset == first)
-    return tuple(replace(part, head=f"{dataset}, {said[part.layout]}", dataset=dataset, subset="") for part in like)
+    return tuple(
+        replace(part, head=f"{dataset}, {said[part.layout]}", dataset=dataset, subset="", fewer=False) for part in like
+    )
+
+
+def sheets(table: PaperTable, datasets: Iterable[str] = ()) -> list[tuple[Part, ...]]:
+    """All columns of the paper's table, then those of each of these datasets that it does not have."""
+    there = {part.dataset for part in table.parts}
+    return [table.parts, *(parts(table, each) for each in dict.fromkeys(datasets) if each not in there)]
+
+
+def whole(table: PaperTable, measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """The records of all columns, in their order."""
+    every = sheets(table, (each.dataset for each in measured))
+    return [record for columns in every for record in _records(table, columns, measured)]
 
 
 def records(table: PaperTable, dataset: str, measured: Sequence[Measured]) -> list[dict[str, Any]]:
-    """One record for each number, in the order of the table: a system's published numbers, then its measured ones."""
-    columns = parts(table, dataset)
+    """One record for each number of a dataset, in the order of the table: published numbers, measured ones, nulls."""
+    return _records(table, parts(table, dataset), measured)
+
+
+def _records(table: PaperTable, columns: Sequence[Part], measured: Sequence[Measured]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for row, system, numbers in table.rows:
-        known = {"table": table.number, "row": row, "system": system, "dataset": dataset}
+        known = {"table": table.number, "row": row, "system": system}
         for part, printed in zip(table.parts, numbers, strict=True):
             for metric, text in zip(part.metrics, printed, strict=True):
                 if part in columns and text is not None:
@@ -59,14 +80,34 @@ def records(table: PaperTable, dataset: str, measured: Sequence[Measured]) -> li
         own = [each for each in measured if each.system == system and not each.null]
         found += [{**known, **each} for each in _filled(columns, own, MEASURED)]
     for name in dict.fromkeys(each.system for each in measured if each.null):
-        known = {"table": table.number, "row": name, "system": name, "dataset": dataset}
+        known = {"table": table.number, "row": name, "system": name}
         own = [each for each in measured if each.system == name and each.null]
         found += [{**known, **each} for each in _filled(columns, own, NULL)]
-    return [{field: record.get(field) for field in FIELDS} for record in found]
+    return [{field: record.get(field) for field in FIELDS} for record in _marked(found)]
+
+
+def _marked(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The same records, those of systems marked where the best null system of their column reaches them."""
+    best: dict[tuple[str, str, str], float] = {}
+    for each in found:
+        if each["kind"] == NULL:
+            best[_column(each)] = max(each["value"], best.get(_column(each), -math.inf))
+    marked = []
+    for each in found:
+        sign = ""
+        if each["kind"] == MEASURED:
+            ends = (math.nan if each[end] is None else each[end] for end in ("value", "low", "high"))
+            sign = mark(Interval(*ends), best.get(_column(each), -math.inf)).strip()
+        marked.append({**each, "mark": sign})
+    return marked
+
+
+def _column(record: Mapping[str, Any]) -> tuple[str, str, str]:
+    return record["dataset"], record["layout"], record["metric"]
 
 
 def _of_part(part: Part, metric: str) -> dict[str, Any]:
-    return {"layout": part.layout, "protocol": part.protocol, "metric": metric}
+    return {"dataset": part.dataset, "layout": part.layout, "protocol": part.protocol, "metric": metric}
 
 
 def _printed(text: str) -> dict[str, Any]:
@@ -91,7 +132,9 @@ def _filled(columns: Sequence[Part], own: Sequence[Measured], kind: str) -> list
                 star = each.starred and f"{metric}*" in summary
                 if star or metric in summary:
                     facts = {
+                        "protocol": summary.protocol,
                         "scenes": summary.scenes,
+                        "one_source": each.one_source,
                         "videos": summary.videos,
                         "scenes_hash": summary.scenes_hash,
                         "preprocessing": summary.preprocessing,
@@ -103,21 +146,59 @@ def _filled(columns: Sequence[Part], own: Sequence[Measured], kind: str) -> list
     return found
 
 
-def markdown(table: PaperTable, dataset: str, found: Sequence[Mapping[str, Any]]) -> str:
-    """One Markdown table in percent, as the paper prints it; nulls in the last rows."""
-    columns = [(part, metric) for part in parts(table, dataset) for metric in part.metrics]
-    heads = [f"{part.head}: {heading(metric)}" for part, metric in columns]
-    cells = [["", *heads]]
-    for key in dict.fromkeys((each["row"], each["kind"], each["note"]) for each in found):
-        row, kind, note = key
-        own = {
-            (each["layout"], each["metric"]): each for each in found if (each["row"], each["kind"], each["note"]) == key
-        }
-        name = {PUBLISHED: f"{row}, published", MEASURED: f"{row}, {note or 'measured'}", NULL: f"null: {row}"}[kind]
-        cells.append([name, *(_cell(own.get((part.layout, metric))) for part, metric in columns)])
-    return "\n".join(
-        [f"## Table {table.number}: {table.title}", "", *_facts(table, dataset, found), "", *grid(cells), ""]
-    )
+def markdown(
+    table: PaperTable,
+    found: Sequence[Mapping[str, Any]],
+    absent: Mapping[tuple[str, str], str] | None = None,
+    notes: Sequence[str] = (),
+) -> str:
+    """The paper's table in percent, as it prints it, and below it a part for each other dataset; nulls in the last rows.
+
+    `absent` says, by dataset and layout, why nothing was measured there; `notes` stand below all.
+    """
+    absent = absent or {}
+    lines = [f"## Table {table.number}: {table.title}"]
+    every = [*(each["dataset"] for each in found), *(dataset for dataset, _ in absent)]
+    for place, columns in enumerate(sheets(table, every)):
+        if place:
+            lines += ["", f"### {columns[0].dataset}, which Table {table.number} of the paper does not have"]
+        own = [each for each in found if each["dataset"] in {part.dataset for part in columns}]
+        lines += ["", *_facts(columns, own, absent), *(["", *grid(_cells(columns, own))] if own else [])]
+    cut = PROTOCOLS[table.parts[0].protocol].threshold
+    legend = [
+        "percent; * the best pairing of maps with sources was taken; 95 % intervals by bootstrap over videos",
+        f"every measured row is cut at {cut:g}, the threshold of the paper's own method; for each other method the paper "
+        "took the threshold that is best on validation (section 4.4)",
+        *warnings("\n".join(lines)),
+    ]
+    return "\n".join([*lines, "", *(f"- {each}" for each in [*legend, *notes]), ""])
+
+
+def _cells(columns: Sequence[Part], found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Heads, then a line for each row of the paper and what was measured: studies of several datasets share a line."""
+    heads = [(part, metric) for part in columns for metric in part.metrics]
+    cells = [["", *(f"{part.head}: {heading(metric)}" for part, metric in heads)]]
+    for row, kind in dict.fromkeys((each["row"], each["kind"]) for each in found):
+        own = [each for each in found if (each["row"], each["kind"]) == (row, kind)]
+        sources: dict[str, dict[str, None]] = {}  # the studies of each dataset, in their order
+        for each in own:
+            sources.setdefault(each["dataset"], {})[each["note"]] = None
+        for line in range(max(map(len, sources.values()))):
+            notes = {dataset: list(each)[line] for dataset, each in sources.items() if line < len(each)}
+            values = {_column(each): each for each in own if notes.get(each["dataset"]) == each["note"]}
+            texts = [_cell(values.get((part.dataset, part.layout, metric))) for part, metric in heads]
+            cells.append([_name(row, kind, list(dict.fromkeys(notes.values()))), *texts])
+    return cells
+
+
+def _name(row: str, kind: str, notes: Sequence[str]) -> str:
+    """What stands before a line: the row, and where its numbers come from."""
+    if kind == PUBLISHED:
+        return f"{row}, published"
+    where = " and ".join(filter(None, notes))
+    if kind == NULL:
+        return f"null: {row}" + (f", {where}" if where else "")
+    return f"{row}, {where or 'measured'}"
 
 
 def heading(metric: str) -> str:
@@ -131,22 +212,27 @@ def _cell(record: Mapping[str, Any] | None) -> str:
     if record is None:
         return ""
     text = f"{100 * record['value']:.1f}" + ("*" if record["star"] else "")
-    if record.get("low") is None:
-        return text
-    return f"{text} [{100 * record['low']:.1f}, {100 * record['high']:.1f}]"
+    if record.get("low") is not None:
+        text += f" [{100 * record['low']:.1f}, {100 * record['high']:.1f}]"
+    return f"{text} {record['mark']}".rstrip()
 
 
-def _facts(table: PaperTable, dataset: str, found: Sequence[Mapping[str, Any]]) -> list[str]:
+def _facts(
+    columns: Sequence[Part], found: Sequence[Mapping[str, Any]], absent: Mapping[tuple[str, str], str]
+) -> list[str]:
+    """A line for each set of scenes: what it is and how it was scored, or why there is nothing."""
     lines = []
-    for part in parts(table, dataset):
-        own = [each for each in found if each["layout"] == part.layout and each["kind"] != PUBLISHED]
-        of = {(each["scenes"], f"{each['scenes_hash']}{of_clips(each['preprocessing'])}") for each in own}
-        lines += [f"- {part.head}: protocol {part.protocol}, {scenes} scenes {hashed}" for scenes, hashed in sorted(of)]
+    for part in columns:
+        own = [each for each in found if (each["dataset"], each["layout"]) == (part.dataset, part.layout)]
+        own = [each for each in own if each["kind"] != PUBLISHED]
+        protocols = " and ".join(sorted({each["protocol"] for each in own}))
+        of = {(e["scenes"], f"{e['scenes_hash']}{of_clips(e['preprocessing'])}", e["one_source"]) for e in own}
+        for scenes, hashed, lone in sorted(of):
+            few = f"; {lone} of them with one source" if lone else ""
+            lines.append(f"- {part.head}: protocol {protocols}, {scenes} scenes {hashed}{few}")
         if not own:
-            lines.append(f"- {part.head}: nothing measured")
-    lines.append(
-        "- percent; * the best pairing of maps with sources was taken; 95 % intervals by bootstrap over videos"
-    )
+            why = absent.get((part.dataset, part.layout), "")
+            lines.append(f"- {part.head}: nothing measured" + (f": {why}" if why else ""))
     return lines
 
 

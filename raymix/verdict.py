@@ -246,13 +246,18 @@ def pictures(verdict: Verdict, count: int) -> dict[str, bytes]:
 
 
 def pictured(
-    scenes: Scenes, truth: Truth, maps_NMHW: np.ndarray, index: np.ndarray, how: Protocol
+    scenes: Scenes,
+    truth: Truth,
+    maps_NMHW: np.ndarray,
+    index: np.ndarray,
+    how: Protocol,
+    classes: list[str] | None = None,
 ) -> list[figures.Picture]:
-    """The scenes of these indices as pictures, each map named by the source that it fits."""
+    """The scenes of these indices as pictures, each map named by the source that it fits; `classes` name the maps."""
     drawn = []
     places = _PANELS.get(truth.layout, ())
     chosen = truth.take(index)
-    table = score(maps_NMHW[index], chosen, how) if len(index) else None
+    table = score(maps_NMHW[index], chosen, how, classes) if len(index) else None
     for place, scene in enumerate(index):
         known = bool(truth.has_truth_N[scene]) and truth.masks_NSYX is not None
         panels = [int(panel) for panel in truth.panels_NS[scene]]

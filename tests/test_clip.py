@@ -113,6 +113,9 @@ def test_sources_are_the_labels_that_sound_each_for_itself() -> None:
     assert found.source_label is not None
     assert found.source_label.tolist() == [["cello", "flute"], ["", ""], ["", ""], ["", ""]]
     assert list(found.with_sources(2).clip_id) == list(found.clip_id[[0, 2]])
+    found.sources[2, 1] = False
+    assert list(found.with_sources(2, fewer=True).clip_id) == list(found.clip_id[[0, 2]])  # never without any
+    assert list(found.with_sources(1, fewer=True).clip_id) == list(found.clip_id[[2]])  # never with more
     assert clip.decode(rows[0], 16, truth=True).sources is None
     assert found.start_s is not None and found.start_s.shape == (4,)
 

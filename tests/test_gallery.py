@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -31,6 +33,26 @@ def test_a_column_for_each_map() -> None:
 def test_one_source_shows_the_mean_first() -> None:
     figure = systems([{"Ours": picture(2, sources=("all",))}])
     assert [text.get_text() for text in figure.texts] == ["", "Ours, mean", "Ours #1", "Ours #2"]
+
+
+def test_one_map_for_two_sources_says_how_it_fits_both() -> None:
+    one = replace(picture(1), map_S=(0, 0), iou_S=(0.5, 0.25))
+    heading = "A heading that is too long for a figure of two columns and so goes on below, word by word"
+    figure = systems([{"OTS": one}], heading)
+    assert figure.axes[1].get_title(loc="left") == "IoU left 0.50, right 0.25"
+    assert figure.axes[0].get_title(loc="left") == "scene 1"
+    lines = [text for text in figure.texts if text.get_text() and text.get_text() in heading]
+    assert len(lines) > 1 and " ".join(text.get_text() for text in lines) == heading
+    wide = replace(
+        picture(1), map_S=(0, 0), iou_S=(0.5, 0.25), sources=("bottom left, far away", "bottom right, near by")
+    )
+    figure = systems([{"OTS": wide}])
+    canvas = figure.canvas.get_renderer()
+    for axes in figure.axes:
+        said = axes._left_title.get_window_extent(canvas)
+        assert said.x1 <= axes.get_window_extent(canvas).x1 + 0.1 * figure.dpi  # the gap to the next column
+    axes = figure.axes[1]
+    assert axes.get_title(loc="left") == "IoU bottom left, far away 0.50, bottom right, near by 0.25"
 
 
 def test_refusals() -> None:

@@ -20,7 +20,8 @@ from PIL import Image
 from raymix import clip_files, scene
 from raymix.config import Dataset, Encoder, Run
 from raymix.datasets import music, music_boxes
-from raymix.exhibits import Hall, Shown
+from raymix.exhibits import of_one_source
+from raymix.hall import Act, Hall, Shown
 from raymix.methods import METHODS
 from raymix.prepare import prepare
 from raymix.published import TABLES
@@ -275,20 +276,26 @@ def test_each_column_of_the_papers_table_has_its_own_clips(raw: Path, tmp_path: 
         chosen = settings(raw, prepared=str(tmp_path / f"music-{subset}"), root=str(raw / root), subset=subset)
         if subset == "duet":
             hall = a_hall(replace(chosen, subset="solo", prepared=str(tmp_path / "music-solo")))
-            assert hall.of("natural", "duet") is None  # not prepared yet
+            folder = tmp_path / "music-duet"
+            assert hall.of("natural", "duet") == f"no clips are prepared in {folder}"
         prepare(chosen, echo=lambda line: None)
     solo = a_hall(replace(chosen, subset="solo", prepared=str(tmp_path / "music-solo")))
     for hall in (solo, a_hall(chosen)):
-        scenes = {part.head: hall.of(part.layout, part.subset) for part in TABLES[1].parts}
-        duet, single = scenes["MUSIC-Duet"], scenes["MUSIC-Solo"]
-        assert duet is not None and duet.videos == [(DUET,)]
-        assert single is not None and len(single.videos) > 5 and (DUET,) not in single.videos
+        acts = {part.head: hall.of(part.layout, part.subset, part.fewer) for part in TABLES[1].parts}
+        duet, single = acts["MUSIC-Duet"], acts["MUSIC-Solo"]
+        assert isinstance(duet, Act) and set(duet.scenes.videos) == {(DUET,)}
+        assert isinstance(single, Act) and len(single.scenes.videos) > 5 and (DUET,) not in single.scenes.videos
+        # every annotated frame of the duet counts, also the one with one box; elsewhere natural scenes have two
+        assert sorted(duet.truth.masks_NSYX.any(axis=(2, 3)).sum(axis=1)) == [1, 2]
+        assert of_one_source(duet) == 1 and duet.truth.panels_NS.shape == (2, 2)
+        usual = hall.of("natural", "duet")
+        assert isinstance(usual, Act) and len(usual.truth) == 1 and of_one_source(usual) == 0
 
 
 def a_hall(chosen: Dataset) -> Hall:
     run = Run(dataset=chosen, encoder=Encoder(image_size=32))
     contender = Contender("cycle", "", METHODS["cycle"], run, 1, None, None, {}, {})  # only the run is asked
-    return Hall([Shown("cycle", "", contender)], "test", "cpu", {}, {})
+    return Hall([Shown("cycle", "", contender)], "test", "cpu")
 
 
 def test_the_papers_lists_divide_them(raw: Path, tmp_path: Path) -> None:

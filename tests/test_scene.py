@@ -245,6 +245,17 @@ def test_a_duet_is_one_clip_with_sources_of_its_own(clips: Clips):
         compose(clips, layout="natural", count=50, seed=0)
 
 
+def test_a_duet_may_be_heard_with_one_of_its_sources_unannotated(clips: Clips):
+    """As in the duets of MUSIC: the source without pixels counts in no mean."""
+    scenes = compose(duets(clips), layout="natural", count=50, seed=0, fewer=True)
+    assert len(scenes) == 24 and sorted(scenes.masks_NSYX.any(-1).any(-1).sum(1).tolist()) == [1] * 12 + [2] * 12
+    assert scenes.hash != compose(duets(clips), layout="natural", count=50, seed=0).hash
+    left = np.zeros((24, 2, 32, 32), bool)
+    left[:, :, :16, :16] = True  # right for the first source, which all have, wrong for the other
+    found = summarise(score(left, Truth.of(scenes)), resamples=10)
+    assert found.counts["ciou"] == 24 and found["ciou"].value == pytest.approx((12 * 1 + 12 * 0.5) / 24)
+
+
 def test_a_list_of_duets_may_hold_solos_too(clips: Clips):
     pairs = PairList("mine", "natural", ((Panel("a", 0, "clip000"),), (Panel("b", 0, "clip001"),)))
     scenes = compose_list(duets(clips), pairs)

@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from raymix import tables
+from raymix import comparison, tables
 from raymix.methods import METHODS
 from raymix.published import TABLES, PaperTable, Part
 from raymix.scoring import Interval, Summary
@@ -47,12 +47,11 @@ def test_a_measured_number_stands_below_the_published_one_of_its_column_alone() 
         "cycle", "music", summary("grid2x2", "mixloc-multi", **{"cap*": 0.3, "cap": 0.2, "piap": 0.25}), "study mine"
     )
     astray = [
-        Measured("cycle", "vggss", summary("single", "mixloc-single", ap=0.9)),
         Measured("cycle", "music", summary("single", "raymix-1", ap=0.9)),
         Measured("lvs", "music", summary("single", "mixloc-single", ap=0.9)),
     ]
     null = Measured("full frame", "music", summary("single", "mixloc-single", ap=0.1), null=True)
-    found = tables.records(TABLES[1], "music", [right, starred, *astray, null])
+    found = tables.whole(TABLES[1], [right, starred, *astray, null])
     own = {(each["layout"], each["metric"]): each for each in found if each["kind"] == tables.MEASURED}
     assert {key: each["value"] for key, each in own.items()} == {
         ("single", "ap"): 0.7, ("single", "auc"): 0.4, ("grid2x2", "cap"): 0.3, ("grid2x2", "piap"): 0.25
@@ -62,7 +61,8 @@ def test_a_measured_number_stands_below_the_published_one_of_its_column_alone() 
         and not own["grid2x2", "piap"]["star"]
         and own["single", "ap"]["note"] == "study mine"
     )
-    text = tables.markdown(TABLES[1], "music", found)
+    absent = {("music", "natural"): "no clips are prepared"}
+    text = tables.markdown(TABLES[1], found, absent, ["MUSIC-Solo: no mean training map"])
     lines = {
         line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
         for line in text.splitlines()
@@ -79,14 +79,74 @@ def test_a_measured_number_stands_below_the_published_one_of_its_column_alone() 
     assert lines["null: full frame"][:2] == ["10.0 [0.0, 20.0]", ""] and "OTS" not in " ".join(
         name for name in lines if "published" not in name
     )
-    assert "MUSIC-Duet: nothing measured" in text and "7 scenes abcd" in text
+    assert "- MUSIC-Duet: nothing measured: no clips are prepared\n" in text and "7 scenes abcd\n" in text
+    assert "- MUSIC-Solo: no mean training map\n" in text and "† a null" not in text
+    assert "every measured row is cut at 0.4" in text and "best on validation (section 4.4)" in text
+
+
+def test_the_papers_table_is_whole_whatever_was_measured() -> None:
+    own = Measured("cycle", "vggsound_instruments", summary("single", "mixloc-single", ap=0.7), "mine")
+    for measured in ([], [own]):
+        found = tables.whole(TABLES[2], measured)
+        assert sum(each["kind"] == tables.PUBLISHED for each in found) == 42
+        (head, *lines) = [line for line in tables.markdown(TABLES[2], found).splitlines() if line.startswith("| ")]
+        assert head.count("|") == 14 + 2 and head.count("VoxCeleb2") == 7
+        assert [line.split("|")[1].strip() for line in lines if "published" in line] == [
+            f"{row}, published" for row, *_ in TABLES[2].rows
+        ]
+        assert all(not cell.strip() for line in lines if "mine" in line for cell in line.split("|")[3:-1])
+
+
+def test_comparisons_of_several_datasets_share_the_lines_of_a_table() -> None:
+    first = [
+        Measured("cycle", "vggsound_instruments", summary("single", "mixloc-single", ap=0.7), f"a{n}") for n in "01"
+    ]
+    other = Measured("cycle", "voxceleb2", summary("hconcat", "mixloc-multi", **{"cap*": 0.2}), "b0")
+    null = [
+        Measured("full frame", data, summary(*of, **{name: 0.4}), null=True, starred=False)
+        for data, of, name in (
+            ("vggsound_instruments", ("single", "mixloc-single"), "ap"),
+            ("voxceleb2", ("hconcat", "mixloc-multi"), "cap"),
+        )
+    ]
+    foreign = Measured("cycle", "demo", summary("single", "mixloc-single", ap=0.1), "c0")
+    text = tables.markdown(TABLES[2], tables.whole(TABLES[2], [*first, other, *null, foreign]))
+    paper, demo = text.split("### demo, which Table 2 of the paper does not have")
+    filled = {line.split("|")[1].strip(): line for line in paper.splitlines() if line.startswith("| ")}
+    assert "70.0 [" in filled["Ours, a0 and b0"] and "20.0* [10.0, 30.0] ‡" in filled["Ours, a0 and b0"]
+    assert "70.0 [" in filled["Ours, a1"] and filled["null: full frame"].count("40.0 [") == 2
+    assert "demo" not in paper and "Ours, c0" in demo and "demo, single: AP" in demo and "published" not in demo
+
+
+@pytest.mark.parametrize(("best", "sign"), [(0.59, ""), (0.61, "†"), (0.79, "†"), (0.81, "‡")])
+def test_a_mark_where_the_best_null_system_reaches_an_interval(best: float, sign: str) -> None:
+    own = Measured("cycle", "music", summary("grid2x2", "mixloc-multi", **{"cap*": 0.7, "cap": 0.1}))
+    nulls = [
+        Measured(f"null {value}", "music", summary("grid2x2", "mixloc-multi", cap=value), null=True, starred=False)
+        for value in (0.2, best)
+    ]
+    elsewhere = Measured("full frame", "music", summary("natural", "mixloc-multi", cap=0.99), null=True, one_source=3)
+    found = tables.whole(TABLES[1], [own, *nulls, elsewhere])
+    assert {each["mark"] for each in found if each["kind"] == tables.MEASURED} == {sign}
+    assert {each["mark"] for each in found if each["kind"] != tables.MEASURED} == {""}
+    text = tables.markdown(TABLES[1], found)
+    assert f"70.0* [60.0, 80.0] {sign}".rstrip() + " " in text
+    assert [note in text for note in comparison.MARKS.values()] == [sign == "†", sign == "‡"]
+    assert "MUSIC-Duet: protocol mixloc-multi, 7 scenes abcd; 3 of them with one source" in text
+
+
+def test_one_video_has_no_interval_and_is_marked() -> None:
+    one = summary("single", "mixloc-single", ap=0.7)
+    one.intervals["ap"] = Interval(0.7, float("nan"), float("nan"))
+    null = Measured("full frame", "music", summary("single", "mixloc-single", ap=0.1), null=True)
+    assert "70.0 †" in tables.markdown(TABLES[1], tables.whole(TABLES[1], [Measured("cycle", "music", one), null]))
 
 
 def test_a_dataset_that_is_not_in_the_paper_has_the_columns_without_its_numbers() -> None:
     own = Measured("ots", "demo", summary("single", "mixloc-single", ap=0.5))
     found = tables.records(TABLES[1], "demo", [own])
     assert [each["kind"] for each in found] == [tables.MEASURED]
-    assert "demo, single: AP" in tables.markdown(TABLES[1], "demo", found)
+    assert "demo, single: AP" in tables.markdown(TABLES[1], found)
     rows = list(csv.DictReader(io.StringIO(tables.comma_separated(found))))
     assert [(row["row"], row["metric"], row["value"], row["scenes"]) for row in rows] == [("OTS", "ap", "0.5", "7")]
 

@@ -231,7 +231,7 @@ class Evaluate:
     compare: list[str] = field(default_factory=list)  # two results instead: FILE or FOLDER, or with #SYSTEM behind it
     tables: list[int] = field(default_factory=list)  # the paper's, 1 to 3, of a study or comparison instead
     figures: list[int] = field(default_factory=list)  # the paper's, 3 to 9, likewise
-    comparison: str = ""  # whose studies' best checkpoints these show
+    comparison: str = ""  # whose studies' best checkpoints these show; NAME,NAME: of several datasets
     prepared: str = ""  # from here on: which scenes these three are about; what is left open is the study's, if named
     layout: str | None = None
     sources: int | None = ranged(None, low=1, high=4)

@@ -1,0 +1,149 @@
+"""The systems of a comparison, or of a study, on the paper's sets of scenes: each set composed once, each system run once.
+
+Serves Tables 1 to 3 and Figures 3 to 9. Beside what a system says with its ears stands what it says without, and what of
+its maps is held against the sources of a column.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from pyarrow import fs
+
+from raymix import deaf, verdict
+from raymix.config import Dataset, Evaluate
+from raymix.evaluator import predict
+from raymix.methods import Maps
+from raymix.protocol import Protocol
+from raymix.protocol import protocol as named
+from raymix.scene import Scenes
+from raymix.staging import Stage, staged
+from raymix.storage import resolve
+from raymix.truth import Truth
+from raymix.verdict import Contender
+
+HEARING, SHUFFLED, SILENT, UNTRAINED = "", "shuffled audio", "silent audio", "untrained network"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One system: its best checkpoint, and the study that it comes from."""
+
+    system: str
+    study: str
+    contender: Contender
+
+
+@dataclass(frozen=True)
+class Act:
+    """One set of scenes with all that is known of it; `other_N` says which scene each one hears instead."""
+
+    stage: Stage
+    scenes: Scenes
+    truth: Truth
+    other_N: torch.Tensor | None
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Hall:
+    """All systems on the scenes of one dataset's split."""
+
+    shown: list[Shown]
+    split: str
+    device: str
+    acts: dict[tuple[str, str, bool], Act | str] = field(default_factory=dict)
+    said: dict[tuple[str, str, str], Maps] = field(default_factory=dict)
+    means: dict[tuple[str, str], np.ndarray | None] = field(default_factory=dict)
+
+    @property
+    def dataset(self) -> str:
+        return self.shown[0].contender.run.dataset.name
+
+    @property
+    def seed(self) -> int:
+        return self.shown[0].contender.run.evaluation.seed
+
+    def of(self, layout: str, subset: str = "", fewer: bool = False) -> Act | str:
+        """The scenes of a layout, of a subset of the dataset; where there are none, the sentence that says why.
+
+        With `fewer` natural scenes are also clips in which fewer things sound. ValueError where the run's own clips
+        cannot be read.
+        """
+        run = self.shown[0].contender.run
+        prepared = _prepared(run.dataset, subset)
+        key = (layout, prepared, fewer)
+        if key not in self.acts:
+            few = run.evaluation.final_scenes
+            stage = staged(Evaluate(split=self.split, layout=layout, scenes=few, prepared=prepared), run)
+            self.acts[key] = _act(stage, fewer, prepared == run.dataset.prepared)
+        return self.acts[key]
+
+    def maps(self, shown: Shown, act: Act, without: str = HEARING) -> Maps:
+        """What a system says of scenes, or what it says without ears."""
+        key = (shown.contender.uri, act.scenes.hash, without)
+        if key not in self.said:
+            method, scenes = shown.contender.method, act.scenes
+            if without == SHUFFLED and act.other_N is not None:
+                scenes = scenes.with_audio(act.other_N)
+            elif without == SILENT:
+                scenes = scenes.silent()
+            elif without == UNTRAINED:
+                method = verdict.untrained(shown.contender.run)
+            self.said[key] = predict(method.to(self.device), scenes, self.device)
+        return self.said[key]
+
+    def mean(self, shown: Shown, act: Act) -> np.ndarray | None:
+        """The mean map of a system on training scenes of this kind, (H, W); None where there are none, and a note says so."""
+        key = (shown.contender.uri, act.scenes.hash)
+        if key not in self.means:
+            self.means[key] = deaf.training_map(shown.contender, act.stage, self.device, act.notes)
+        return self.means[key]
+
+
+def _act(stage: Stage, fewer: bool, own: bool) -> Act | str:
+    """The scenes of a stage, or why there are none; clips of the run's `own` folder have to be there."""
+    filesystem, path = resolve(stage.prepared)
+    if not own and filesystem.get_file_info(f"{path}/dataset.json").type != fs.FileType.File:
+        return f"no clips are prepared in {stage.prepared}"
+    clips = stage.clips() if own else None
+    try:
+        scenes = stage.compose(stage.clips() if clips is None else clips, fewer)
+    except ValueError as error:  # too few videos, or no clip in which so many things sound
+        return " ".join(str(error).split())
+    if stage.layout == "natural" and scenes.panels_NS.shape[1] < stage.heard:
+        return f"none of {len(scenes)} scenes has {stage.heard} sources"
+    notes: list[str] = []
+    return Act(stage, scenes, Truth.of(scenes), deaf.strangers(scenes, stage.seed, notes), notes)
+
+
+def _prepared(dataset: Dataset, subset: str) -> str:
+    """Where the clips of a subset are: those of the run, or beside them in a folder whose name ends with the other's."""
+    own = dataset.subset
+    same = not own or not subset or own == subset
+    return dataset.prepared if same else f"{dataset.prepared.rstrip('/').removesuffix(own)}{subset}"
+
+
+@dataclass(frozen=True)
+class Held:
+    """What of a system's maps is held against the sources of scenes, and under which protocol."""
+
+    maps_NMHW: np.ndarray
+    protocol: Protocol
+    classes: list[str] | None  # of the maps, where they are held against the sources of these names
+    alone: bool  # one map serves every source
+    starred: bool  # the best pairing of maps with sources is taken
+
+
+def held(said: Maps, truth: Truth, protocol: str) -> Held:
+    """One map serves every source; maps with names go by them; of anonymous ones the best pairing is taken (4.4)."""
+    sources, alone = truth.panels_NS.shape[1], said.maps_NMHW.shape[1] == 1
+    by_name = sources > 1 and not alone and said.classes is not None and any(map(any, truth.labels or ()))
+    if by_name:
+        return Held(said.maps_NMHW.numpy(), named(f"{protocol}-named"), said.classes, alone=False, starred=False)
+    maps_NMHW = said.heard(sources).numpy()
+    if alone:
+        maps_NMHW = np.repeat(maps_NMHW, sources, axis=1)
+    return Held(maps_NMHW, named(protocol), None, alone, starred=not alone and said.loudness_NM is None)
