@@ -221,9 +221,8 @@ def require(found: pa.Schema, wanted: Sequence[str], where: str) -> None:
     """Say in one line (ValueError) what keeps these columns from being clips of this schema version."""
     version = (found.metadata or {}).get(VERSION_KEY)
     if version is not None and version != str(SCHEMA_VERSION).encode():
-        raise ValueError(
-            f"{where}: schema version {version.decode()}, this raymix reads {SCHEMA_VERSION}; prepare again"
-        )
+        again = "prepare again with dataset.overwrite=true"
+        raise ValueError(f"{where}: schema version {version.decode()}, this raymix reads {SCHEMA_VERSION}; {again}")
     missing = [name for name in wanted if name not in found.names]
     if missing:
         raise ValueError(f"{where}: not clips of raymix, missing columns {missing}; found {found.names[:6]}")

@@ -98,7 +98,7 @@ def _rows(chunk: Chunk, surface: Surface, protocol: Protocol, weighed: bool) -> 
     known_NT, present_N = chunk.known_NT(protocol, weighed), np.asarray(chunk.there_NM.any(axis=1))
     extra_N = np.zeros(len(present_N), np.int64)
     if protocol.surplus == "rows":
-        extra_N = np.maximum(surface.there_NM.sum(axis=1) - known_NT.sum(axis=1), 0)
+        extra_N = np.maximum(surface.there_NM.sum(axis=1) - known_NT.sum(axis=1), 0) * chunk.told_N(weighed)
     counts_N = known_NT.any(axis=1) & (present_N | (protocol.missing == "zero"))
     return _Rows(known_NT, extra_N, counts_N, protocol)
 
@@ -229,11 +229,13 @@ def _pooled(found: Judged, chunk: Chunk, surface: Surface, views: list[View], ro
         counts_N = agreed.counts_N
         found.pools["pxap"] = pool_of("pxap", kept * counts_N[:, None, None].astype(np.uint32), counts_N)
     if how.ap == "detection":
+        told_N = chunk.told_N(how.weighs_votes)
         sure_N = np.where(surface.there_NM[:, 0], scale.of(order.top_mean(CONFIDENT)), -np.inf)
         for at in how.iou_thresholds:
             found.columns[f"loc_acc@{at:g}"] = found.columns[f"iou@{at:g}"]
             kept = np.stack([np.nan_to_num(found.iou_NS[:, 0]), sure_N, rows.known_NS[:, 0]], axis=1)
-            found.pools[f"detection@{at:g}"] = pool_of(f"detection@{at:g}", kept, chunk.told_N(how.weighs_votes))
+            kept[~told_N] = 0.0
+            found.pools[f"detection@{at:g}"] = pool_of(f"detection@{at:g}", kept, told_N)
 
 
 def _ceil(values: np.ndarray) -> np.ndarray:
