@@ -65,6 +65,14 @@ class Truth:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def alone_N(self) -> np.ndarray:
+        """Scenes with a source on which no two annotators agree."""
+        if self.masks_NSYX is None or self.halves_NSYX is None:
+            return np.zeros(len(self), bool)
+        single_NS = self.halves_NSYX.any(axis=(2, 3)) & ~self.masks_NSYX.any(axis=(2, 3))
+        return np.asarray(single_NS.any(axis=1) & self.has_truth_N)
+
     def facts(self) -> dict[str, Any]:
         """What must be known of the scenes that a number is of."""
         return {

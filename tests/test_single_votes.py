@@ -11,7 +11,7 @@ import pytest
 from test_protocol_reference import CUT, area, minmax, one_map, pixels, scenes
 from test_sharded import bits
 
-from raymix import comparison, sharded
+from raymix import comparison, sharded, submission
 from raymix.predictions import Prediction
 from raymix.protocol import PROTOCOLS, RAYMIX_1, Protocol
 from raymix.scoring import Table, score, score_all, summarise
@@ -282,3 +282,11 @@ def test_truth_refuses_votes_of_another_canvas_and_takes_those_of_its_scenes() -
 def test_a_protocol_that_weighs_says_so_with_a_bool() -> None:
     with pytest.raises(ValueError, match="weighs_votes=1 is not True or False"):
         Protocol("mine", weighs_votes=1)  # type: ignore[arg-type]
+
+
+def test_what_they_mean_for_a_table_is_said() -> None:
+    _, truth, _ = voted(2, 1, seed=1)
+    said = "1 of 8 scenes have a source on which no two annotators agree: only protocols that weigh votes have a row of them"
+    assert submission.gaps({}, truth) == [said] and submission.gaps({}, told(truth)) == []
+    assert truth.alone_N.tolist() == [i == 1 for i in range(8)]
+    assert not replace(truth, has_truth_N=np.arange(8) != 1).alone_N.any()
