@@ -70,8 +70,8 @@ class Truth:
         """Scenes with a source on which no two annotators agree."""
         if self.masks_NSYX is None or self.halves_NSYX is None:
             return np.zeros(len(self), bool)
-        single_NS = self.halves_NSYX.any(axis=(2, 3)) & ~self.masks_NSYX.any(axis=(2, 3))
-        return np.asarray(single_NS.any(axis=1) & self.has_truth_N)
+        agreed_NS, voted_NS = (np.asarray(each.any(axis=(2, 3))) for each in (self.masks_NSYX, self.halves_NSYX))
+        return np.asarray((voted_NS & ~agreed_NS).any(axis=1)) & self.has_truth_N
 
     def facts(self) -> dict[str, Any]:
         """What must be known of the scenes that a number is of."""

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import base64
+import importlib
+import io
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import matplotlib.colors
+import matplotlib.image
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -13,12 +19,15 @@ from films import film
 from PIL import Image
 from scipy.io import wavfile
 
-from raymix import importing
+from raymix import contact_sheets, importing, inspection
 from raymix.config import Dataset
 from raymix.datasets import flickr_soundnet
 from raymix.datasets.faces import png
 from raymix.datasets.flickr_soundnet import Marks
 from raymix.datasets.source import Entry
+from raymix.figures import SOURCE_COLOURS
+from raymix.metrics import resize
+from raymix.predictions import writing
 from raymix.prepare import prepare
 from raymix.region import raster, union
 
@@ -309,3 +318,79 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
 def test_what_is_no_annotation(content: bytes, line: str) -> None:
     with pytest.raises(ValueError, match=line):
         Marks.of(content)
+
+
+def command(door: str, *words: str) -> None:
+    """Through a door as the command line does, which must end well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{door}.py", *words])
+        patch.setattr(importing, "_ray_runs", lambda: False)
+        try:
+            code = importlib.import_module(f"raymix.{door}").main()
+        except SystemExit as stop:
+            code = stop.code
+    assert not code
+
+
+def test_a_look_counts_regions_apart_from_single_votes_and_dots_these(made, raw: Path, tmp_path: Path) -> None:
+    _, rows = made
+    survey = inspection._survey(settings(raw).prepared, "test")
+    assert (survey.regions, survey.alone, len(survey.areas)) == (3, 4, 3)
+    areas = {next(iter(place.names)): place.areas for place in survey.places}
+    assert areas[ALONE] == () and areas[WHOLE] == (0.25,)
+    page = Path(inspection.inspect(settings(raw).prepared, str(tmp_path), 4, 0, lambda line: None)[0]).read_text()
+    assert "Besides, in 4 pictures there are pixels that one annotator alone has." in page
+
+    def inked(weight: float) -> int:
+        row = rows[ALONE][0]
+        row = {**row, "regions": [{**region, "weight": weight} for region in row["regions"]]}
+        drawn = matplotlib.image.imread(
+            io.BytesIO(contact_sheets.png(contact_sheets.sheet([contact_sheets.Shown.of(row)], "")))
+        )
+        return int((np.abs(drawn[..., :3] - matplotlib.colors.to_rgb(SOURCE_COLOURS[0])) < 0.1).all(axis=-1).sum())
+
+    assert 20 < inked(0.5) < 0.8 * inked(1.0)
+
+
+def test_from_the_raw_files_to_both_kinds_of_protocol(raw: Path, tmp_path: Path) -> None:
+    """What lvs and raymix-1 say of one's maps is what an outsider computes from the exported truth."""
+    asked = settings(raw, prepared=str(tmp_path / "clips"))
+    words = [
+        f"dataset.{name}={getattr(asked, name)}" for name in ("root", "prepared", "clip_seconds", "stride_seconds")
+    ]
+    words += ["dataset.frame_size=48", "dataset.val=0.0", "dataset.allow_leaks=true", "cluster=laptop"]
+    command("prepare", "dataset=flickr_soundnet", *words)
+    old = (tmp_path / "clips/dataset.json").read_text()
+    (tmp_path / "clips/dataset.json").write_text(old.replace('"schema_version": 2', '"schema_version": 1'))
+    command("prepare", "dataset=flickr_soundnet", *words, "dataset.overwrite=true")  # as the refusal of it says
+    assert json.loads((tmp_path / "clips/dataset.json").read_text())["schema_version"] == 2
+    scenes = f"prepared={tmp_path}/clips", "layout=single", "image_size=64"
+    command("evaluate", *scenes, f"export={tmp_path}/scenes")
+    rows = pq.read_table(tmp_path / "scenes/scenes.parquet").to_pylist()
+    facts = json.loads((tmp_path / "scenes/scenes.json").read_text())
+    rng, lvs, plain = np.random.default_rng(0), [], []
+    maps = rng.random((len(rows), 1, 8, 8)).astype(np.float16)
+    with writing(f"{tmp_path}/maps.parquet", facts["scenes_hash"]) as out:
+        out.add("mine", [row["scene_id"] for row in rows], maps, (64, 64))
+    for row, map_MHW in zip(rows, maps, strict=True):
+        values = np.asarray(Image.open(io.BytesIO(row["masks"][0])))
+        assert set(np.unique(values)) <= {0, 128, 255} and row["has_truth"]
+        truth, view = values // 127 / 2, resize(map_MHW[None].astype(np.float32), (64, 64))[0, 0]
+        said = view > np.sort(view.ravel())[view.size // 2]
+        lvs.append((said * truth).sum() / (truth.sum() + (said * (truth == 0)).sum()))
+        said, agreed = view - view.min() >= 0.5 * np.ptp(view), values == 255
+        plain += [(said & agreed).sum() / (said | agreed).sum()] if agreed.any() else []
+    assert (len(lvs), len(plain)) == (4, 3)  # of one picture there are single votes alone
+    command(
+        "evaluate",
+        *scenes,
+        f"predictions={tmp_path}/maps.parquet",
+        "protocols=[lvs,raymix-1]",
+        f"output={tmp_path}/out",
+    )
+    found = json.loads((tmp_path / "out/scores.json").read_text())["layouts"]["single"]["protocols"]
+    for name, expected in (("lvs", lvs), ("raymix-1", plain)):
+        mine = next(row for row in found[name] if row["system"] == "mine")["metrics"]
+        assert mine["iou"]["value"] == pytest.approx(np.mean(expected), abs=1e-6)
+        assert (mine["iou"]["scenes"], mine["ap"]["scenes"]) == (len(expected), 3)
+    assert "1 of 4 scenes have a source on which no two annotators agree" in (tmp_path / "out/table.md").read_text()

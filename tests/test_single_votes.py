@@ -8,14 +8,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from coloured import make_clips
 from test_protocol_reference import CUT, area, minmax, one_map, pixels, scenes
 from test_sharded import bits
 
 from raymix import comparison, sharded, submission
 from raymix.predictions import Prediction
 from raymix.protocol import PROTOCOLS, RAYMIX_1, Protocol
+from raymix.scene import compose
 from raymix.scoring import Table, score, score_all, summarise
 from raymix.truth import Truth
+from raymix.verdict import pictured
 
 WEIGHED = [name for name, how in PROTOCOLS.items() if how.weighs_votes]
 UNAWARE = [how for how in PROTOCOLS.values() if not how.weighs_votes]
@@ -290,3 +293,16 @@ def test_what_they_mean_for_a_table_is_said() -> None:
     assert submission.gaps({}, truth) == [said] and submission.gaps({}, told(truth)) == []
     assert truth.alone_N.tolist() == [i == 1 for i in range(8)]
     assert not replace(truth, has_truth_N=np.arange(8) != 1).alone_N.any()
+
+
+def test_a_picture_shows_single_votes_and_says_nothing_of_a_fit_that_nobody_measured() -> None:
+    clips = make_clips(6, per_video=1)
+    clips.halves = np.zeros_like(clips.masks)
+    clips.masks[::2], clips.halves[::2, 8:20, 8:20] = False, True
+    scenes_of = compose(clips, layout="single", count=6, seed=0)
+    truth, maps = Truth.of(scenes_of), np.random.default_rng(0).random((6, 1, 4, 4)).astype(np.float32)
+    for name, measured in (("raymix-1", ~truth.alone_N), ("lvs", np.ones(6, bool))):
+        for n, shown in enumerate(pictured(scenes_of, truth, maps, np.arange(6), PROTOCOLS[name])):
+            assert shown.map_S == ((0,) if measured[n] else ()) and bool(shown.iou_S) == measured[n]
+            assert np.array_equal(shown.halves_SYX, truth.halves_NSYX[n])
+    assert truth.alone_N.sum() == 3

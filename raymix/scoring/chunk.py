@@ -64,6 +64,10 @@ class Chunk:
         none_NS = np.zeros_like(self._agreed_NS)
         return none_NS if self._halves_NSP is None else ~self._agreed_NS & self._halves_NSP.any(axis=-1)
 
+    def weighs(self, protocol: Protocol) -> bool:
+        """Whether a protocol weighs single votes, and there are some."""
+        return self._voted and protocol.weighs_votes
+
     def told_N(self, weighed: bool) -> np.ndarray:
         """Scenes whose truth is known; if votes are not weighed, that of a source with single votes alone is not."""
         return np.ones(len(self._single_NS), bool) if weighed else np.asarray(~self._single_NS.any(axis=1))
@@ -118,7 +122,7 @@ class Chunk:
     def views(self, surface: Surface, protocol: Protocol) -> list[View]:
         """For each truth of a protocol the pixels that count, sorted where that is needed, and the bits of that truth."""
         truths = [self.union] if protocol.scope == "union" else [1 << source for source in range(self.sources)]
-        weighed = self._voted and protocol.weighs_votes
+        weighed = self.weighs(protocol)
         pairs = [(truth, truth | truth << self._ones if weighed else truth) for truth in truths]
         if not sorts(protocol):
             return [View(surface.plain, *bits) for bits in pairs]

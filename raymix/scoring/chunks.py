@@ -87,7 +87,7 @@ def _score_chunk(
         same_NSM = None if same_NSM is None else same_NSM[known]
     chunk = Chunk(maps_NMHW, present_NM, truth, same_NSM, protocols, sheets)
     for protocol in protocols:
-        weighed = protocol.weighs_votes
+        weighed = chunk.weighs(protocol)
         empty = np.flatnonzero(chunk.told_N(weighed) & ~chunk.known_NS(weighed).all(axis=1))
         if protocol.empty_truth == "error" and len(empty):
             scene = truth.ids[empty[0]]

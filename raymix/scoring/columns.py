@@ -74,7 +74,8 @@ def judge(chunk: Chunk, protocol: Protocol) -> Judged:
     """All columns of one protocol for the scenes of a chunk; surfaces that other protocols made are used again."""
     surface = chunk.surface(protocol)
     views = chunk.views(surface, protocol)
-    rows, agreed = (_rows(chunk, surface, protocol, weighed) for weighed in (protocol.weighs_votes, False))
+    rows = _rows(chunk, surface, protocol, weighed := chunk.weighs(protocol))
+    agreed = _rows(chunk, surface, protocol, False) if weighed else rows
     there_NTM = rows.known_NS[:, :, None] & surface.there_NM[:, None, :]
     cut = [_cut(surface, view, protocol, protocol.binarise) for view in views]
     iou_NTM = np.where(there_NTM, _stack([each.iou_R for each in cut], surface), 0.0)
@@ -229,7 +230,7 @@ def _pooled(found: Judged, chunk: Chunk, surface: Surface, views: list[View], ro
         counts_N = agreed.counts_N
         found.pools["pxap"] = pool_of("pxap", kept * counts_N[:, None, None].astype(np.uint32), counts_N)
     if how.ap == "detection":
-        told_N = chunk.told_N(how.weighs_votes)
+        told_N = chunk.told_N(chunk.weighs(how))
         sure_N = np.where(surface.there_NM[:, 0], scale.of(order.top_mean(CONFIDENT)), -np.inf)
         for at in how.iou_thresholds:
             found.columns[f"loc_acc@{at:g}"] = found.columns[f"iou@{at:g}"]
