@@ -17,7 +17,7 @@ from PIL import Image
 
 from raymix.region import Region, by_source, union
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: regions have a weight
 SPLITS = ("train", "val", "test")
 VERSION_KEY, HASH_KEY = b"raymix.schema_version", b"raymix.preprocessing"
 
@@ -29,6 +29,7 @@ _REGION = pa.struct(
         ("label", pa.string()),
         ("sounding", pa.bool_()),
         ("frame", pa.int32()),
+        ("weight", pa.float32()),
     ]
 )
 
@@ -115,7 +116,10 @@ class Clips:
     label: np.ndarray  # the first class name, '' where it is unknown or was not read
     frames: np.ndarray  # uint8 (N, n, Y, X, 3)
     stft: np.ndarray  # float16 (N, T, F, 2)
-    masks: np.ndarray | None = None  # bool (N, Y, X): union of the sounding regions of frame 0
+    masks: np.ndarray | None = None  # bool (N, Y, X): union of the sounding regions of frame 0, of annotators who agree
+    halves: np.ndarray | None = (
+        None  # bool (N, Y, X): pixels beside these that one annotator alone has; None: no clip has any
+    )
     has_truth: np.ndarray | None = None  # bool (N,)
     start_s: np.ndarray | None = None  # float64 (N,), on the video's clock; with the truth only
     duration_s: np.ndarray | None = None
@@ -160,6 +164,9 @@ class Clips:
             for name in ("sources", "source_label"):
                 blank = (np.zeros((len(v), most - v.shape[1], *v.shape[2:]), v.dtype) for v in every[name])
                 every[name] = [np.concatenate(pair, axis=1) for pair in zip(every[name], blank, strict=True)]
+        if any(each is not None for each in every["halves"]):
+            both = zip(every["halves"], every["masks"], strict=True)
+            every["halves"] = [np.zeros_like(masks) if halves is None else halves for halves, masks in both]
         every = {name: np.concatenate(v) for name, v in every.items() if isinstance(v[0], np.ndarray)}
         return replace(parts[0], **every)
 
@@ -176,17 +183,16 @@ def decode(table: pa.Table, image_size: int, truth: bool, sources: bool = False)
     per_clip = {len(frames) for frames in frame_lists}
     if len(bins) > 1 or len(per_clip) > 1:
         raise ValueError(f"rows of one dataset need one shape: STFT {sorted(bins)}, frames per clip {sorted(per_clip)}")
-    shape_TF = bins.pop() if bins else (0, 0)
-    stft_NTF2 = np.empty((count, *shape_TF, 2), np.float16)
+    stft_NTF2 = np.empty((count, *(bins.pop() if bins else (0, 0)), 2), np.float16)
     for row, value in enumerate(v for chunk in table["stft"].chunks for v in chunk):
-        stft_NTF2[row] = np.frombuffer(value.as_buffer(), np.float16).reshape(*shape_TF, 2)
+        stft_NTF2[row] = np.frombuffer(value.as_buffer(), np.float16).reshape(stft_NTF2.shape[1:])
     frames_NnYX3 = np.empty((count, per_clip.pop() if per_clip else 0, image_size, image_size, 3), np.uint8)
     for row, frames in enumerate(frame_lists):
         for position, frame in enumerate(frames):
             frames_NnYX3[row, position] = _picture(frame["jpeg"], image_size)
     labels = table["labels"].to_pylist() if "labels" in table.column_names else [[]] * count
     regions = table["regions"].to_pylist() if truth or sources else []
-    masks, has_truth = union(regions, image_size) if truth else (None, None)
+    masks, halves, has_truth = union(regions, image_size) if truth else (None, None, None)
     own = by_source(regions, image_size) if sources else (None, None)
     times = [np.array(table[name].to_pylist(), np.float64) if truth else None for name in ("start_s", "duration_s")]
     return Clips(
@@ -197,6 +203,7 @@ def decode(table: pa.Table, image_size: int, truth: bool, sources: bool = False)
         frames=frames_NnYX3,
         stft=stft_NTF2,
         masks=masks,
+        halves=halves,
         has_truth=has_truth,
         start_s=times[0],
         duration_s=times[1],
@@ -217,9 +224,8 @@ def require(found: pa.Schema, wanted: Sequence[str], where: str) -> None:
     """Say in one line (ValueError) what keeps these columns from being clips of this schema version."""
     version = (found.metadata or {}).get(VERSION_KEY)
     if version is not None and version != str(SCHEMA_VERSION).encode():
-        raise ValueError(
-            f"{where}: schema version {version.decode()}, this raymix reads {SCHEMA_VERSION}; prepare again"
-        )
+        again = "prepare again with dataset.overwrite=true"
+        raise ValueError(f"{where}: schema version {version.decode()}, this raymix reads {SCHEMA_VERSION}; {again}")
     missing = [name for name in wanted if name not in found.names]
     if missing:
         raise ValueError(f"{where}: not clips of raymix, missing columns {missing}; found {found.names[:6]}")

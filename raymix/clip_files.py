@@ -30,7 +30,8 @@ def describe(directory: str) -> dict[str, Any]:
             raise
         raise ValueError(f"{directory}/dataset.json cannot be read ({error!r}); prepare again") from error
     if version != SCHEMA_VERSION:
-        raise ValueError(f"{directory}: schema version {version}, this raymix reads {SCHEMA_VERSION}; prepare again")
+        again = "prepare again with dataset.overwrite=true"
+        raise ValueError(f"{directory}: schema version {version}, this raymix reads {SCHEMA_VERSION}; {again}")
     return found
 
 

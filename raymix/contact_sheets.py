@@ -172,9 +172,9 @@ def _frame(axes: Axes, clip: Shown, at: int) -> None:
 
 
 def _region(axes: Axes, region: Mapping[str, Any], size_YX: tuple[int, int], colour: str) -> None:
-    """Its outline, dashed where it is silent, and its name."""
-    y, x = size_YX
-    style, corner = "solid" if region["sounding"] else "dashed", (0.0, 0.0)
+    """Its outline, dashed where it is silent, dotted where one annotator alone has it, and its name."""
+    (y, x), corner, alone = size_YX, (0.0, 0.0), region["weight"] < 1
+    style = "dashed" if not region["sounding"] else "dotted" if alone else "solid"
     if region["mask"] is not None:
         mask = Image.open(io.BytesIO(region["mask"])).convert("L").resize((x, y), Image.Resampling.BOX)
         mask_YX = np.pad((np.asarray(mask) > 127).astype(np.float32), 1)
@@ -193,7 +193,9 @@ def _region(axes: Axes, region: Mapping[str, Any], size_YX: tuple[int, int], col
         box.set_path_effects([patheffects.withStroke(linewidth=3.0, foreground="black", alpha=0.6)])
         axes.add_patch(box)
         corner = (left, top)
-    name = (region["label"] or "no label") + ("" if region["sounding"] else ", silent")
+    name = (
+        (region["label"] or "no label") + ("" if region["sounding"] else ", silent") + (", one alone" if alone else "")
+    )
     above = corner[1] > 0.09 * y  # room for its name, which would hide a small region
     told = axes.text(
         max(corner[0], 0) + 0.01 * x, max(corner[1], 0) + (-0.01 if above else 0.01) * y, name, fontsize=6.5, color=colour,

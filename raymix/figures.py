@@ -47,6 +47,7 @@ class Picture:
     iou_S: tuple[float, ...] = ()
     panels: tuple[tuple[float, float, float, float], ...] = ()
     sounding: tuple[int, ...] = ()
+    halves_SYX: np.ndarray | None = None  # pixels beside the masks that one annotator alone has
 
     def __post_init__(self) -> None:
         size = self.frame_YX3.shape[:2]
@@ -54,8 +55,9 @@ class Picture:
             raise ValueError(f"picture {self.title}: a frame is uint8 (Y, X, 3), not {self.frame_YX3.shape}")
         if self.maps_MHW.ndim != 3 or not np.isfinite(self.maps_MHW).all():
             raise ValueError(f"picture {self.title}: maps are finite numbers (M, H, W), not {self.maps_MHW.shape}")
-        if self.masks_SYX is not None and self.masks_SYX.shape[1:] != size:
-            raise ValueError(f"picture {self.title}: masks {self.masks_SYX.shape} do not fit the frame {size}")
+        for masks_SYX in (self.masks_SYX, self.halves_SYX):
+            if masks_SYX is not None and masks_SYX.shape[1:] != size:
+                raise ValueError(f"picture {self.title}: masks {masks_SYX.shape} do not fit the frame {size}")
 
     @property
     def drawn(self) -> list[int]:
@@ -182,20 +184,27 @@ def _panel_lines(axes: Axes, picture: Picture) -> None:
 
 
 def _outlines(axes: Axes, picture: Picture, which: Sequence[int], faint: bool = False) -> None:
-    """Outlines of the true regions, each in its source's colour on a dark halo; thin and dashed where faint."""
+    """Outlines of the true regions, each in its source's colour on a dark halo; thin and dotted where faint.
+
+    Dashed around all that any annotator has, where that is more.
+    """
     if picture.masks_SYX is None:
         return
     for source in which:
-        mask = np.pad(picture.masks_SYX[source].astype(np.float32), 1)  # so that regions at the border close
-        if not mask.any():
-            continue
+        mask_YX, colour = picture.masks_SYX[source], SOURCE_COLOURS[source % len(SOURCE_COLOURS)]
+        if picture.halves_SYX is not None and picture.halves_SYX[source].any():
+            _outline(
+                axes, mask_YX | picture.halves_SYX[source], colour, 1.0, "dotted" if faint else "dashed", not faint
+            )
+        _outline(axes, mask_YX, colour, 1.0 if faint else 1.8, "dotted" if faint else "solid", not faint)
+
+
+def _outline(axes: Axes, mask_YX: np.ndarray, colour: str, width: float, style: str, halo: bool) -> None:
+    mask = np.pad(mask_YX.astype(np.float32), 1)  # so that regions at the border close
+    if mask.any():
         y, x = (np.arange(size) - 0.5 for size in mask.shape)
-        width, style = (1.0, "dotted") if faint else (1.8, "solid")
-        colour = SOURCE_COLOURS[source % len(SOURCE_COLOURS)]
-        shown: dict[str, Any] = {"levels": [0.5], "linestyles": style}
-        if not faint:
-            axes.contour(x, y, mask, colors=[to_rgba("black", 0.7)], linewidths=width + _HALO, **shown)
-        axes.contour(x, y, mask, colors=[colour], linewidths=width, **shown)
+        for ink, wide in ((to_rgba("black", 0.7), width + _HALO), (to_rgba(colour), width))[not halo :]:
+            axes.contour(x, y, mask, levels=[0.5], linestyles=style, colors=[ink], linewidths=wide)
 
 
 def legend(figure: Figure, pictures: Sequence[Picture], size: tuple[float, float]) -> None:
@@ -207,13 +216,16 @@ def legend(figure: Figure, pictures: Sequence[Picture], size: tuple[float, float
         Line2D([], [], color=SOURCE_COLOURS[source % len(SOURCE_COLOURS)], linewidth=2.5) for source in range(sources)
     ]
     labels = [f"truth: {same[s] if s < len(same) else f'source {s + 1}'}" for s in range(sources)]
+    if any(each.halves_SYX is not None and each.halves_SYX.any() for each in pictures):
+        handles.append(Line2D([], [], color=_INK, linewidth=1.2, linestyle="dashed"))
+        labels.append("with what one annotator alone has")
     peak = Line2D([], [], color="black", marker="+", linestyle="", markersize=8, markeredgewidth=1.5)
     figure.legend(
         [*handles, peak],
         [*labels, "peak of the map"],
         loc="lower left",
         bbox_to_anchor=(0.1 / size[0], 0.08 / size[1]),
-        ncols=sources + 1,
+        ncols=len(handles) + 1,
         fontsize=8,
         frameon=False,
         labelcolor=_INK,

@@ -32,8 +32,8 @@ GRID = 64  # cells a side of the map of where regions lie
 LIGHT = ["clip_id", "video", "group", "regions"]
 WHOLE = ["clip_id", "labels", "start_s", "duration_s", "frames", "stft", "stft_frames", "stft_bins", "regions"]
 SAID = (
-    "Regions: solid where a thing sounds, dashed where it is silent. Below each clip its sound as log-mel, low notes at the "
-    "bottom; a dotted line where each frame is."
+    "Regions: solid where a thing sounds, dashed where it is silent, dotted where one annotator alone has it. Below each clip "
+    "its sound as log-mel, low notes at the bottom; a dotted line where each frame is."
 )
 ODD = "Odd ones: repaired annotations, most regions, smallest and largest share of the frame"
 STYLE = """<style>
@@ -69,6 +69,7 @@ class Survey:
     regions: int = 0
     silent: int = 0
     masks: int = 0
+    alone: int = 0  # of pixels that one annotator alone has: in none of the other numbers
     areas: list[float] = field(default_factory=list)
     map_YX: np.ndarray = field(default_factory=lambda: np.zeros((GRID, GRID)))
 
@@ -136,7 +137,9 @@ def _survey(directory: str, split: str) -> Survey:
         at = ((group, row) for group, size in enumerate(_sizes(filesystem, path)) for row in range(size))
         table = clip_files.usable(filesystem, path, LIGHT)
         for (group, row), known in zip(at, table.to_pylist(), strict=True):  # every row of a shard is usable
-            areas = tuple(_noted(survey, region) for region in known["regions"] or ())
+            regions = known["regions"] or ()
+            areas = tuple(_noted(survey, region) for region in regions if region["weight"] == 1)
+            survey.alone += len(regions) - len(areas)
             names = frozenset((known["video"], known["group"]))
             survey.places.append(Place(path, group, row, known["clip_id"], names, areas))
     return survey
@@ -243,6 +246,8 @@ def _numbers(surveys: dict[str, Survey]) -> Section:
         counts = (len(survey.places), sum(bool(each.areas) for each in survey.places), survey.regions, survey.silent)
         rows.append((split, *map(str, (*counts, survey.masks, most)), share))
     told = "Share of the frame: the median over all regions, and from the 5th to the 95th percentile."
+    if alone := sum(survey.alone for survey in surveys.values()):
+        told += f" Besides, in {alone} pictures there are pixels that one annotator alone has."
     return Section("Regions", (told,), tuple(rows))
 
 

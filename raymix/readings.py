@@ -117,8 +117,9 @@ def _reading(
     echo: Echo,
 ) -> Reading:
     """Checkpoints and all systems that hear nothing, on scenes that may have been composed before."""
-    notes, scenes = list[str](), scenes or stage.compose(stage.clips())
+    scenes = scenes or stage.compose(stage.clips())
     truth = Truth.of(scenes)
+    notes = submission.alone(truth)
     names = ", ".join(each.name for each in contenders)
     echo(f"scoring {names} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({len(protocols)} protocols) ...")
     _, rows = benchmark.scored(contenders, stage, scenes, truth, protocols, notes)

@@ -20,16 +20,40 @@ class Region:
     frame: int = 0
     box_xyxy: tuple[float, float, float, float] | None = None
     mask: bytes | None = None
+    weight: float = (
+        1.0  # what its pixels count in a truth of several annotators: 1 where two agree, 0.5 where one alone is
+    )
+
+    def __post_init__(self) -> None:
+        if self.weight not in (0.5, 1.0):
+            raise ValueError(f"a region's weight is 1 or 0.5, not {self.weight}")
 
 
-def union(region_lists: list[list[dict[str, Any]]], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Union masks (N, Y, X) of the sounding regions of frame 0, and which clips have any."""
+def union(region_lists: list[list[dict[str, Any]]], size: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Union masks (N, Y, X) of the sounding regions of frame 0, the pixels beside them that one annotator alone has
+    (None where no clip has any), and which clips have either."""
     masks_NYX = np.zeros((len(region_lists), size, size), bool)
+    single: dict[int, np.ndarray] = {}
     for row, regions in enumerate(region_lists):
-        for region in regions or []:
-            if region["sounding"] and region["frame"] == 0:
-                masks_NYX[row] |= raster(region["box_xyxy"], region["mask"], size)
-    return masks_NYX, np.asarray(masks_NYX.any(axis=(1, 2)))
+        for region in filter(_heard, regions or []):
+            mask_YX = raster(region["box_xyxy"], region["mask"], size)
+            if region["weight"] < 1:
+                single[row] = single[row] | mask_YX if row in single else mask_YX
+            else:
+                masks_NYX[row] |= mask_YX
+    known_N = np.asarray(masks_NYX.any(axis=(1, 2)))
+    single = {row: mask_YX & ~masks_NYX[row] for row, mask_YX in single.items()}
+    if not any(mask_YX.any() for mask_YX in single.values()):
+        return masks_NYX, None, known_N
+    halves_NYX = np.zeros_like(masks_NYX)
+    for row, mask_YX in single.items():
+        halves_NYX[row] = mask_YX
+    return masks_NYX, halves_NYX, known_N | halves_NYX.any(axis=(1, 2))
+
+
+def _heard(region: dict[str, Any]) -> bool:
+    """Whether it is a sounding region of frame 0."""
+    return bool(region["sounding"] and region["frame"] == 0)
 
 
 def raster(box_xyxy: Sequence[float] | None, mask: bytes | None, size: int) -> np.ndarray:
@@ -54,13 +78,13 @@ def by_source(region_lists: list[list[dict[str, Any]]], size: int) -> tuple[np.n
     them have empty ones last.
 
     A label is a source: its regions are one mask (no set of duets has two sources of one class in a frame). Regions
-    without a label are a source each.
+    without a label are a source each; pixels that one annotator alone has are of none.
     """
     found: list[dict[tuple[str, int], np.ndarray]] = []
     for regions in region_lists:
         of: dict[tuple[str, int], np.ndarray] = {}
         for place, region in enumerate(regions or []):
-            if region["sounding"] and region["frame"] == 0:
+            if _heard(region) and region["weight"] == 1:
                 mask_YX = raster(region["box_xyxy"], region["mask"], size)
                 key = (region["label"], 0) if region["label"] else ("", place)
                 of[key] = of[key] | mask_YX if key in of else mask_YX

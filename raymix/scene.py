@@ -43,6 +43,9 @@ class Scenes:
     hash: str  # of layout or pair list, seed, ids, clips, windows, mixing rule and level; not of the frames' size
     labels: list[tuple[str, ...]] | None = None  # the class of each source, '' where it is unknown; for scoring alone
     preprocessing: str = ""  # hash of the settings that made the clips
+    halves_NSYX: Tensor | None = (
+        None  # bool, pixels beside the masks that one annotator alone has; None: there are none
+    )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -67,6 +70,7 @@ class Scenes:
                 mixture_NTF=self.mixture_NTF[part],
                 panels_NS=self.panels_NS[part],
                 masks_NSYX=None if self.masks_NSYX is None else self.masks_NSYX[part],
+                halves_NSYX=None if self.halves_NSYX is None else self.halves_NSYX[part],
                 has_truth_N=None if self.has_truth_N is None else self.has_truth_N[part],
                 labels=None if self.labels is None else self.labels[part],
             )
@@ -151,10 +155,12 @@ class _Stage:
         heard_NS, panels_NS = self.cast_NP[:, : self.heard], self.place_NP[:, : self.heard].copy()
         gain_NS = None if self.gain_NP is None else self.gain_NP[:, : self.heard]
         seen_NP = np.take_along_axis(self.cast_NP, np.argsort(self.place_NP, axis=1), axis=1)  # clip in each panel
-        masks_NSYX = None if clips.masks is None else _masks(clips.masks, heard_NS, panels_NS, rects)
+        masks_NSYX, halves_NSYX = (
+            None if each is None else _masks(each, heard_NS, panels_NS, rects) for each in (clips.masks, clips.halves)
+        )
         label_NS = clips.label[heard_NS]
         if self.layout == "natural":
-            masks_NSYX, label_NS = self._own_sources(clips)
+            (masks_NSYX, label_NS), halves_NSYX = self._own_sources(clips), None
             panels_NS = np.zeros(masks_NSYX.shape[:2], np.int64)
         return Scenes(
             layout=self.layout,
@@ -165,6 +171,7 @@ class _Stage:
             panels_NS=torch.from_numpy(panels_NS),
             rects_P4=torch.tensor(rects),
             masks_NSYX=None if masks_NSYX is None else torch.from_numpy(masks_NSYX),
+            halves_NSYX=None if halves_NSYX is None else torch.from_numpy(halves_NSYX),
             has_truth_N=None if clips.has_truth is None else torch.from_numpy(clips.has_truth[heard_NS].all(1)),
             hash=blake2b(json.dumps(told).encode(), digest_size=8).hexdigest(),
             labels=[tuple(names) for names in label_NS.tolist()],

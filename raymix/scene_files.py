@@ -10,7 +10,8 @@
     labels                       list of string: the class of each source, '' where it is unknown
     videos                       list of string: those of the sounding panels, then of the silent ones
     has_truth                    bool; where it is false no box metric counts this scene
-    masks                        list of binary: a PNG of the canvas for each source, 255 where it is; null without regions
+    masks                        list of binary: a PNG of the canvas for each source, 255 where it is, 128 where one annotator
+                                 alone has it; null without regions
 
 `pair_list.csv` names the clips (`raymix.pair_list`), `scenes.json` says what the scenes were made of.
 """
@@ -109,7 +110,10 @@ def _rows(scenes: Scenes, truth: Truth, filesystem: Any, path: str) -> list[dict
         put(filesystem, f"{path}/{frame}", _png(scenes.frames_N3YX[place].permute(1, 2, 0).numpy()))
         masks = None
         if truth.masks_NSYX is not None:
-            masks = [_png(mask.astype(np.uint8) * 255) for mask in truth.masks_NSYX[place]]
+            values_SYX = truth.masks_NSYX[place].astype(np.uint8) * 255
+            if truth.halves_NSYX is not None:
+                values_SYX[truth.halves_NSYX[place] & (values_SYX == 0)] = 128
+            masks = [_png(values_YX) for values_YX in values_SYX]
         rows.append(
             {
                 "scene_id": scene,

@@ -104,7 +104,17 @@ def gaps(missing: Mapping[str, int], truth: Truth) -> list[str]:
     notes = [f"{name}: {n} of {of} scenes have no prediction and count as missed" for name, n in missing.items() if n]
     if not truth.has_truth_N.any():
         notes.append(f"the {truth.layout} scenes have no regions, box metrics are left out")
-    return notes
+    return notes + alone(truth)
+
+
+def alone(truth: Truth) -> list[str]:
+    """What must be said where one annotator alone has a source."""
+    if not (count := int(truth.alone_N.sum())):
+        return []
+    return [
+        f"{count} of {len(truth)} scenes have a source on which no two annotators agree: only protocols that weigh votes "
+        "have a row of them"
+    ]
 
 
 def there(uri: str) -> None:

@@ -27,10 +27,12 @@ class Truth:
     scenes_hash: str
     labels: tuple[tuple[str, ...], ...] | None = None  # class of each source, '' where it is unknown
     preprocessing: str = ""  # hash of the settings that made the clips, '' where it is unknown
+    halves_NSYX: np.ndarray | None = None  # pixels that one annotator alone has, where masks are of those that two have
 
     def __post_init__(self) -> None:
         n, (s, (y, x)) = len(self.ids), (self.panels_NS.shape[-1], self.canvas)
-        shapes = {"videos": (n,), "panels_NS": (n, s), "has_truth_N": (n,), "masks_NSYX": (n, s, y, x), "labels": (n,)}
+        shapes = {"videos": (n,), "panels_NS": (n, s), "has_truth_N": (n,), "labels": (n,)}
+        shapes |= {"masks_NSYX": (n, s, y, x), "halves_NSYX": (n, s, y, x)}
         for name, shape in shapes.items():
             value = getattr(self, name)
             found = (len(value),) if isinstance(value, tuple) else np.shape(value)
@@ -46,6 +48,8 @@ class Truth:
     def of(scenes: Any) -> Truth:
         """The truth of `raymix.scene.Scenes`, read by attribute."""
         masks = None if scenes.masks_NSYX is None else _array(scenes.masks_NSYX).astype(bool)
+        halves = getattr(scenes, "halves_NSYX", None)  # nor single votes, as few sets have several annotators
+        halves = None if halves is None else _array(halves).astype(bool)
         known = np.full(len(scenes.ids), masks is not None)
         if scenes.has_truth_N is not None:
             known &= _array(scenes.has_truth_N).astype(bool)
@@ -56,10 +60,18 @@ class Truth:
         labels = None if named is None else tuple(tuple(map(str, each)) for each in named)
         where = scenes.layout, (y, x), panels_NS, rects_P4
         made = getattr(scenes, "preprocessing", "")
-        return Truth(tuple(scenes.ids), videos, *where, masks, known, scenes.hash, labels, made)
+        return Truth(tuple(scenes.ids), videos, *where, masks, known, scenes.hash, labels, made, halves)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def alone_N(self) -> np.ndarray:
+        """Scenes with a source on which no two annotators agree."""
+        if self.masks_NSYX is None or self.halves_NSYX is None:
+            return np.zeros(len(self), bool)
+        agreed_NS, voted_NS = (np.asarray(each.any(axis=(2, 3))) for each in (self.masks_NSYX, self.halves_NSYX))
+        return np.asarray((voted_NS & ~agreed_NS).any(axis=1)) & self.has_truth_N
 
     def facts(self) -> dict[str, Any]:
         """What must be known of the scenes that a number is of."""
@@ -85,6 +97,7 @@ class Truth:
             videos=tuple(self.videos[i] for i in index),
             panels_NS=self.panels_NS[place],
             masks_NSYX=None if self.masks_NSYX is None else self.masks_NSYX[place],
+            halves_NSYX=None if self.halves_NSYX is None else self.halves_NSYX[place],
             has_truth_N=self.has_truth_N[place],
             labels=None if self.labels is None else tuple(self.labels[i] for i in index),
         )

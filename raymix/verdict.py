@@ -260,6 +260,7 @@ def pictured(
     table = score(maps_NMHW[index], chosen, how, classes) if len(index) else None
     for place, scene in enumerate(index):
         known = bool(truth.has_truth_N[scene]) and truth.masks_NSYX is not None
+        told = known and table is not None and not np.isnan(table.iou_NS[place]).all()
         panels = [int(panel) for panel in truth.panels_NS[scene]]
         drawn.append(
             figures.Picture(
@@ -268,10 +269,11 @@ def pictured(
                 maps_MHW=maps_NMHW[scene],
                 masks_SYX=truth.masks_NSYX[scene] if known and truth.masks_NSYX is not None else None,
                 sources=tuple(places[panel] if places else f"source {panel + 1}" for panel in panels),
-                map_S=tuple(table.map_NS[place].tolist()) if known and table else (),
-                iou_S=tuple(table.iou_NS[place].tolist()) if known and table else (),
+                map_S=tuple(table.map_NS[place].tolist()) if told and table else (),
+                iou_S=tuple(table.iou_NS[place].tolist()) if told and table else (),
                 panels=tuple(tuple(map(float, rect)) for rect in truth.rects_P4),  # type: ignore[misc]
                 sounding=tuple(panels),
+                halves_SYX=truth.halves_NSYX[scene] if known and truth.halves_NSYX is not None else None,
             )
         )
     return drawn

@@ -7,6 +7,7 @@ Case = tuple[str, tuple[str, ...], str]
 HOME = "<home>"  # in the words below: the folder that the fixture fills
 OWN = ("--config-dir", f"{HOME}/own")
 SMALL = ("dataset=folder", "recipe=demo")  # a person's own clips under the demo's small model
+OLDER = f"{HOME}/clips/older: schema version 1, this raymix reads 2; prepare again with dataset.overwrite=true"
 
 SPACES = {
     "good": "space:\n  method.temperature: {float: [0.05, 0.3], log: true}\n  mixture.k: {int: [2, 3]}\n"
@@ -150,6 +151,10 @@ DATA: list[Case] = [
     ("tune", (*SMALL, f"dataset.prepared={HOME}/clips/foreign"), "not clips of raymix"),
     ("tune", (*SMALL, f"dataset.prepared={HOME}/clips/gone"), "val-0.parquet: cannot be read"),
     ("tune", (*SMALL, f"dataset.prepared={HOME}/clips/newer"), "schema version 99"),
+    *((door, (*SMALL[:1], f"dataset.prepared={HOME}/clips/older"), OLDER) for door in ("tune", "train", "prepare")),
+    ("compare", (*SMALL[:1], f"dataset.prepared={HOME}/clips/older", "systems=[cycle,ots]"), OLDER),
+    ("prepare", (f"inspect={HOME}/clips/older",), OLDER),
+    ("evaluate", (f"prepared={HOME}/clips/older", "layout=single", "export=out"), OLDER),
     ("tune", (*SMALL, f"dataset.prepared={HOME}/clips/garbled"), "dataset.json cannot be read"),
     ("tune", (*SMALL, f"dataset.prepared={HOME}/clips/lacking"), "it lacks root"),
     ("tune", (*SMALL, f"dataset.prepared={HOME}/clips/few"), "has 2 validation videos; scenes are made of 4"),

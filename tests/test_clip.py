@@ -120,6 +120,46 @@ def test_sources_are_the_labels_that_sound_each_for_itself() -> None:
     assert found.start_s is not None and found.start_s.shape == (4,)
 
 
+def votes(*agreed: float, alone: float) -> tuple[Region, ...]:
+    """Regions of several annotators, from the left edge so far each."""
+    mask = np.arange(40)[None].repeat(20, 0) < 40 * alone
+    return Region("", mask=png(mask), weight=0.5), *(Region("", box_xyxy=(0.0, 0.0, edge, 1.0)) for edge in agreed)
+
+
+def test_what_one_annotator_alone_has_is_beside_the_mask() -> None:
+    silent = (Region("", sounding=False, box_xyxy=(0.0, 0.0, 1.0, 1.0), weight=0.5), Region("", frame=1, weight=0.5))
+    rows = [make(0, votes(0.25, 0.5, alone=0.75)), make(1, votes(alone=0.5)), make(2), make(3, votes(0.5, alone=0.25))]
+    found = clip.decode(table(*rows, make(4, silent)), 16, truth=True, sources=True)
+    assert found.masks is not None and found.halves is not None and found.has_truth is not None
+    assert found.halves.dtype == bool and found.halves.sum(axis=(1, 2)).tolist() == [4 * 16, 8 * 16, 0, 0, 0]
+    assert found.halves[0, :, 8:12].all() and found.masks.sum(axis=(1, 2)).tolist() == [8 * 16, 0, 0, 8 * 16, 0]
+    assert found.has_truth.tolist() == [True, True, False, True, False]
+    assert found.sources is not None  # a single vote is of no source
+    assert found.sources.any(axis=(2, 3)).sum(axis=1).tolist() == [2, 0, 0, 1, 0]
+    np.testing.assert_array_equal(found.sources.any(axis=1), found.masks)
+    none = clip.decode(table(make(2), make(3, votes(0.5, alone=0.25))), 16, truth=True)
+    assert none.halves is None  # all of it is agreed: no memory for it
+    assert clip.decode(table(*rows), 16, truth=False).halves is None
+
+
+def test_clips_with_and_without_single_votes_are_joined() -> None:
+    box = (Region("a", box_xyxy=(0.0, 0.0, 0.5, 0.5)),)
+    without, some = (
+        clip.decode(table(*rows), 16, truth=True) for rows in ([make(0, box), make(1)], [make(2, votes(alone=1.0))])
+    )
+    for parts, there in (((without, some, without), 2), ((some, without), 0)):
+        found = Clips.concat(parts)
+        assert found.halves is not None and found.halves.shape == (len(found), 16, 16)
+        assert found.halves.any(axis=(1, 2)).tolist() == [place == there for place in range(len(found))]
+        assert found.take([there]).halves.all()  # type: ignore[union-attr]
+    assert Clips.concat([without, without]).halves is None
+
+
+def test_a_region_weighs_one_or_a_half() -> None:
+    with pytest.raises(ValueError, match=r"a region's weight is 1 or 0.5, not 0.25"):
+        Region("a", weight=0.25)
+
+
 def test_training_reads_neither_labels_nor_regions() -> None:
     assert not {"labels", "regions"} & set(clip.columns(truth=False, labels=False))
     assert {"labels", "regions"} <= set(clip.columns(truth=True, labels=True))

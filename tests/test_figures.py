@@ -63,6 +63,27 @@ def test_a_row_shows_frame_maps_and_truth():
     assert all(count(bare, colour) < 20 for colour in SOURCE_COLOURS[:2])
 
 
+def test_what_one_annotator_alone_has_is_dashed():
+    halves = np.zeros((2, 32, 64), bool)
+    halves[1, 2:28, 36:62] = True
+    figure, plain = scenes([picture(halves_SYX=halves)]), scenes([picture()])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "truth: drum",
+        "truth: organ",
+        "with what one annotator alone has",
+        "peak of the map",
+    ]
+    drawn, before = (pixels(each) for each in (figure, plain))
+    assert drawn.shape == before.shape
+    part = np.s_[: int(0.85 * len(drawn))]  # above the legend
+    more = [count(drawn[part], colour) - count(before[part], colour) for colour in SOURCE_COLOURS[:2]]
+    assert abs(more[0]) < 20 and more[1] > 100
+    none = scenes([picture(halves_SYX=np.zeros_like(halves))])
+    assert np.array_equal(pixels(none), before)
+    only = picture(masks_SYX=np.zeros_like(halves), halves_SYX=halves)
+    assert count(pixels(scenes([only]))[part], SOURCE_COLOURS[1]) > 100
+
+
 def test_the_heat_is_where_the_map_is_high():
     shown = picture(masks_SYX=None, panels=(), map_S=(), iou_S=())
     figure = scenes([shown])
@@ -112,6 +133,7 @@ def test_one_source_shows_the_mean_of_the_maps_which_is_what_is_scored():
         ({"frame_YX3": np.zeros((32, 64, 3))}, "a frame is uint8"),
         ({"maps_MHW": np.full((1, 2, 2), np.nan)}, "maps are finite"),
         ({"masks_SYX": np.zeros((2, 8, 8), bool)}, "do not fit the frame"),
+        ({"halves_SYX": np.zeros((2, 8, 8), bool)}, "do not fit the frame"),
     ],
 )
 def test_bad_pictures_are_refused(change, message):

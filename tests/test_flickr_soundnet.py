@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import base64
+import importlib
+import io
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import matplotlib.colors
+import matplotlib.image
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -13,11 +19,15 @@ from films import film
 from PIL import Image
 from scipy.io import wavfile
 
-from raymix import importing
+from raymix import contact_sheets, importing, inspection
 from raymix.config import Dataset
 from raymix.datasets import flickr_soundnet
+from raymix.datasets.faces import png
 from raymix.datasets.flickr_soundnet import Marks
 from raymix.datasets.source import Entry
+from raymix.figures import SOURCE_COLOURS
+from raymix.metrics import resize
+from raymix.predictions import writing
 from raymix.prepare import prepare
 from raymix.region import raster, union
 
@@ -128,29 +138,90 @@ def test_every_id_is_a_row(made) -> None:
         "annotator 1: a box of ['a', '1', '2', '3'] left out"
     )
     assert manifest[SECOND]["repairs"] == 4
-    assert manifest[ALONE]["reason"] == "no 2 of 2 annotators agree anywhere: no truth"
+    assert manifest[ALONE]["reason"] == "no 2 of 2 annotators agree anywhere: single votes alone are its truth"
     assert manifest[BAD]["reason"].startswith(f"{BAD}.xml: not XML (")
     assert manifest[FIRST]["file"] == f"frames/{FIRST}.jpg"
     assert manifest[LATER]["reason"] == "it has an ID.xml, but is not in flickr_test.csv"
 
 
-def test_the_truth_is_where_two_annotators_agree_to_the_pixel(made) -> None:
+def box(edges: tuple[int, int, int, int], size: int) -> np.ndarray:
+    """The pixels of a box on the grid of 256, on one of `size`."""
+    left, top, right, bottom = (edge * size // 256 for edge in edges)
+    mask = np.zeros((size, size), bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+BOXES = {  # the boxes of each annotator, as what was wrong with them was mended, and where two of them agree
+    # of 32,64..160,192 and 64,96..224,224; as widths and heights they would be 64..192
+    FIRST: ([[(32, 64, 160, 192)], [(64, 96, 224, 224)], [(240, 0, 256, 16)]], [(64, 96, 160, 192)]),
+    # of 100,64..200,128 and 96,60..256,130; one annotator's two boxes are one vote
+    SECOND: ([[(100, 64, 200, 128)], [(96, 60, 256, 130), (120, 70, 130, 80)]], [(100, 64, 200, 128)]),
+    WHOLE: ([[(0, 0, 128, 256)], [(0, 0, 256, 128)]], [(0, 0, 128, 128)]),
+    ALONE: ([[(0, 0, 20, 20)], [(40, 40, 60, 60)]], []),
+}
+
+
+def test_the_truth_is_where_two_annotators_agree_and_half_where_one_is_alone_to_the_pixel(made) -> None:
     _, rows = made
-    for id, (left, top, right, bottom) in {
-        FIRST: (64, 96, 160, 192),  # of 32,64..160,192 and 64,96..224,224; as widths and heights they would be 64..192
-        SECOND: (100, 64, 200, 128),  # of 100,64..200,128 and 96,60..256,130; one annotator's two boxes are one vote
-        WHOLE: (0, 0, 128, 128),
-    }.items():
+    for id, (annotators, agreed) in BOXES.items():
         (row,) = rows[id]
-        (region,) = row["regions"]
-        assert region["box_xyxy"] is None and region["sounding"] and region["frame"] == 0
-        for size in (256, 128):
-            expected = np.zeros((size, size), bool)
-            scale = 256 // size
-            expected[top // scale : bottom // scale, left // scale : right // scale] = True
-            assert np.array_equal(raster(None, region["mask"], size), expected)
-    masks, known = union([rows[id][0]["regions"] for id in (FIRST, ALONE)], 64)
-    assert known.tolist() == [True, False] and not masks[1].any()
+        assert [region["weight"] for region in row["regions"]] == [1.0] * bool(agreed) + [0.5], id
+        for region in row["regions"]:
+            assert region["box_xyxy"] is None and region["sounding"] and region["frame"] == 0
+            for size in (256, 128):
+                expected = sum((box(edges, size) for edges in agreed), np.zeros((size, size), bool))
+                if region["weight"] < 1:
+                    expected = ~expected & np.any([box(each, size) for boxes in annotators for each in boxes], axis=0)
+                assert np.array_equal(raster(None, region["mask"], size), expected), (id, region["weight"], size)
+    masks, halves, known = union([rows[id][0]["regions"] for id in (FIRST, ALONE, TRAINED[0])], 128)
+    assert known.tolist() == [True, True, False] and masks.any(axis=(1, 2)).tolist() == [True, False, False]
+    assert np.array_equal(halves[1], box((0, 0, 20, 20), 128) | box((40, 40, 60, 60), 128)) and not halves[2].any()
+
+
+@pytest.mark.parametrize("size", [224, 96, 50])
+def test_on_a_coarser_grid_no_pixel_is_both_or_lost_between_the_two(made, size: int) -> None:
+    _, rows = made
+    masks, halves, _ = union([rows[id][0]["regions"] for id in BOXES], size)
+    assert not (masks & halves).any()
+    for place, (annotators, _) in enumerate(BOXES.values()):
+        drawn = np.any([box(each, 256) for boxes in annotators for each in boxes], axis=0)
+        lost = raster(None, png(drawn), size) & ~masks[place] & ~halves[place]
+        assert lost.sum() <= 2  # where the corner of one region lies in a pixel with the edge of the other
+
+
+@pytest.mark.parametrize(
+    ("annotators", "whole", "half"),
+    [
+        ([[(10, 20, 110, 220)]], [], [(10, 20, 110, 220)]),
+        (
+            [[(0, 0, 40, 40), (20, 20, 60, 60)]],
+            [],
+            [(0, 0, 40, 40), (20, 20, 60, 60)],
+        ),  # published code: 20..40 counts 1
+        ([[(0, 0, 40, 40)], [(20, 0, 60, 40)]], [(20, 0, 40, 40)], [(0, 0, 20, 40), (40, 0, 60, 40)]),
+        ([[(8, 8, 16, 16)], [(8, 8, 16, 16)]], [(8, 8, 16, 16)], []),
+        (
+            [[(0, 0, 40, 40)], [(20, 0, 60, 40)], [(30, 0, 80, 40)]],
+            [(20, 0, 60, 40)],  # of 30..40 all three, of 20..30 and 40..60 two
+            [(0, 0, 20, 40), (60, 0, 80, 40)],
+        ),
+    ],
+)
+def test_regions_of_one_two_and_three_annotators(annotators: list[Any], whole: list[Any], half: list[Any]) -> None:
+    marks = Marks.of(marked(*annotators))
+    found = {region["weight"]: raster(None, base64.b64decode(region["mask"]), 256) for region in marks.regions}
+    expected = {1.0: whole, 0.5: half}
+    assert list(found) == [weight for weight, boxes in expected.items() if boxes]
+    for weight, mask in found.items():
+        assert np.array_equal(mask, np.any([box(edges, 256) for edges in expected[weight]], axis=0)), weight
+    said = f"no 2 of {len(annotators)} annotators agree anywhere: single votes alone are its truth"
+    assert marks.repairs == (() if whole else (said,))
+
+
+def test_where_no_box_is_left_there_is_no_truth() -> None:
+    marks = Marks.of(marked([(0, 0, 0, 40)]))
+    assert marks.regions == () and marks.repairs[-1] == "no 2 of 1 annotators agree anywhere: no truth"
 
 
 def test_a_test_id_is_the_middle_of_its_sound(made) -> None:
@@ -211,7 +282,7 @@ def test_boxes_without_named_edges_go_by_their_order() -> None:
     mask[20:220, 10:110] = True
     for content in (named, plain):
         assert np.array_equal(Marks.of(content).votes_YX, 2 * mask)
-        assert np.array_equal(raster(None, base64.b64decode(Marks.of(content).region["mask"]), 256), mask)
+        assert np.array_equal(raster(None, base64.b64decode(Marks.of(content).regions[0]["mask"]), 256), mask)
 
 
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
@@ -247,3 +318,79 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
 def test_what_is_no_annotation(content: bytes, line: str) -> None:
     with pytest.raises(ValueError, match=line):
         Marks.of(content)
+
+
+def command(door: str, *words: str) -> None:
+    """Through a door as the command line does, which must end well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{door}.py", *words])
+        patch.setattr(importing, "_ray_runs", lambda: False)
+        try:
+            code = importlib.import_module(f"raymix.{door}").main()
+        except SystemExit as stop:
+            code = stop.code
+    assert not code
+
+
+def test_a_look_counts_regions_apart_from_single_votes_and_dots_these(made, raw: Path, tmp_path: Path) -> None:
+    _, rows = made
+    survey = inspection._survey(settings(raw).prepared, "test")
+    assert (survey.regions, survey.alone, len(survey.areas)) == (3, 4, 3)
+    areas = {next(iter(place.names)): place.areas for place in survey.places}
+    assert areas[ALONE] == () and areas[WHOLE] == (0.25,)
+    page = Path(inspection.inspect(settings(raw).prepared, str(tmp_path), 4, 0, lambda line: None)[0]).read_text()
+    assert "Besides, in 4 pictures there are pixels that one annotator alone has." in page
+
+    def inked(weight: float) -> int:
+        row = rows[ALONE][0]
+        row = {**row, "regions": [{**region, "weight": weight} for region in row["regions"]]}
+        drawn = matplotlib.image.imread(
+            io.BytesIO(contact_sheets.png(contact_sheets.sheet([contact_sheets.Shown.of(row)], "")))
+        )
+        return int((np.abs(drawn[..., :3] - matplotlib.colors.to_rgb(SOURCE_COLOURS[0])) < 0.1).all(axis=-1).sum())
+
+    assert 20 < inked(0.5) < 0.8 * inked(1.0)
+
+
+def test_from_the_raw_files_to_both_kinds_of_protocol(raw: Path, tmp_path: Path) -> None:
+    """What lvs and raymix-1 say of one's maps is what an outsider computes from the exported truth."""
+    asked = settings(raw, prepared=str(tmp_path / "clips"))
+    words = [
+        f"dataset.{name}={getattr(asked, name)}" for name in ("root", "prepared", "clip_seconds", "stride_seconds")
+    ]
+    words += ["dataset.frame_size=48", "dataset.val=0.0", "dataset.allow_leaks=true", "cluster=laptop"]
+    command("prepare", "dataset=flickr_soundnet", *words)
+    old = (tmp_path / "clips/dataset.json").read_text()
+    (tmp_path / "clips/dataset.json").write_text(old.replace('"schema_version": 2', '"schema_version": 1'))
+    command("prepare", "dataset=flickr_soundnet", *words, "dataset.overwrite=true")  # as the refusal of it says
+    assert json.loads((tmp_path / "clips/dataset.json").read_text())["schema_version"] == 2
+    scenes = f"prepared={tmp_path}/clips", "layout=single", "image_size=64"
+    command("evaluate", *scenes, f"export={tmp_path}/scenes")
+    rows = pq.read_table(tmp_path / "scenes/scenes.parquet").to_pylist()
+    facts = json.loads((tmp_path / "scenes/scenes.json").read_text())
+    rng, lvs, plain = np.random.default_rng(0), [], []
+    maps = rng.random((len(rows), 1, 8, 8)).astype(np.float16)
+    with writing(f"{tmp_path}/maps.parquet", facts["scenes_hash"]) as out:
+        out.add("mine", [row["scene_id"] for row in rows], maps, (64, 64))
+    for row, map_MHW in zip(rows, maps, strict=True):
+        values = np.asarray(Image.open(io.BytesIO(row["masks"][0])))
+        assert set(np.unique(values)) <= {0, 128, 255} and row["has_truth"]
+        truth, view = values // 127 / 2, resize(map_MHW[None].astype(np.float32), (64, 64))[0, 0]
+        said = view > np.sort(view.ravel())[view.size // 2]
+        lvs.append((said * truth).sum() / (truth.sum() + (said * (truth == 0)).sum()))
+        said, agreed = view - view.min() >= 0.5 * np.ptp(view), values == 255
+        plain += [(said & agreed).sum() / (said | agreed).sum()] if agreed.any() else []
+    assert (len(lvs), len(plain)) == (4, 3)  # of one picture there are single votes alone
+    command(
+        "evaluate",
+        *scenes,
+        f"predictions={tmp_path}/maps.parquet",
+        "protocols=[lvs,raymix-1]",
+        f"output={tmp_path}/out",
+    )
+    found = json.loads((tmp_path / "out/scores.json").read_text())["layouts"]["single"]["protocols"]
+    for name, expected in (("lvs", lvs), ("raymix-1", plain)):
+        mine = next(row for row in found[name] if row["system"] == "mine")["metrics"]
+        assert mine["iou"]["value"] == pytest.approx(np.mean(expected), abs=1e-6)
+        assert (mine["iou"]["scenes"], mine["ap"]["scenes"]) == (len(expected), 3)
+    assert "1 of 4 scenes have a source on which no two annotators agree" in (tmp_path / "out/table.md").read_text()

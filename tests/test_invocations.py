@@ -63,6 +63,9 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
     "foreign": lambda f: pq.write_table(pa.table({"text": ["a", "b"]}), f / "train-0.parquet"),
     "gone": lambda f: (f / "val-0.parquet").unlink(),
     "bare": lambda f: (f / "dataset.json").unlink(),
+    "older": lambda f: (f / "dataset.json").write_text(
+        (f / "dataset.json").read_text().replace(f'"schema_version": {clip.SCHEMA_VERSION}', '"schema_version": 1')
+    ),
     "newer": lambda f: (f / "dataset.json").write_text('{"schema_version": 99, "splits": {}}'),
     "garbled": lambda f: (f / "dataset.json").write_text("{"),
     "lacking": lambda f: (f / "dataset.json").write_text(

@@ -30,6 +30,7 @@ def test_raymix_1_is_what_its_name_says():
         "missing": "zero",
         "surplus": "ignore",
         "empty_truth": "skip",
+        "weighs_votes": False,
         "unit": "scene",
         "silence": "none",
         "silence_threshold": 0.2,
@@ -66,6 +67,10 @@ def test_all_presets_are_there():
         if name.endswith("-code"):
             twin = PROTOCOLS[name.removesuffix("-code") + "-fixed"]
             assert replace(twin, id="", source="") != replace(value, id="", source="")
+
+
+def test_single_votes_weigh_where_published_code_weighs_them():
+    assert {name for name, how in PROTOCOLS.items() if how.weighs_votes} == {"lvs", "ezvsl", "slavc", "sslalign"}
 
 
 def test_no_two_presets_are_the_same_choices():

@@ -23,7 +23,7 @@ def test_golden_files_were_found():
         "sets_several_sources",
         "several_sources",
     ]
-    assert len(GOLDEN) == len({case["name"] for case, _ in GOLDEN}) == 82
+    assert len(GOLDEN) == len({case["name"] for case, _ in GOLDEN}) == 100
 
 
 def test_every_preset_and_every_choice_has_a_golden_scene():
@@ -41,14 +41,15 @@ def drawn(said):
     return replace(RAYMIX_1, id="golden", **{name: tuple(v) if isinstance(v, list) else v for name, v in said.items()})
 
 
-def marks(rows):
-    return np.array([[c == "#" for c in row] for row in rows])
+def marks(rows, sign="#"):
+    return np.array([[c == sign for c in row] for row in rows])
 
 
 def golden(case, file):
     """Maps, truth and class names of one case."""
     scenes = case["scenes"]
     n, labels = len(scenes), [scene.get("labels") for scene in scenes]
+    halves = np.array([[marks(rows, "+") for rows in scene["masks"]] for scene in scenes])
     truth = Truth(
         ids=tuple(f"{case['name']} {i}" for i in range(n)),
         videos=tuple((f"video {i}",) for i in range(n)),
@@ -59,6 +60,7 @@ def golden(case, file):
         masks_NSYX=np.array([[marks(rows) for rows in scene["masks"]] for scene in scenes]),
         has_truth_N=np.ones(n, bool),
         scenes_hash="golden",
+        halves_NSYX=halves if halves.any() else None,
         labels=None if None in labels else tuple(map(tuple, labels)),
     )
     said = [scene["maps"] for scene in scenes]

@@ -123,6 +123,33 @@ def test_batches_are_the_scenes_in_order(clips: Clips):
     assert torch.equal(torch.cat([part.masks_NSYX for part in parts]), scenes.masks_NSYX)
 
 
+@pytest.mark.parametrize("layout", PANELLED)
+def test_single_votes_stand_where_the_masks_do(clips: Clips, layout: str):
+    voted = clips.take(np.arange(len(clips)))
+    voted.halves = np.zeros_like(clips.masks)
+    voted.halves[::2, 20:, 4:30] = True  # of every other clip, below its mask
+    scenes, plain = (compose(each, layout=layout, count=10, seed=0) for each in (voted, clips))
+    assert scenes.hash == plain.hash and plain.halves_NSYX is None and Truth.of(plain).halves_NSYX is None
+    assert torch.equal(scenes.masks_NSYX, plain.masks_NSYX)
+    number = {name: place for place, name in enumerate(clips.clip_id)}
+    listed = make(voted, layout=layout, count=10, seed=0)
+    truth = Truth.of(scenes)
+    for n, panels in enumerate(listed.scenes):
+        heard = [number[panel.clip_id] for panel in panels if panel.sounding]
+        for s, (x0, y0, x1, y1) in enumerate(scenes.rects_P4[scenes.panels_NS[n]].tolist()):
+            assert truth.halves_NSYX[n, s].sum() == voted.halves[heard[s]].sum()
+            assert np.array_equal(truth.halves_NSYX[n, s, y0:y1, x0:x1], voted.halves[heard[s]])
+    parts = [part.halves_NSYX for part in scenes.batches(4)]
+    assert torch.equal(torch.cat(parts), scenes.halves_NSYX) and scenes.halves_NSYX.any()
+    assert torch.equal(compose_list(voted, listed).halves_NSYX, scenes.halves_NSYX)
+
+
+def test_duets_have_no_single_votes(clips: Clips):
+    voted = duets(clips)
+    voted.halves = np.ones_like(clips.masks)
+    assert compose(voted, layout="natural", count=4, seed=0).halves_NSYX is None
+
+
 def sounding(scenes: Scenes, n: int) -> set[str]:
     return set(scenes.videos[n][: scenes.panels_NS.shape[1]])
 

@@ -102,6 +102,7 @@ def _regions(settings: Dataset, source: Source, cut: Cut) -> Iterator[Region]:
                     frame=position,
                     box_xyxy=None if box is None else (box[0], box[1], box[2], box[3]),
                     mask=_mask(settings, known),
+                    weight=known.get("weight", 1.0),
                 )
 
 

@@ -11,8 +11,10 @@ Annotated ids are for testing, the other media below the root for training and, 
 one clip around the middle of its sound, with the annotated picture; the publisher does not say where in its video a
 picture is from, so of a video without its picture the middle frame stands for it.
 
-The truth of published code is soft: half the number of boxes over a pixel, at most 1. Truth is yes or no in raymix: the
-mask holds the pixels that at least two annotators have in a box (there two boxes of one annotator count twice).
+The truth of published code is soft: half the number of boxes over a pixel, at most 1. Here it is half the number of
+annotators, so that two boxes of one annotator over a pixel count once (there twice). A picture has two regions: the pixels
+that at least two annotators have in a box, and with weight 0.5 those that one alone has. Protocols with `weighs_votes`
+(lvs, ezvsl, slavc, sslalign) are of both, all others of the first.
 """
 
 from __future__ import annotations
@@ -78,12 +80,16 @@ class Marks:
                     own_YX[box[1] : box[3], box[0] : box[2]] = True
             votes_YX += own_YX
         if votes_YX.max() < VOTES:
-            repairs.append(f"no {VOTES} of {len(boxes)} annotators agree anywhere: no truth")
+            left = "single votes alone are its truth" if votes_YX.any() else "no truth"
+            repairs.append(f"no {VOTES} of {len(boxes)} annotators agree anywhere: {left}")
         return Marks(votes_YX, tuple(repairs))
 
     @property
-    def region(self) -> dict[str, Any]:
-        return {"mask": base64.b64encode(png(self.votes_YX >= VOTES)).decode()}
+    def regions(self) -> tuple[dict[str, Any], ...]:
+        """The pixels of annotators who agree, and those of one alone; each only where there are some."""
+        kinds = (1.0, self.votes_YX >= VOTES), (0.5, self.votes_YX == 1)
+        masks = ((weight, mask_YX) for weight, mask_YX in kinds if mask_YX.any())
+        return tuple({"mask": base64.b64encode(png(mask_YX)).decode(), "weight": weight} for weight, mask_YX in masks)
 
 
 def _box(node: ET.Element) -> tuple[tuple[int, int, int, int] | None, str]:
@@ -171,7 +177,7 @@ def _training(settings: Dataset, filesystem: fs.FileSystem, files: dict[str, str
 
 
 def _tested(media: Media, filesystem: fs.FileSystem, id: str, path: str | None) -> Source:
-    """The source of a test id, with the region that its annotators agree on."""
+    """The source of a test id, with the regions of its annotators."""
     found = media.still(id) or media.find(id)
     if path is None:
         return _source(id, found, "test", repairs=("in the list, but it has no ID.xml: no truth",))
@@ -179,7 +185,7 @@ def _tested(media: Media, filesystem: fs.FileSystem, id: str, path: str | None) 
         marks = Marks.of(published_lists.get(filesystem, path))
     except ValueError as error:
         return _source(id, found, "test", refused=("corrupt", f"{path.rpartition('/')[2]}: {error}"))
-    return _source(id, found, "test", regions=(marks.region,), repairs=marks.repairs)
+    return _source(id, found, "test", regions=marks.regions, repairs=marks.repairs)
 
 
 def _trained(

@@ -68,6 +68,10 @@ class Protocol:
     # scenes (and single sources) whose truth has no pixel count in no box metric, whatever was predicted, or are refused;
     # under ap=detection they are negatives
     empty_truth: Literal["skip", "error"] = "skip"
+    # pixels that one annotator alone has (every other pixel of truth two have) count half in the truth, in IoU alone: sum(P G)
+    # / (sum(G) + |P where G = 0|); a source of single votes alone is one with truth. Else, and in AP, they are not in the truth
+    # and scenes with such a source are as those without regions
+    weighs_votes: bool = False
     # what is averaged: scenes, each the mean over its sources, or sources
     unit: Literal["scene", "source"] = "scene"
     # nsa: also the share of pixels <= silence_threshold of the normalised maps that belong to no source

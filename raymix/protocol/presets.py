@@ -72,25 +72,29 @@ DSOL_DUET = replace(
 
 LVS = Protocol(
     "lvs",
-    source="hche11/Localizing-Visual-Sounds-the-Hard-Way 8fe8cbb, test.py; always half of the pixels. The truth of several "
-    "annotators is weighted there; here a pixel is in the truth or not.",
+    source="hche11/Localizing-Visual-Sounds-the-Hard-Way 8fe8cbb, test.py; always half of the pixels. Single votes weigh "
+    "half; there every box is a vote, here all boxes of an annotator are one. AP, not reported there, is of agreed pixels.",
     sources="one",
     binarise="quantile",
     threshold_strict=True,
     iou_thresholds=(0.5,),
+    weighs_votes=True,
 )
 EZVSL = Protocol(
     "ezvsl",
-    source="stoneMo/EZ-VSL 95ff5bf, test.py and utils.py; maps before or after the fusion with the object prior.",
+    source="stoneMo/EZ-VSL 95ff5bf, test.py and utils.py; maps before or after the fusion with the object prior. Votes as "
+    "under lvs.",
     sources="one",
     align_corners=True,
     binarise="quantile",
     iou_thresholds=(0.5,),
+    weighs_votes=True,
 )
 SLAVC = Protocol(
     "slavc",
     source="stoneMo/SLAVC 05b429c, test.py (--relative_prediction) and utils.py; maps are cosines, there divided by tau as is "
-    "the range. Detection AP from recall 0 over all confidences; there it skips the first and takes some 200.",
+    "the range. Detection AP from recall 0 over all confidences; there it skips the first and takes some 200. "
+    "Votes as under lvs.",
     sources="one",
     upsample="bicubic",
     align_corners=True,
@@ -98,6 +102,7 @@ SLAVC = Protocol(
     affine=(-1.0, 1.0),
     binarise="quantile",
     iou_thresholds=(0.5,),
+    weighs_votes=True,
     ap="detection",
 )
 
@@ -171,11 +176,12 @@ GAR_UNION = Protocol(
 SSLALIGN = Protocol(
     "sslalign",
     source="kaistmm/SSLalignment e7ae3c5, test.py and utils.py; a row is one sound asked for; IIoU: all sounds of a scene "
-    "succeed; adaptive: as many pixels as the truth has. AP is not reported there.",
+    "succeed; adaptive: as many pixels as the truth has, single votes with them. AP is not reported there. Votes as under lvs.",
     binarise="quantile",
     threshold_strict=True,
     iou_thresholds=(0.5,),
     match="labels",
+    weighs_votes=True,
     unit="source",
     all_sources=True,
     adaptive=True,

@@ -82,14 +82,15 @@ def _score_chunk(
     if s < len(truth.rects_P4) and classes is None:
         shared["sounding_accuracy"] = heard(maps_NMHW, truth, present_NM)
     known = np.flatnonzero(truth.has_truth_N) if truth.masks_NSYX is not None else np.zeros(0, np.int64)
-    panels = any(protocol.scope == "panel" for protocol in protocols)
     if len(known) < n:
         maps_NMHW, present_NM, truth = maps_NMHW[known], present_NM[known], truth.take(known)
         same_NSM = None if same_NSM is None else same_NSM[known]
-    chunk = Chunk(maps_NMHW, present_NM, truth, same_NSM, panels, sheets)
+    chunk = Chunk(maps_NMHW, present_NM, truth, same_NSM, protocols, sheets)
     for protocol in protocols:
-        if protocol.empty_truth == "error" and not chunk.known_NS.all():
-            scene = truth.ids[np.flatnonzero(~chunk.known_NS.all(axis=1))[0]]
+        weighed = chunk.weighs(protocol)
+        empty = np.flatnonzero(chunk.told_N(weighed) & ~chunk.known_NS(weighed).all(axis=1))
+        if protocol.empty_truth == "error" and len(empty):
+            scene = truth.ids[empty[0]]
             raise ValueError(f"scene {scene}: a source has no pixel of truth, which protocol {protocol.id} refuses")
     return [_spread(judge(chunk, protocol), known, n, shared) for protocol in protocols]
 

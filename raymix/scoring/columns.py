@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from raymix.metrics import area_under_success, success
 from raymix.protocol import Protocol
-from raymix.scoring.chunk import Chunk
-from raymix.scoring.order import Order, Plain
+from raymix.scoring.chunk import Chunk, View
+from raymix.scoring.order import Order
 from raymix.scoring.pairing import Pairing, only_map, pairings, take
 from raymix.scoring.pooled import Pool, pool_of
 from raymix.scoring.surface import Surface, threshold
@@ -71,38 +72,45 @@ class _Rows:
 
 def judge(chunk: Chunk, protocol: Protocol) -> Judged:
     """All columns of one protocol for the scenes of a chunk; surfaces that other protocols made are used again."""
-    surface, known_NT = chunk.surface(protocol), chunk.known_NT(protocol)
+    surface = chunk.surface(protocol)
     views = chunk.views(surface, protocol)
-    there_NTM = known_NT[:, :, None] & surface.there_NM[:, None, :]
-    cut = [_cut(surface, order, truth, protocol, protocol.binarise) for order, truth in views]
-    iou_NTM = np.where(there_NTM, _stack([_iou(*each) for each in cut], surface), 0.0)
-    ap_NTM = np.where(there_NTM, _stack([_ap(*v, *c, protocol) for v, c in zip(views, cut, strict=True)], surface), 0.0)
+    rows = _rows(chunk, surface, protocol, weighed := chunk.weighs(protocol))
+    agreed = _rows(chunk, surface, protocol, False) if weighed else rows
+    there_NTM = rows.known_NS[:, :, None] & surface.there_NM[:, None, :]
+    cut = [_cut(surface, view, protocol, protocol.binarise) for view in views]
+    iou_NTM = np.where(there_NTM, _stack([each.iou_R for each in cut], surface), 0.0)
+    ap_NTM = _stack([_ap(view, each, protocol) for view, each in zip(views, cut, strict=True)], surface)
+    ap_NTM = np.where(agreed.known_NS[:, :, None] & surface.there_NM[:, None, :], ap_NTM, 0.0)
     one = chunk.combines(protocol)
     paired = only_map(there_NTM) if one else pairings(protocol, iou_NTM, ap_NTM, there_NTM, chunk.same_NSM)
-    present_N = np.asarray(chunk.there_NM.any(axis=1))
-    extra_N = np.zeros(len(present_N), np.int64)
-    if protocol.surplus == "rows":
-        extra_N = np.maximum(surface.there_NM.sum(axis=1) - known_NT.sum(axis=1), 0)
-    counts_N = known_NT.any(axis=1) & (present_N | (protocol.missing == "zero"))
-    rows = _Rows(known_NT, extra_N, counts_N, protocol)
-    found = _by_source(chunk, known_NT, iou_NTM, ap_NTM, paired[0])
-    _boxes(found, chunk, rows, surface, views, iou_NTM, ap_NTM, paired, there_NTM)
+    found = _by_source(chunk, rows, agreed, iou_NTM, ap_NTM, paired[0])
+    _boxes(found, chunk, rows, agreed, surface, views, iou_NTM, ap_NTM, paired, there_NTM)
     if chunk.sources > 1 and protocol.piap:
-        mean = chunk.mean(protocol)
-        piap_N = np.where(rows.counts_N, mean.order.average_precision(chunk.union), np.nan)
-        found.columns["piap"] = np.where(present_N, piap_N, piap_N * 0)
+        piap_N = np.where(agreed.counts_N, chunk.mean(protocol).order.average_precision(chunk.union), np.nan)
+        found.columns["piap"] = np.where(chunk.there_NM.any(axis=1), piap_N, piap_N * 0)
     if protocol.silence == "nsa" and not one:
         found.columns[f"nsa{paired[0].star}"] = _silence(surface, protocol, found.map_NS, rows.counts_N)
-    _pooled(found, chunk, surface, views, rows)
+    _pooled(found, chunk, surface, views, rows, agreed)
     return found
+
+
+def _rows(chunk: Chunk, surface: Surface, protocol: Protocol, weighed: bool) -> _Rows:
+    """The rows where single votes are truth, or (for AP, and most protocols) are not."""
+    known_NT, present_N = chunk.known_NT(protocol, weighed), np.asarray(chunk.there_NM.any(axis=1))
+    extra_N = np.zeros(len(present_N), np.int64)
+    if protocol.surplus == "rows":
+        extra_N = np.maximum(surface.there_NM.sum(axis=1) - known_NT.sum(axis=1), 0) * chunk.told_N(weighed)
+    counts_N = known_NT.any(axis=1) & (present_N | (protocol.missing == "zero"))
+    return _Rows(known_NT, extra_N, counts_N, protocol)
 
 
 def _boxes(
     found: Judged,
     chunk: Chunk,
     rows: _Rows,
+    agreed: _Rows,
     surface: Surface,
-    views: list[tuple[Order | Plain, int]],
+    views: list[View],
     iou_NTM: np.ndarray,
     ap_NTM: np.ndarray,
     paired: list[Pairing],
@@ -112,8 +120,8 @@ def _boxes(
     how, (iou, ap) = rows.protocol, (("iou", "ap") if chunk.sources == 1 else ("ciou", "cap"))
     kinds = {iou: ("auc", iou_NTM)}
     if how.adaptive:
-        cut = [_cut(surface, order, truth, how, "truth_area") for order, truth in views]
-        kinds[f"{iou}_adaptive"] = ("auc_adaptive", np.where(there_NTM, _stack([_iou(*c) for c in cut], surface), 0.0))
+        cut = [_cut(surface, view, how, "truth_area") for view in views]
+        kinds[f"{iou}_adaptive"] = ("auc_adaptive", np.where(there_NTM, _stack([c.iou_R for c in cut], surface), 0.0))
     for star, for_iou_NT, for_ap_NT in paired:
         columns: dict[str, np.ndarray] = {}
         for name, (auc, values_NTM) in kinds.items():
@@ -128,10 +136,11 @@ def _boxes(
                 }
                 found.columns[f"i{auc}{star}"] = area_under_success(worst_N, how.auc_points)
         if how.ap not in ("dataset", "detection"):
-            columns[ap] = rows.mean(_paired(ap_NTM, for_ap_NT))
+            columns[ap] = agreed.mean(_paired(ap_NTM, for_ap_NT))
         found.columns |= {f"{name}{star}": column for name, column in columns.items()}
         if how.unit == "source" and chunk.sources > 1:
-            found.weights |= {f"{name}{star}": rows.number_N.astype(np.float64) for name in columns}
+            numbers = {name: (agreed if name == ap else rows).number_N for name in columns}
+            found.weights |= {f"{name}{star}": number_N.astype(np.float64) for name, number_N in numbers.items()}
 
 
 def _stack(values: list[np.ndarray], surface: Surface) -> np.ndarray:
@@ -142,13 +151,27 @@ def _paired(values_NTM: np.ndarray, map_NT: np.ndarray) -> np.ndarray:
     return np.where(map_NT >= 0, take(values_NTM, map_NT), 0.0)
 
 
-def _cut(
-    surface: Surface, order: Order | Plain, truth: int, protocol: Protocol, binarise: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each binarised map the pixels, those of them inside the truth, and the truth's own, each (R,)."""
-    at_R1 = threshold(surface, order, truth, protocol, binarise)
-    predicted_R1, hit_R1 = order.counts(truth, at_R1, protocol.threshold_strict and not surface.binary)
-    return predicted_R1[:, 0], hit_R1[:, 0], order.area(truth)
+class _Cut(NamedTuple):
+    """Of each binarised map the pixels, those of them inside the truth, and the truth's own, each (R,); and its IoU."""
+
+    predicted_R: np.ndarray
+    hit_R: np.ndarray
+    area_R: np.ndarray
+    iou_R: np.ndarray
+
+
+def _cut(surface: Surface, view: View, protocol: Protocol, binarise: str) -> _Cut:
+    """The maps cut; IoU is sum(P G) / (sum(G) + |P where G = 0|), G being 1/2 where one annotator alone is."""
+    order, truth, voted = view
+    at_R1 = threshold(surface, order, voted, protocol, binarise)
+    strict = protocol.threshold_strict and not surface.binary
+    predicted_R, hit_R = (each[:, 0] for each in order.counts(truth, at_R1, strict))
+    area_R = order.area(truth)
+    if voted == truth:
+        return _Cut(predicted_R, hit_R, area_R, _iou(predicted_R, hit_R, area_R))
+    # half of such a pixel is hit and no false positive, so the other half, predicted too, must not count as one
+    half_R, halves_R = 0.5 * (order.counts(voted, at_R1, strict)[1][:, 0] - hit_R), 0.5 * (order.area(voted) - area_R)
+    return _Cut(predicted_R, hit_R, area_R, _iou(predicted_R - half_R, hit_R + half_R, area_R + halves_R))
 
 
 def _iou(predicted_R: np.ndarray, hit_R: np.ndarray, area_R: np.ndarray) -> np.ndarray:
@@ -156,27 +179,27 @@ def _iou(predicted_R: np.ndarray, hit_R: np.ndarray, area_R: np.ndarray) -> np.n
     return hit_R / np.where(union_R > 0, union_R, 1)
 
 
-def _ap(
-    order: Order | Plain, truth: int, predicted_R: np.ndarray, hit_R: np.ndarray, area_R: np.ndarray, protocol: Protocol
-) -> np.ndarray:
+def _ap(view: View, cut: _Cut, protocol: Protocol) -> np.ndarray:
     """Average precision of each row: of the map, or in closed form of the binarised map, or of that as the truth."""
     if protocol.ap in ("dataset", "detection"):
-        return np.zeros(len(predicted_R))
-    if protocol.ap == "image" and isinstance(order, Order):
-        return order.average_precision(truth)
-    true_R, said_R = (area_R, predicted_R) if protocol.ap == "binary" else (predicted_R, area_R)
-    recall_R, precision_R = (hit_R / np.maximum(each, 1) for each in (true_R, said_R))
-    return precision_R * recall_R + (1 - recall_R) * true_R / np.maximum(order.size_R, 1)
+        return np.zeros(len(cut.hit_R))
+    if protocol.ap == "image" and isinstance(view.order, Order):
+        return view.order.average_precision(view.truth)
+    true_R, said_R = (cut.area_R, cut.predicted_R)[:: 1 if protocol.ap == "binary" else -1]
+    recall_R, precision_R = (cut.hit_R / np.maximum(each, 1) for each in (true_R, said_R))
+    return precision_R * recall_R + (1 - recall_R) * true_R / np.maximum(view.order.size_R, 1)
 
 
-def _by_source(chunk: Chunk, known_NT: np.ndarray, iou_NTM: np.ndarray, ap_NTM: np.ndarray, paired: Pairing) -> Judged:
+def _by_source(
+    chunk: Chunk, rows: _Rows, agreed: _Rows, iou_NTM: np.ndarray, ap_NTM: np.ndarray, paired: Pairing
+) -> Judged:
     """Whose map is whose, and its IoU and AP; unknown where a protocol knows no sources, only their union."""
-    n, s = chunk.known_NS.shape
-    if known_NT.shape != (n, s):
+    n, s = len(rows.known_NS), chunk.sources
+    if rows.known_NS.shape != (n, s):
         return Judged(np.full((n, s), np.nan), np.full((n, s), np.nan), np.full((n, s), -1))
-    unknown_NS = np.where(known_NT, 0.0, np.nan)
     iou_NS, ap_NS = _paired(iou_NTM, paired.for_iou_NS), _paired(ap_NTM, paired.for_ap_NS)
-    return Judged(iou_NS + unknown_NS, ap_NS + unknown_NS, paired.for_iou_NS)
+    unknown = (np.where(each.known_NS, 0.0, np.nan) for each in (rows, agreed))
+    return Judged(iou_NS + next(unknown), ap_NS + next(unknown), paired.for_iou_NS)
 
 
 def _silence(surface: Surface, protocol: Protocol, map_NS: np.ndarray, counts_N: np.ndarray) -> np.ndarray:
@@ -191,9 +214,9 @@ def _silence(surface: Surface, protocol: Protocol, map_NS: np.ndarray, counts_N:
     return np.where(count_N > 0, np.where(silent_NM, quiet_NM, 0.0).sum(axis=1) / np.maximum(count_N, 1), np.nan)
 
 
-def _pooled(found: Judged, chunk: Chunk, surface: Surface, views: list[tuple[Order | Plain, int]], rows: _Rows) -> None:
+def _pooled(found: Judged, chunk: Chunk, surface: Surface, views: list[View], rows: _Rows, agreed: _Rows) -> None:
     """What the numbers of the whole set need of each scene, into `found`."""
-    how, (order, truth) = rows.protocol, views[0]
+    how, (order, truth, _) = rows.protocol, views[0]
     if how.ap not in ("dataset", "detection") or not isinstance(order, Order):
         return
     scale = surface.scale(order, how)
@@ -204,13 +227,16 @@ def _pooled(found: Judged, chunk: Chunk, surface: Surface, views: list[tuple[Ord
         reach_RB, true_RB = order.counts(truth, at_RB)
         reach_R2B = np.stack([true_RB, reach_RB - true_RB], axis=1)
         kept = (reach_R2B - np.pad(reach_R2B[..., 1:], ((0, 0), (0, 0), (0, 1)))).astype(np.uint32)
-        found.pools["pxap"] = pool_of("pxap", kept * rows.counts_N[:, None, None].astype(np.uint32), rows.counts_N)
+        counts_N = agreed.counts_N
+        found.pools["pxap"] = pool_of("pxap", kept * counts_N[:, None, None].astype(np.uint32), counts_N)
     if how.ap == "detection":
+        told_N = chunk.told_N(chunk.weighs(how))
         sure_N = np.where(surface.there_NM[:, 0], scale.of(order.top_mean(CONFIDENT)), -np.inf)
         for at in how.iou_thresholds:
             found.columns[f"loc_acc@{at:g}"] = found.columns[f"iou@{at:g}"]
             kept = np.stack([np.nan_to_num(found.iou_NS[:, 0]), sure_N, rows.known_NS[:, 0]], axis=1)
-            found.pools[f"detection@{at:g}"] = pool_of(f"detection@{at:g}", kept, np.ones(len(sure_N), bool))
+            kept[~told_N] = 0.0
+            found.pools[f"detection@{at:g}"] = pool_of(f"detection@{at:g}", kept, told_N)
 
 
 def _ceil(values: np.ndarray) -> np.ndarray:
