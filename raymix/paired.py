@@ -18,6 +18,7 @@ import numpy as np
 from raymix import per_scene, predictions, results, submission
 from raymix.comparison import grid
 from raymix.config import BadInput, Evaluate, Run, nearest, signature
+from raymix.engine import writable
 from raymix.per_scene import Scored
 from raymix.protocol import protocol as named
 from raymix.resampling import Units, interval, resampled
@@ -123,6 +124,7 @@ def compare(settings: Evaluate, run: Run | None, echo: Callable[[str], Any] = pr
         raise BadInput(
             f"compare={','.join(settings.compare)}: names {len(settings.compare)} results, must be two: compare=A,B"
         )
+    writable(settings.output or f"{settings.home.rstrip('/')}/evaluations")  # known before scoring, not after
     ours, theirs = (_scored(each, settings, run) for each in settings.compare)
     shared = [key for key in ours if key in theirs]
     if not shared:

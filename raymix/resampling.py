@@ -54,13 +54,15 @@ class Units(NamedTuple):
 
         As often as all its units together: the product of how often each is drawn (the pigeonhole bootstrap; Owen, 2007).
         """
-        first, *others = self.combination_CJ.T
+        first, *others = self.combination_CJ.T.copy()
+        fewer = bool((self.combination_CJ == self.total).any())
         step = max(1, _TIMES // max(1, len(first)))
         for drawn_RV in resamples_of(self.total, seed, resamples):
             if not others:
                 yield drawn_RV  # each unit is a combination
                 continue
-            drawn_RV = np.pad(drawn_RV, ((0, 0), (0, 1)), constant_values=1.0)  # no unit more: it changes no product
+            if fewer:
+                drawn_RV = np.pad(drawn_RV, ((0, 0), (0, 1)), constant_values=1.0)  # no unit: it changes no product
             for start in range(0, len(drawn_RV), step):
                 part_RV = drawn_RV[start : start + step]
                 times_RC = part_RV.take(first, axis=1)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_submission import asked, home, truth_of
+from test_submission import asked, call, home, truth_of
 
 from raymix import clip, per_scene
 from raymix.comparison import Row
@@ -150,6 +150,19 @@ def test_files_of_an_older_raymix_know_the_first_video_alone(home: Path, tmp_pat
     assert alone["videos"] == len({names[0] for names in truth.heard()}) and "intervals are too narrow" in told
     with pytest.raises(ValueError, match="videos: they are not the same"):
         differences(scored[0], replace(scored[0], videos=(("else",), *scored[0].videos[1:])))
+
+
+def test_a_folder_that_cannot_be_written_is_known_before_scoring(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = noisy(truth_of(asked(home)), tmp_path / "a.parquet", 0.3, 1)
+    (tmp_path / "taken").write_text("a file")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raymix.submission.tables", lambda *_: pytest.fail("scored first"))
+        assert call(home, f"compare={file},{file}", f"output={tmp_path}/taken") == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1 and f"{tmp_path}/taken: cannot be written" in told[0]
+    assert (tmp_path / "taken").read_text() == "a file"
 
 
 def test_clips_that_were_prepared_in_two_ways(home: Path, tmp_path: Path) -> None:

@@ -87,7 +87,8 @@ def least(runs: int, *works: Callable[[], object]) -> list[float]:
 def intervals(videos: int, runs: int, count: int = 5000, columns: int = 40) -> None:
     """What 2,000 resamples cost where one video is heard in a scene, and where two are."""
     rng = np.random.default_rng(0)
-    video_N2 = (rng.permutation(count)[:, None] + [0, count // 3]) % videos
+    first_N = rng.permutation(count) % videos
+    video_N2 = np.stack([first_N, (first_N + rng.integers(1, videos, count)) % videos], axis=1)
     values = {f"column {which}": rng.random(count) for which in range(columns)}
     parts = np.zeros((count, 1)), np.zeros((count, 1)), np.zeros((count, 1), np.int64)
     ids = tuple(f"{i:05d}" for i in range(count))
