@@ -6,6 +6,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from raymix.protocol import PROTOCOLS, RAYMIX_1, Protocol, protocol
+from raymix.region import box_mask
 
 
 def test_raymix_1_is_what_its_name_says():
@@ -66,6 +67,12 @@ def test_all_presets_are_there():
         if name.endswith("-code"):
             twin = PROTOCOLS[name.removesuffix("-code") + "-fixed"]
             assert replace(twin, id="", source="") != replace(value, id="", source="")
+
+
+def test_what_a_preset_does_not_copy_is_told():
+    assert all("here they are rounded" in PROTOCOLS[name].source for name in ("dsol-solo", "dsol-syn", "dsol-duet"))
+    assert not PROTOCOLS["slavc"].success_strict and "> .5 there" in PROTOCOLS["slavc"].source
+    assert box_mask((0.19, 0, 0.46, 1), 1, 10).tolist() == [[False] * 2 + [True] * 3 + [False] * 5]  # cut off: 1 to 4
 
 
 def test_no_two_presets_are_the_same_choices():
