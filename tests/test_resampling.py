@@ -88,11 +88,11 @@ def test_three_videos_in_four_scenes(monkeypatch):
     # of 4 pixels in the upper bin 2 are inside, of all 7 3; then the first scene alone has pixels inside, the second, the third
     assert drawn["pxap"][:4] == pytest.approx([2 / 3 * 2 / 4 + 1 / 3 * 3 / 7, 1, 1 / 2, 1 / 2])
     assert np.isnan(drawn["pxap"][4:]).all()
-    # one detection, right, before one that is wrong and two scenes that are missed
-    kept_N3 = np.array([[0.7, 2.0, 1], [0.1, 1.0, 1], [0.9, -np.inf, 1], [0.9, -np.inf, 1]])
+    # ranked: the first is right, the second wrong, the fourth right; the third is missed
+    kept_N3 = np.array([[0.7, 2.0, 1], [0.1, 1.0, 1], [0.9, -np.inf, 1], [0.9, 0.5, 1]])
     _, drawn = resampled_pool(pool_of("detection@0.5", kept_N3, np.ones(4, bool)), units, 0, 6)
-    # recall 1 of 4 at precision 1, then 1 of 3 (what is wrong is not missed) at a half; 2 of 4; all wrong; missed; missed
-    assert drawn["detection_ap@0.5"][:5] == pytest.approx([1 / 4 + (1 / 3 - 1 / 4) / 2, 2 / 4, 0, 0, 0])
+    # recall 1/4 at precision 1, 1/3 at 1/2 (what is wrong is not missed), 2/3 at 2/3; all right; all wrong; 1/3; all right
+    assert drawn["detection_ap@0.5"][:5] == pytest.approx([1 / 4 + 2 / 3 * (2 / 3 - 1 / 4), 1, 0, 1 / 3, 1])
     assert np.isnan(drawn["detection_ap@0.5"][5])
 
 
