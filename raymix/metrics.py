@@ -1,4 +1,4 @@
-"""Numbers on maps and masks: resizing, IoU, AUC, pairing of maps with sources, peaks, bootstrap.
+"""Numbers on maps and masks: resizing, IoU, AUC, pairing of maps with sources, peaks.
 
 The primitives under Section 4.2-4.4 of the paper, with `raymix.precision` for its AP, CAP and PIAP; which of them is used
 how is the business of `raymix.protocol`. Everything is vectorised over scenes, gives the same numbers whatever the size of
@@ -185,59 +185,3 @@ def sounding_chance(panels: int, sounding: int, maps: int, distinct: bool = Fals
         return 1.0 / comb(panels, sounding) if maps == sounding else 0.0
     onto = sum((-1) ** i * comb(sounding, i) * (sounding - i) ** maps for i in range(sounding + 1))
     return onto / panels**maps
-
-
-def resamples_of(clusters: int, seed: int, resamples: int) -> Iterator[np.ndarray]:
-    """How often each cluster is drawn in each resample, (some of the resamples, clusters), until all were drawn."""
-    rng = np.random.default_rng(seed)
-    step = max(1, 2_000_000 // clusters)
-    for start in range(0, resamples, step):
-        r = min(step, resamples - start)
-        drawn = rng.integers(0, clusters, (r, clusters)) + clusters * np.arange(r)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=r * clusters).reshape(r, clusters).astype(np.float64)
-
-
-def interval(means_RK: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval (low, high) of each column of resampled numbers; NaN where a column has none."""
-    tail = 50.0 * (1.0 - level)
-    empty_K = np.isnan(means_RK).all(axis=0)
-    low_K, high_K = np.nanpercentile(np.where(empty_K, 0.0, means_RK), [tail, 100.0 - tail], axis=0)
-    return np.where(empty_K, np.nan, low_K), np.where(empty_K, np.nan, high_K)
-
-
-def bootstrap(
-    values_NK: np.ndarray,
-    cluster_N: np.ndarray,
-    seed: int,
-    resamples: int,
-    level: float = 0.95,
-    weights_NK: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval (low, high) of each column's mean, resampling whole clusters; NaN entries are absent.
-
-    A cluster is the unit of independence (a video); with a single one there is no interval, and both ends are NaN.
-    Weights say how many rows of the mean an entry stands for; without them it is one.
-    """
-    return interval(resampled(values_NK, cluster_N, seed, resamples, weights_NK), level)
-
-
-def resampled(
-    values_NK: np.ndarray, cluster_N: np.ndarray, seed: int, resamples: int, weights_NK: np.ndarray | None = None
-) -> np.ndarray:
-    """The means of the columns in each resample of whole clusters, (resamples, K); NaN where there is but one cluster."""
-    clusters, cluster_N = np.unique(cluster_N, return_inverse=True)
-    v, k = len(clusters), values_NK.shape[1]
-    means_RK = np.full((resamples, k), np.nan)
-    if v < 2:
-        return means_RK
-    there_NK = ~np.isnan(values_NK)
-    counted_NK = there_NK.astype(np.float64) if weights_NK is None else np.where(there_NK, weights_NK, 0.0)
-    sums_VK, counts_VK = np.zeros((v, k)), np.zeros((v, k))
-    np.add.at(sums_VK, cluster_N, np.where(there_NK, values_NK, 0.0) * counted_NK)
-    np.add.at(counts_VK, cluster_N, counted_NK)
-    start = 0
-    for weights_RV in resamples_of(v, seed, resamples):
-        part, start = means_RK[start : start + len(weights_RV)], start + len(weights_RV)
-        counts_RK = weights_RV @ counts_VK
-        np.divide(weights_RV @ sums_VK, counts_RK, out=part, where=counts_RK > 0)
-    return means_RK

@@ -2,7 +2,8 @@
 
 Two intervals that overlap say little about a difference: scenes are easy or hard for both. Here each scene is its own
 control: of `compare=A,B` the difference is that of the two numbers on the scenes that both have, A minus B, and its interval
-is of the same difference on the same resampled videos; so too where scenes weigh differently, or a number is of the set.
+is of the same difference on the same resampled videos (all that are heard in a scene: `raymix.scoring.summarise`); so too
+where scenes weigh differently, or a number is of the set.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import numpy as np
 from raymix import per_scene, predictions, results, submission
 from raymix.comparison import grid
 from raymix.config import BadInput, Evaluate, Run, nearest, signature
-from raymix.metrics import interval, resampled
+from raymix.engine import writable
 from raymix.per_scene import Scored
 from raymix.protocol import protocol as named
+from raymix.resampling import Units, interval, resampled
 from raymix.results import PER_SCENE, TABLE, Report
 from raymix.scoring import resampled_pool
 from raymix.staging import staged
@@ -27,6 +29,7 @@ from raymix.storage import resolve
 from raymix.truth import Truth
 
 RESAMPLES = 2000
+SEVERAL = ("hconcat", "vconcat", "grid2x2")  # layouts whose scenes are of several videos that are heard
 
 
 @dataclass(frozen=True)
@@ -49,15 +52,24 @@ class Difference:
 
 def differences(first: Scored, second: Scored, seed: int = 0, resamples: int = RESAMPLES) -> list[Difference]:
     """Of every metric that both have; ValueError where they were not scored alike on the same scenes."""
-    for name in ("protocol", "layout", "scenes_hash", "ids", "videos"):
+    for name in ("protocol", "layout", "scenes_hash", "ids"):
         ours, theirs = getattr(first, name), getattr(second, name)
         if ours != theirs:
             what = f"{ours} and {theirs}" if isinstance(ours, str) else "they are not the same"
             raise ValueError(f"{first.system} and {second.system} cannot be compared: {name}: {what}")
-    return _of_means(first, second, seed, resamples) + _of_sets(first, second, seed, resamples)
+    videos = Units.of(_videos(first, second))
+    return _of_means(first, second, videos, seed, resamples) + _of_sets(first, second, videos, seed, resamples)
 
 
-def _of_means(first: Scored, second: Scored, seed: int, resamples: int) -> list[Difference]:
+def _videos(first: Scored, second: Scored) -> tuple[tuple[str, ...], ...]:
+    """The videos of the scenes of both; a file of an older raymix has the first of each scene, and the other side knows all."""
+    for ours, theirs in ((first, second), (second, first)):
+        if ours.videos in (theirs.videos, tuple(names[:1] for names in theirs.videos)):
+            return theirs.videos
+    raise ValueError(f"{first.system} and {second.system} cannot be compared: videos: they are not the same")
+
+
+def _of_means(first: Scored, second: Scored, videos: Units, seed: int, resamples: int) -> list[Difference]:
     """Of numbers that are means over scenes, or over the rows that a scene stands for."""
     pairs = [(name, first.values[name], second.values[name]) for name in first.values if name in second.values]
     both = {name: ~np.isnan(ours_N) & ~np.isnan(theirs_N) for name, ours_N, theirs_N in pairs}
@@ -70,7 +82,7 @@ def _of_means(first: Scored, second: Scored, seed: int, resamples: int) -> list[
         ones_N = np.ones(len(each.ids))
         weights_NK = np.stack([np.where(both[name], each.weights.get(name, ones_N), 0.0) for name in metrics], axis=1)
         mean_K = np.nansum(values_NK * weights_NK, axis=0) / weights_NK.sum(axis=0)
-        sides.append((mean_K, resampled(values_NK, np.array(each.videos), seed, resamples, weights_NK)))
+        sides.append((mean_K, resampled(values_NK, videos, seed, resamples, weights_NK)))
     (ours_K, ours_RK), (theirs_K, theirs_RK) = sides
     low_K, high_K = interval(ours_RK - theirs_RK)
     return [
@@ -87,12 +99,12 @@ def _of_means(first: Scored, second: Scored, seed: int, resamples: int) -> list[
     ]
 
 
-def _of_sets(first: Scored, second: Scored, seed: int, resamples: int) -> list[Difference]:
+def _of_sets(first: Scored, second: Scored, videos: Units, seed: int, resamples: int) -> list[Difference]:
     """Of numbers of all scenes together, such as PxAP."""
     found = []
     for pool in (name for name in first.pools if name in second.pools):
         (ours, ours_R), (theirs, theirs_R) = (
-            resampled_pool(each.pools[pool], np.array(each.videos), seed, resamples) for each in (first, second)
+            resampled_pool(each.pools[pool], videos, seed, resamples) for each in (first, second)
         )
         scenes = int((first.pools[pool].counts_N & second.pools[pool].counts_N).sum())
         for name in (name for name in ours if not math.isnan(ours[name] - theirs[name])):
@@ -112,6 +124,7 @@ def compare(settings: Evaluate, run: Run | None, echo: Callable[[str], Any] = pr
         raise BadInput(
             f"compare={','.join(settings.compare)}: names {len(settings.compare)} results, must be two: compare=A,B"
         )
+    writable(settings.output or f"{settings.home.rstrip('/')}/evaluations")  # known before scoring, not after
     ours, theirs = (_scored(each, settings, run) for each in settings.compare)
     shared = [key for key in ours if key in theirs]
     if not shared:
@@ -179,7 +192,7 @@ def _document(settings: Evaluate, parts: list[Part], seed: int) -> dict[str, Any
                 "scenes_hash": first.scenes_hash,
                 "preprocessing": [first.preprocessing, second.preprocessing],
                 "scenes": len(first.ids),
-                "videos": len(set(first.videos)),
+                "videos": Units.of(_videos(first, second)).total,
                 "metrics": {each.metric: plain(each) for each in found},
             }
             for first, second, found in parts
@@ -194,7 +207,8 @@ def _markdown(compared: list[str], parts: list[Part], seed: int) -> str:
         facts = (
             f"protocol {first.protocol}, layout {first.layout}, scenes {first.scenes_hash}: {len(first.ids)} scenes of "
         )
-        facts += f"{len(set(first.videos))} videos, paired differences, 95 % intervals by bootstrap over videos"
+        videos = _videos(first, second)
+        facts += f"{Units.of(videos).total} videos, paired differences, 95 % intervals by bootstrap over videos"
         cells = [["metric", first.system, second.system, "difference", "95 % interval", "scenes"]]
         for each in found:
             span = "-" if math.isnan(each.low) else f"[{each.low:+.3f}, {each.high:+.3f}]{' *' if each.clear else ''}"
@@ -204,6 +218,11 @@ def _markdown(compared: list[str], parts: list[Part], seed: int) -> str:
         made = first.preprocessing, second.preprocessing
         if all(made) and len(set(made)) == 2:
             lines += ["", f"The clips were prepared in two ways, {made[0]} and {made[1]}: a difference may be theirs."]
+        if first.layout in SEVERAL and all(len(names) == 1 for names in videos):
+            lines += [
+                "",
+                "Of each scene one video alone is known, as an older raymix kept it: the intervals are too narrow.",
+            ]
     if any(each.clear for *_, found in parts for each in found):
         lines += ["", "* the interval does not hold 0"]
     return "\n".join(lines) + "\n"

@@ -1,10 +1,10 @@
 """The scores of each scene as a file: what a mean, an interval or a paired difference is made of.
 
 Parquet, one row for one system on one scene: `system`, `null` (it cannot have listened), `protocol`, `layout`,
-`scenes_hash`, `preprocessing` (of the clips), `scene_id`, `video` (the unit of the bootstrap), and a column for each
-metric, null where a scene has no truth for it. `rows:METRIC`, where it is there, is how many rows of the protocol an
-entry stands for in a mean; a list in `pool:NAME` is what a number of the whole set (PxAP, detection AP) needs of a scene,
-null where the scene does not count.
+`scenes_hash`, `preprocessing` (of the clips), `scene_id`, `video` (a list, the videos that are heard: the units of the
+bootstrap; in files of an older raymix a string, the first of them alone), and a column for each metric, null where a scene
+has no truth for it. `rows:METRIC`, where it is there, is how many rows of the protocol an entry stands for in a mean; a list
+in `pool:NAME` is what a number of the whole set (PxAP, detection AP) needs of a scene, null where the scene does not count.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Scored:
     layout: str
     scenes_hash: str
     ids: tuple[str, ...]
-    videos: tuple[str, ...]
+    videos: tuple[tuple[str, ...], ...]  # those heard in each scene
     values: dict[str, np.ndarray]  # (N,) by metric, NaN where a scene has no truth for it
     weights: dict[str, np.ndarray] = field(
         default_factory=dict
@@ -65,7 +65,7 @@ def encode(rows: Sequence[Row]) -> bytes:
 def _columns(each: Scored) -> pa.Table:
     n = len(each.ids)
     facts: dict[str, Any] = {name: [getattr(each, name)] * n for name in _FACTS[:6]}
-    facts |= {"scene_id": list(each.ids), "video": list(each.videos)}
+    facts |= {"scene_id": list(each.ids), "video": pa.array(each.videos, pa.list_(pa.string()))}
     numbers = each.values | {f"{ROWS}{name}": weight_N for name, weight_N in each.weights.items()}
     facts |= {name: pa.array(value_N, from_pandas=True) for name, value_N in numbers.items()}
     for name, pool in each.pools.items():
@@ -89,7 +89,8 @@ def decode(uri: str) -> list[Scored] | None:
         raise ValueError(f"{uri}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error
     if "preprocessing" not in table.column_names:  # of an older raymix
         table = table.append_column("preprocessing", pa.array([""] * table.num_rows))
-    columns = {name: np.array(table[name].to_pylist()) for name in _FACTS}
+    columns = {name: np.array(table[name].to_pylist()) for name in _FACTS if name != "video"}
+    videos = [(each,) if isinstance(each, str) else tuple(each) for each in table["video"].to_pylist()]
     numbers = [name for name in table.column_names if name not in _FACTS and not name.startswith(POOL)]
     metrics = {name: table[name].to_numpy() for name in numbers}
     pools = {name.removeprefix(POOL): table[name] for name in table.column_names if name.startswith(POOL)}
@@ -108,7 +109,7 @@ def decode(uri: str) -> list[Scored] | None:
             scenes_hash=scenes_hash,
             preprocessing=str(columns["preprocessing"][here[0]]),
             ids=tuple(columns["scene_id"][here].tolist()),
-            videos=tuple(columns["video"][here].tolist()),
+            videos=tuple(videos[i] for i in here),
             values={k: v for k, v in own.items() if not k.startswith(ROWS) and not np.isnan(v).all()},
             weights={k.removeprefix(ROWS): v for k, v in own.items() if k.startswith(ROWS) and not np.isnan(v).all()},
             pools={name: pool for name, kept in pools.items() if (pool := _pool(name, kept.take(here)))},

@@ -231,7 +231,7 @@ def markdown(reading: Reading) -> str:
         best = max(deaf, key=lambda name: deaf[name], default="")
         ends = [f"{deaf[SHOWN]:.3f}", f"{deaf[best]:.3f} ({best})"] if deaf else ["", ""]
         cells.append([key, heading(metric), said(how, sources), *values, *ends])
-    videos = len({videos[0] for videos in truth.videos})
+    videos = truth.facts()["videos"]
     scenes = f"{truth.scenes_hash}{of_clips(truth.preprocessing)}"
     about = f"## {truth.layout}: {len(truth)} scenes of {videos} videos, scenes {scenes}"
     notes = [

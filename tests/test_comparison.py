@@ -92,7 +92,7 @@ def rows_of(values, lows, highs, metric="ciou@0.3"):
 def test_table_marks_what_a_null_reaches():
     text = table(rows_of([0.9, 0.5, 0.1, 0.45], [0.8, 0.4, 0.05, 0.2], [0.95, 0.6, 0.2, 0.7]))
     lines = text.splitlines()
-    assert lines[0].startswith("protocol raymix-1, layout grid2x2, scenes made: 4 scenes of 2 videos, 95 % intervals")
+    assert lines[0].startswith("protocol raymix-1, layout grid2x2, scenes made: 4 scenes of 6 videos, 95 % intervals")
     assert lines[2].split("|")[1:3] == [" system  ", " ciou@0.3               "]
     assert "| a       | 0.900 [0.800, 0.950]   |" in lines
     assert "| b       | 0.500 [0.400, 0.600] † |" in lines

@@ -156,3 +156,25 @@ def test_comparison_orders_nulls_below_and_draws_the_best():
     assert [text.get_text() for text in axes.texts] == ["0.700", "0.300", "0.100", "chance "]
     assert 0.3 in [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"]
     assert count(pixels(figure), "#1f5fbf") > 100
+
+
+LONG = "trial 12, untrained network, $long_{name$, shuffled"
+LONGER = f"{'a very long name of a study of many trials, ' * 3}shuffled audio"
+
+
+def test_long_names_of_rows_stay_on_the_chart():
+    usual = comparison({"cycle": (0.7, 0.6, 0.8), "full frame": (0.1, 0.05, 0.2)}, ["full frame"], metric="cap")
+    long = comparison(
+        {"cycle": (0.7, 0.6, 0.8), LONG: (0.2, 0.1, 0.3), LONGER: (0.1, 0.05, 0.2)}, [LONGER], metric="cap"
+    )
+    assert usual.get_size_inches()[0] == 7.0
+    assert [label.get_text() for label in usual.axes[0].get_yticklabels()] == ["cycle", "full frame"]
+    labels = long.axes[0].get_yticklabels()
+    assert [label.get_text() for label in labels[:2]] == ["cycle", LONG]
+    short = labels[2].get_text()
+    assert short.startswith("a very long name of a") and "…" in short and short.endswith("trials, shuffled audio")
+    renderer = long.canvas.get_renderer()
+    assert min(label.get_window_extent(renderer).x0 for label in labels) > 0
+    assert max(text.get_window_extent(renderer).x1 for text in long.axes[0].texts) < long.bbox.x1
+    widths = [figure.axes[0].get_position().width * figure.get_size_inches()[0] for figure in (usual, long)]
+    assert widths[0] == pytest.approx(widths[1])  # the scale is the same in all charts

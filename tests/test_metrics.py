@@ -8,7 +8,6 @@ import pytest
 from raymix.metrics import (
     area_under_success,
     assign,
-    bootstrap,
     overlaps,
     peak_panels,
     resize,
@@ -162,39 +161,3 @@ def test_chance_equals_counting(panels, sounding, maps):
     assert sounding_chance(panels, sounding, maps) == pytest.approx(counted)
     apart = [set(way) == set(range(sounding)) for way in ways.tolist() if len(set(way)) == maps]
     assert sounding_chance(panels, sounding, maps, distinct=True) == pytest.approx(np.mean(apart))
-
-
-def test_bootstrap_by_cluster():
-    rng = np.random.default_rng(0)
-    values = rng.normal(0.5, 0.1, (400, 2))
-    low, high = bootstrap(values, np.arange(400), 7, 2000)
-    half = 1.96 * values.std(axis=0) / 20
-    assert (high - low) / 2 == pytest.approx(half, rel=0.08)
-    assert (low + high) / 2 == pytest.approx(values.mean(axis=0), abs=0.002)
-    # ten equal frames of a video are one observation, whatever the names of the videos are
-    tenfold = bootstrap(np.repeat(values, 10, axis=0), np.repeat(np.arange(400), 10), 7, 2000)
-    assert tenfold[0] == pytest.approx(low) and tenfold[1] == pytest.approx(high)
-    alone = bootstrap(values, np.zeros(400), 7, 2000)
-    assert np.isnan(alone).all()
-
-
-def test_bootstrap_with_absent_entries():
-    values = np.random.default_rng(1).random((60, 3))
-    values[20:, 1] = np.nan
-    values[:, 2] = np.nan
-    low, high = bootstrap(values, np.arange(60), 0, 500)
-    assert low[1] < np.nanmean(values[:, 1]) < high[1]
-    assert high[1] - low[1] > high[0] - low[0]
-    assert np.isnan([low[2], high[2]]).all()
-    again = bootstrap(values, np.arange(60), 0, 500)
-    assert np.array_equal(low, again[0], equal_nan=True)
-
-
-def test_bootstrap_weighs_rows():
-    """An entry of weight 2 counts as two equal ones of the same video."""
-    rng = np.random.default_rng(2)
-    values, weights = rng.random((50, 1)), rng.integers(1, 4, (50, 1)).astype(float)
-    times = weights[:, 0].astype(int)
-    found = bootstrap(values, np.arange(50), 3, 300, weights_NK=weights)
-    spelt = bootstrap(np.repeat(values, times, axis=0), np.repeat(np.arange(50), times), 3, 300)
-    assert found[0] == pytest.approx(spelt[0]) and found[1] == pytest.approx(spelt[1])

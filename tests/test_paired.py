@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_submission import asked, home, truth_of
+from test_submission import asked, call, home, truth_of
 
 from raymix import clip, per_scene
 from raymix.comparison import Row
 from raymix.evaluate import evaluate
-from raymix.metrics import resamples_of
 from raymix.paired import Difference, differences
 from raymix.per_scene import Scored
 from raymix.predictions import writing
 from raymix.protocol import PROTOCOLS
+from raymix.resampling import Units
 from raymix.scoring import score, summarise
 from raymix.truth import Truth
 
@@ -27,7 +29,15 @@ __all__ = ["home"]
 
 def scored(values: list[float], weights: list[float] | None = None) -> Scored:
     n = len(values)
-    about = ("a", False, "noprior-code", "hconcat", "hash", tuple("abcdef"[:n]), tuple("uuvvww"[:n]))
+    about = (
+        "a",
+        False,
+        "noprior-code",
+        "hconcat",
+        "hash",
+        tuple("abcdef"[:n]),
+        tuple((each,) for each in "uuvvww"[:n]),
+    )
     return Scored(*about, {"ciou": np.array(values)}, {"ciou": np.array(weights)} if weights else {})
 
 
@@ -65,17 +75,21 @@ def test_numbers_of_the_whole_set(home: Path, tmp_path: Path, protocol: str, lay
     for file in files:
         evaluate(asked(home, predictions=file, output=file.removesuffix(".parquet"), **words), lambda line: None)
         folders.append(file.removesuffix(".parquet"))
-    compared = [evaluate(asked(home, compare=both, **words), lambda line: None).scores for both in (files, folders)]
+    compared = [
+        evaluate(asked(home, compare=both, output=f"{tmp_path}/told", **words), lambda line: None).scores
+        for both in (files, folders)
+    ]
     found, again = (each["layouts"][layout]["metrics"] for each in compared)
+    assert "too narrow" not in Path(f"{tmp_path}/told/table.md").read_text()
     assert found == again  # a folder that was written needs no maps
     tables = [per_scene.decode(f"{folder}/per_scene.parquet") for folder in folders]
     (pool, other) = (next(iter(each[0].pools.values())) for each in tables if each)
     assert found[metric]["first"] == pool.numbers(np.ones((1, 12)))[metric][0] > found[metric]["second"]
-    clusters, of_N = np.unique([videos[0] for videos in truth.videos], return_inverse=True)
     order = np.argsort(truth.ids)  # a file's scenes stand by their ids
-    times = np.concatenate(list(resamples_of(len(clusters), 0, 2000)))[:, of_N[order]]
+    videos = Units.of([truth.heard()[i] for i in order])
+    times = np.concatenate(list(videos.draws(0, 2000)))[:, videos.row_N]
     gaps = pool.numbers(times)[metric] - other.numbers(times)[metric]
-    assert (found[metric]["low"], found[metric]["high"]) == pytest.approx(tuple(np.percentile(gaps, [2.5, 97.5])))
+    assert (found[metric]["low"], found[metric]["high"]) == pytest.approx(tuple(np.nanpercentile(gaps, [2.5, 97.5])))
 
 
 def test_weights_and_pools_come_back_from_the_file(home: Path, tmp_path: Path) -> None:
@@ -106,6 +120,49 @@ def test_weights_and_pools_come_back_from_the_file(home: Path, tmp_path: Path) -
         own_differences = differences(first, own)
         assert own_differences and all((each.value, each.low, each.high) == (0, 0, 0) for each in own_differences)
         assert all(isinstance(each, Difference) for each in own_differences)
+
+
+def test_files_of_an_older_raymix_know_the_first_video_alone(home: Path, tmp_path: Path) -> None:
+    truth, folders = truth_of(asked(home)), [f"{tmp_path}/{name}" for name in "ab"]
+    for seed, folder in enumerate(folders):
+        file = noisy(truth, Path(f"{folder}.parquet"), 0.5 + seed, seed)
+        evaluate(asked(home, predictions=file, output=folder), lambda line: None)
+
+    def compared(*sides: str) -> tuple[dict[str, Any], str]:
+        lines: list[str] = []
+        report = evaluate(asked(home, compare=list(sides), output=f"{tmp_path}/out"), lines.append)
+        return report.scores["layouts"]["hconcat"], "".join(lines)
+
+    found, told = compared(*folders)
+    heard = {name for names in truth.heard() for name in names}
+    assert found["videos"] == len(heard) and f" {len(heard)} videos, paired" in told and "too narrow" not in told
+    for side, folder in enumerate(folders):
+        new = pq.read_table(path := f"{folder}/per_scene.parquet")
+        assert {tuple(each) for each in new["video"].to_pylist()} == set(truth.heard())
+        place = new.column_names.index("video")
+        old = new.set_column(place, "video", pa.array([each[0] for each in new["video"].to_pylist()]))
+        pq.write_table(old.replace_schema_metadata(new.schema.metadata), path)
+        scored = per_scene.decode(path)
+        assert scored and all(len(names) == 1 for names in scored[0].videos)
+        if side == 0:  # the other side knows all
+            assert compared(*folders)[0] == found and compared(*folders[::-1])[0]["videos"] == len(heard)
+    alone, told = compared(*folders)
+    assert alone["videos"] == len({names[0] for names in truth.heard()}) and "intervals are too narrow" in told
+    with pytest.raises(ValueError, match="videos: they are not the same"):
+        differences(scored[0], replace(scored[0], videos=(("else",), *scored[0].videos[1:])))
+
+
+def test_a_folder_that_cannot_be_written_is_known_before_scoring(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = noisy(truth_of(asked(home)), tmp_path / "a.parquet", 0.3, 1)
+    (tmp_path / "taken").write_text("a file")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raymix.submission.tables", lambda *_: pytest.fail("scored first"))
+        assert call(home, f"compare={file},{file}", f"output={tmp_path}/taken") == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1 and f"{tmp_path}/taken: cannot be written" in told[0]
+    assert (tmp_path / "taken").read_text() == "a file"
 
 
 def test_clips_that_were_prepared_in_two_ways(home: Path, tmp_path: Path) -> None:

@@ -117,7 +117,20 @@ def test_boxes_and_masks_are_taken_as_they_are(truth: Truth, tmp_path: Path) -> 
     assert next(check(uri, truth).rows(truth)).maps_MHW.sum() == 32
 
 
+def test_maps_of_64_bits_reach_as_far_as_those_of_32(truth: Truth, tmp_path: Path) -> None:
+    most = float(np.finfo(np.float32).max)
+    far = maps().astype(np.float64)
+    far[2] = most
+    assert check(npz(tmp_path / "x.npz", maps=far), truth).systems
+    far[2, 0, 0, 0] = np.nextafter(-most, -np.inf)
+    with pytest.raises(
+        ValueError, match=r"x.npz, row 3, scene 'hconcat-0-00002': a map holds 3.4e\+38 or its negative"
+    ):
+        check(npz(tmp_path / "x.npz", maps=far), truth)
+
+
 NAN = [[*[0.0] * 63, float("nan")], *[[0.0] * 64] * 4]
+FAR = [*[[0.0] * 64] * 3, [*[0.0] * 63, -1.7e308], [0.0] * 64]
 EMPTY = {name: [] for name in ("scene_id", "system", "count", "height", "width")}
 EMPTY |= {"maps": pa.array([], pa.list_(pa.float32()))}
 BOX = [[[0, 0, 1, 1]]] * 4
@@ -135,6 +148,7 @@ WRONG: dict[str, dict[str, Any]] = {
         "height": [4, 4, 4, 4, 8], "width": [8, 8, 8, 8, 4],
     },
     "row 1, scene 'hconcat-0-00000': a map holds a value that is no number": {"maps": NAN},
+    "row 4, scene 'hconcat-0-00003': a map holds 1.7e+308 or its negative; values must be within 3.4e+38": {"maps": FAR},
     "row 1, scene 'hconcat-0-00000': masks of 4x8 pixels, the canvas is 8x16": {"maps": [[True] * 64] * 5},
     "row 1, scene 'hconcat-0-00000': of a canvas of 16x16 pixels, the scene's is 8x16; name the image_size= or study=": {
         "canvas_height": [16] * 5, "canvas_width": [16] * 5,

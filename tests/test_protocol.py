@@ -6,6 +6,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from raymix.protocol import PROTOCOLS, RAYMIX_1, Protocol, protocol
+from raymix.region import box_mask
 
 
 def test_raymix_1_is_what_its_name_says():
@@ -71,6 +72,12 @@ def test_all_presets_are_there():
 
 def test_single_votes_weigh_where_published_code_weighs_them():
     assert {name for name, how in PROTOCOLS.items() if how.weighs_votes} == {"lvs", "ezvsl", "slavc", "sslalign"}
+
+
+def test_what_a_preset_does_not_copy_is_told():
+    assert all("here they are rounded" in PROTOCOLS[name].source for name in ("dsol-solo", "dsol-syn", "dsol-duet"))
+    assert not PROTOCOLS["slavc"].success_strict and "> .5 there" in PROTOCOLS["slavc"].source
+    assert box_mask((0.19, 0, 0.46, 1), 1, 10).tolist() == [[False] * 2 + [True] * 3 + [False] * 5]  # cut off: 1 to 4
 
 
 def test_no_two_presets_are_the_same_choices():

@@ -28,6 +28,9 @@ def test_every_protocol_reads_a_file_as_it_would_alone(home: Path, tmp_path: Pat
     found = report.scores["layouts"]["hconcat"]
     assert set(found["protocols"]) | set(found["left_out"]) == set(PROTOCOLS)
     assert found["left_out"] == ["mixloc-single", "dsol-solo", "lvs", "ezvsl", "slavc"]
+    heard = len({name for names in truth.heard() for name in names})
+    assert {each["videos"] for each in found["protocols"]["raymix-1"]} == {heard} == {found["scenes"]["videos"]}
+    assert f"{len(truth)} scenes of {heard} videos" in "".join(lines)
     assert found["scenes"]["scenes_hash"] == truth.scenes_hash and report.scores["preprocessing"] == "cafe"
     for name in ("dsol-syn", "noprior-code", "wsol-pxap"):
         alone = asked(home, protocol=name, predictions=settings.predictions, output=f"{tmp_path}/{name}")

@@ -44,7 +44,7 @@ def a_row(system: str, scenes: list[str], null: bool = False, layout: str = "hco
     n = len(scenes)
     columns = {name: np.array(column, float) for name, column in values.items()}
     parts = (np.zeros((n, 1)), np.zeros((n, 1)), np.zeros((n, 1), int))
-    videos = tuple(f"video of {each}" for each in scenes)
+    videos = tuple((f"video of {each}", f"{each} too") for each in scenes)
     table = Table("raymix-1", layout, f"hash of {layout}", tuple(scenes), videos, columns, *parts)
     return Row(system, summarise(table, resamples=10), null, table)
 
@@ -61,7 +61,11 @@ def test_the_scores_of_each_scene_come_back(tmp_path: Path) -> None:
         ("mine", "hconcat", False), ("full frame", "hconcat", True), ("mine", "single", False),
     ]  # fmt: skip
     first = found[0]
-    assert isinstance(first, Scored) and first.ids == ("a", "b") and first.videos == ("video of a", "video of b")
+    assert (
+        isinstance(first, Scored)
+        and first.ids == ("a", "b")
+        and first.videos == (("video of a", "a too"), ("video of b", "b too"))
+    )
     assert first.values["ciou"].tolist() == [0.5, 0.25] and np.isnan(first.values["cap"]).tolist() == [False, True]
     assert set(found[2].values) == {"iou"} and (found[2].protocol, found[2].scenes_hash) == (
         "raymix-1",

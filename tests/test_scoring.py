@@ -76,7 +76,7 @@ def made(n=40, layout="grid2x2", size=32, maps=2, seed=0):
         said[:, -1 - which] += 0.8 * cells.astype(np.float32)
     truth = Truth(
         ids=tuple(f"scene-{i:04d}" for i in range(n)),
-        videos=tuple((f"video-{i // 2}", "other") for i in range(n)),
+        videos=tuple((f"video-{i // 2}", f"other-{i % 7}") for i in range(n)),
         layout=layout,
         canvas=masks.shape[2:],
         panels_NS=panels,
@@ -208,7 +208,7 @@ def test_summary_carries_what_a_number_needs():
     summary = summarise(score(said, truth), seed=3)
     record = json.loads(json.dumps(summary.record()))
     assert (record["protocol"], record["scenes_hash"], record["layout"]) == ("raymix-1", "made", "grid2x2")
-    assert (record["scenes"], record["videos"], record["resamples"], record["seed"]) == (40, 20, 2000, 3)
+    assert (record["scenes"], record["videos"], record["resamples"], record["seed"]) == (40, 27, 2000, 3)
     for metric in record["metrics"].values():
         assert metric["low"] <= metric["value"] <= metric["high"]
         assert metric["scenes"] == 40

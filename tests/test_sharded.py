@@ -30,7 +30,7 @@ def truth() -> Truth:
     ids = tuple(f"scene-{i:02d}" for i in rng.permutation(N))
     return Truth(
         ids=ids,
-        videos=tuple((f"video-{i % 8}",) for i in range(N)),
+        videos=tuple((f"video-{i % 8}", f"video-{(i * i + 1) % 11}") for i in range(N)),
         layout="hconcat",
         canvas=(32, 64),
         panels_NS=np.tile([0, 1], (N, 1)),

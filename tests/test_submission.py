@@ -161,7 +161,12 @@ def test_a_strangers_file_beside_systems_that_hear_nothing(home: Path, tmp_path:
     assert any("| mine " in line for line in lines) and lines[-1] == f"written: {folder}/per_scene.parquet"
     scored = {each.system: each for each in per_scene.decode(f"{folder}/per_scene.parquet") or []}
     assert scored["mine"].values["ciou"].tolist() == [1.0] * 6 + [0.0] * 3 and scored["full frame"].null
-    assert scored["mine"].videos == tuple(videos[0] for videos in truth.videos)
+    assert scored["mine"].videos == truth.heard()
+    heard = len({name for names in truth.heard() for name in names})
+    assert (
+        {each["layouts"]["vconcat"]["videos"] for each in scores["systems"]} == {heard} == {scores["scenes"]["videos"]}
+    )
+    assert f"9 scenes of {heard} videos" in table
 
 
 @pytest.mark.parametrize(("layout", "sources"), LAYOUTS)
@@ -285,7 +290,7 @@ def test_two_results_compared(home: Path, tmp_path: Path, capsys: Any) -> None:
     found = json.loads((tmp_path / "out/scores.json").read_text())["layouts"]["hconcat"]
     ciou = found["metrics"]["ciou"]
     assert (ciou["first"], ciou["second"]) == pytest.approx((1, 5 / 9)) and ciou["difference"] == pytest.approx(4 / 9)
-    assert 0 < ciou["low"] < 4 / 9 < ciou["high"] <= 1 and ciou["scenes"] == found["scenes"] == 9
+    assert 0 <= ciou["low"] < 4 / 9 < ciou["high"] <= 1 and ciou["scenes"] == found["scenes"] == 9
     assert "+0.444" in (tmp_path / "out/table.md").read_text()
     # an evaluation that was written needs no scenes, and gives the same
     settings = asked(home, predictions=f"{tmp_path}/b.parquet", output=f"{tmp_path}/written")

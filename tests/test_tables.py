@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,8 @@ from raymix.methods import METHODS
 from raymix.published import TABLES, PaperTable, Part
 from raymix.scoring import Interval, Summary
 from raymix.tables import Measured
+
+PRINTED = Path(__file__).parent / "golden/paper_tables.json"
 
 
 def summary(layout: str, protocol: str, **values: float) -> Summary:
@@ -39,6 +43,32 @@ def test_what_is_printed_in_the_paper() -> None:
         0.174,
     ]
     assert {"iou@0.3", "ciou@0.1"} <= {each["metric"] for each in second}
+
+
+def test_every_cell_is_as_it_was_printed() -> None:
+    assert PRINTED.is_file()
+    parts = json.loads(PRINTED.read_text())["tables"]
+    assert sum(len(row) - 1 for part in parts for row in part["rows"]) == 7 * 11 + 3 * 14 + 4 * 8 == 151
+    sets = {number: [part.head for part in table.parts] for number, table in TABLES.items()}
+    assert [(part["number"], part["set"]) for part in parts] == [
+        (n, head) for n, heads in sets.items() for head in heads
+    ]
+    for part in parts:
+        table, place = TABLES[part["number"]], sets[part["number"]].index(part["set"])
+        assert list(table.parts[place].metrics) == [name.lower() for name in part["columns"]]
+        assert [[name, *(each or "-" for each in numbers[place])] for name, _, numbers in table.rows] == part["rows"]
+        layout, found = table.parts[place].layout, tables.records(table, table.parts[place].dataset, [])
+        told = {(each["row"], each["metric"]): each for each in found if each["layout"] == layout}
+        for name, *cells in part["rows"]:
+            for column, cell in zip(part["columns"], cells, strict=True):
+                one = told.pop((name, column.lower()), None)
+                assert (one is None) == (cell == "-"), (name, column)
+                if one:
+                    assert (one["value"], one["star"]) == (
+                        pytest.approx(float(cell.rstrip("*")) / 100),
+                        cell.endswith("*"),
+                    )
+        assert not told
 
 
 def test_a_measured_number_stands_below_the_published_one_of_its_column_alone() -> None:

@@ -13,6 +13,8 @@ from raymix.predictions.files import Cells, cells_of, size
 from raymix.region import box_mask
 from raymix.truth import Truth
 
+_MOST = float(np.finfo(np.float32).max)  # beyond it the range of a map may be infinite
+
 
 class Prediction(NamedTuple):
     """What one system says of one scene; `maps_MHW` is None where it says nothing."""
@@ -104,6 +106,10 @@ def _maps(cells: Cells, canvas: tuple[int, int], where: str) -> np.ndarray | Non
         raise ValueError(f"{where}: masks of {size(maps_MHW.shape[1:])} pixels, the canvas is {size(canvas)}")
     if not np.isfinite(maps_MHW).all():
         raise ValueError(f"{where}: a map holds a value that is no number, or is infinite")
+    if maps_MHW.dtype.itemsize > 4 and (most := np.abs(maps_MHW).max()) > _MOST:
+        raise ValueError(
+            f"{where}: a map holds {most:.3g} or its negative; values must be within {_MOST:.3g}, as of 32 bits"
+        )
     return maps_MHW
 
 

@@ -12,7 +12,12 @@ from difflib import get_close_matches
 from raymix.protocol.choices import Protocol
 
 RAYMIX_1 = Protocol("raymix-1")
-"""The default: every field at its default. Read from no published code; made to have one meaning."""
+"""The default: every field at its default. Read from no published code; made to have one meaning.
+
+A map is cut once, in the middle of its range: the usual half, which was tuned for no system, where the paper's .4 is that of
+its own method (mixloc-single, mixloc-multi). AP, CAP and PIAP need no cut; a cut that takes as many pixels as the truth has
+would give a second meaning to each IoU column: such adaptive columns are those of sslalign.
+"""
 
 _PAPER = "Mix and Localize, Section 4.4; the released code (bbdd56a) has no evaluation. "
 MIXLOC_SINGLE = Protocol(
@@ -39,9 +44,10 @@ MIXLOC_NAMED = replace(
 )
 
 _DSOL = "DTaoo/Discriminative-Sounding-Objects-Localization 7f40207, music-exp/"
+_EDGES = " Edges of boxes are cut off to whole pixels there, here they are rounded."
 DSOL_SOLO = Protocol(
     "dsol-solo",
-    source=_DSOL + "tools.py; maps after the sigmoid. AP is not reported there.",
+    source=_DSOL + "tools.py; maps after the sigmoid. AP is not reported there." + _EDGES,
     sources="one",
     normalise="none",
     binarise="fraction_of_max",
@@ -51,7 +57,7 @@ DSOL_SOLO = Protocol(
 )
 DSOL_SYN = Protocol(
     "dsol-syn",
-    source=_DSOL + "eval.py; one map a class, after the softmax over classes. CAP is not reported there.",
+    source=_DSOL + "eval.py; one map a class, after the softmax over classes. CAP is not reported there." + _EDGES,
     sources="several",
     normalise="none",
     binarise="fraction_of_max",
@@ -66,7 +72,8 @@ DSOL_DUET = replace(
     DSOL_SYN,
     id="dsol-duet",
     source=_DSOL
-    + "eval_duet.py; as dsol-syn. There a class without a box is silent, here one that is not in the scene.",
+    + "eval_duet.py; as dsol-syn. There a class without a box is silent, here one that is not in the scene."
+    + _EDGES,
     threshold=0.2,
 )
 
@@ -93,7 +100,8 @@ EZVSL = Protocol(
 SLAVC = Protocol(
     "slavc",
     source="stoneMo/SLAVC 05b429c, test.py (--relative_prediction) and utils.py; maps are cosines, there divided by tau as is "
-    "the range. Detection AP from recall 0 over all confidences; there it skips the first and takes some 200. "
+    "the range. Detection AP from recall 0 over all confidences; there it skips the first and takes some 200. LocAcc "
+    "(precision_at_50) is the rate of IoU > .5 there, here iou@0.5 is that of >= .5, as AP and F1 have it in both. "
     "Votes as under lvs.",
     sources="one",
     upsample="bicubic",

@@ -58,7 +58,8 @@ def score_all(
         _score_chunk([maps[i] for i in index], truth.take(index), like, chosen, (classes, index), sheets)
         for index in np.split(keep, range(step, len(keep), step))
     ]
-    videos = tuple(truth.videos[i][0] for i in keep)
+    heard_videos = truth.heard()
+    videos = tuple(heard_videos[i] for i in keep)
     return {
         how.id: _table(how, [part[place] for part in parts], truth, tuple(first), videos)
         for place, how in enumerate(chosen)
@@ -117,7 +118,7 @@ def _spread(judged: Judged, known: np.ndarray, n: int, shared: dict[str, np.ndar
 
 
 def _table(
-    protocol: Protocol, parts: list[Judged], truth: Truth, ids: tuple[str, ...], videos: tuple[str, ...]
+    protocol: Protocol, parts: list[Judged], truth: Truth, ids: tuple[str, ...], videos: tuple[tuple[str, ...], ...]
 ) -> Table:
     first = parts[0]
     pools: dict[str, Pool] = {name: joined([part.pools[name] for part in parts]) for name in first.pools}

@@ -1,7 +1,7 @@
 """Scores by scene, and their means with intervals: what a number must carry wherever it goes.
 
 Most numbers are means of a column over scenes, so denominators are fixed by the truth, never by what was predicted; the
-others are made of what `Pool` keeps of each scene. Intervals are by bootstrap over videos.
+others are made of what `Pool` keeps of each scene. Intervals are by bootstrap over videos: those that are heard.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from raymix.metrics import bootstrap, interval, resamples_of
+from raymix.resampling import Units, bootstrap, interval
 from raymix.scoring.pooled import Pool, joined
 
 
@@ -29,7 +29,7 @@ class Table:
     layout: str
     scenes_hash: str
     ids: tuple[str, ...]
-    videos: tuple[str, ...]
+    videos: tuple[tuple[str, ...], ...]  # those heard in each scene: `Truth.heard`
     values: dict[str, np.ndarray]
     iou_NS: np.ndarray  # of the source's own map; NaN without truth
     ap_NS: np.ndarray
@@ -58,7 +58,7 @@ class Table:
                 if getattr(other, name) != getattr(first, name):
                     raise ValueError(f"tables differ in {name}: {getattr(first, name)!r} and {getattr(other, name)!r}")
         ids = np.array([each for table in tables for each in table.ids])
-        videos = np.array([each for table in tables for each in table.videos])
+        videos = [each for table in tables for each in table.videos]
         keep = np.unique(ids, return_index=True)[1]  # the first of each id, sorted by id
 
         def column(parts: list[np.ndarray]) -> np.ndarray:
@@ -67,7 +67,7 @@ class Table:
         return replace(
             first,
             ids=tuple(ids[keep].tolist()),
-            videos=tuple(videos[keep].tolist()),
+            videos=tuple(videos[i] for i in keep),
             values={name: column([table.values[name] for table in tables]) for name in first.values},
             iou_NS=column([table.iou_NS for table in tables]),
             ap_NS=column([table.ap_NS for table in tables]),
@@ -78,7 +78,7 @@ class Table:
 
 
 class Interval(NamedTuple):
-    """A mean over scenes, and its 95 % interval (NaN, NaN where all scenes come from one video)."""
+    """A mean over scenes, and its 95 % interval (NaN, NaN where all scenes are of the same videos)."""
 
     value: float
     low: float
@@ -97,7 +97,7 @@ class Summary(Mapping[str, Interval]):
     layout: str
     scenes_hash: str
     scenes: int
-    videos: int
+    videos: int  # that are heard in the scenes
     resamples: int
     seed: int
     intervals: dict[str, Interval]
@@ -121,16 +121,21 @@ class Summary(Mapping[str, Interval]):
 
 
 def summarise(table: Table, seed: int = 0, resamples: int = 2000) -> Summary:
-    """Means over scenes with 95 % intervals by bootstrap over videos (of a scene's clips, the first one's video).
+    """Means over scenes with 95 % intervals by bootstrap over the videos that are heard in them.
 
+    Videos are drawn with replacement, and a scene counts as often as its videos together: the product of how often each
+    was drawn, so one video that is heard in many scenes moves them all, beside whichever other. A resample in which no
+    scene counts is left out. The interval of scenes of several videos errs on the wide side, for what is a scene's own
+    is drawn several times over too; that is why silent panels, whose videos matter less, are not drawn as well.
     Independent of the order of the rows, of how they were sharded (`Table.merge` first) and of repeated ids. A scene
     that stands for several rows of its protocol weighs as many in its mean.
     """
     table = Table.merge([table])
-    intervals, counts = _means(table, seed, resamples)
+    videos = Units.of(table.videos)
+    intervals, counts = _means(table, videos, seed, resamples)
     for pool in table.pools.values():
         if pool.counts_N.any():
-            found = _pooled(pool, np.array(table.videos), seed, resamples)
+            found = _pooled(pool, videos, seed, resamples)
             intervals |= found
             counts |= dict.fromkeys(found, int(pool.counts_N.sum()))
     return Summary(
@@ -138,7 +143,7 @@ def summarise(table: Table, seed: int = 0, resamples: int = 2000) -> Summary:
         layout=table.layout,
         scenes_hash=table.scenes_hash,
         scenes=len(table.ids),
-        videos=len(set(table.videos)),
+        videos=videos.total,
         resamples=resamples,
         seed=seed,
         intervals=intervals,
@@ -147,7 +152,7 @@ def summarise(table: Table, seed: int = 0, resamples: int = 2000) -> Summary:
     )
 
 
-def _means(table: Table, seed: int, resamples: int) -> tuple[dict[str, Interval], dict[str, int]]:
+def _means(table: Table, videos: Units, seed: int, resamples: int) -> tuple[dict[str, Interval], dict[str, int]]:
     """Means of the columns, and how many scenes are in each; a column without any is left out."""
     names = list(table.values)
     values_NK = np.stack([table.values[name] for name in names], axis=1) if names else np.zeros((len(table.ids), 0))
@@ -155,7 +160,7 @@ def _means(table: Table, seed: int, resamples: int) -> tuple[dict[str, Interval]
     for place, name in enumerate(names):
         weights_NK[:, place] = table.weights.get(name, 1.0)
     counts = {name: int(count) for name, count in zip(names, (~np.isnan(values_NK)).sum(axis=0), strict=True)}
-    lows, highs = bootstrap(values_NK, np.array(table.videos), seed, resamples, weights_NK=weights_NK)
+    lows, highs = bootstrap(values_NK, videos, seed, resamples, weights_NK=weights_NK)
     intervals = {}
     for place, name in enumerate(names):
         if counts[name]:
@@ -163,7 +168,7 @@ def _means(table: Table, seed: int, resamples: int) -> tuple[dict[str, Interval]
     return intervals, counts
 
 
-def _pooled(pool: Pool, videos: np.ndarray, seed: int, resamples: int) -> dict[str, Interval]:
+def _pooled(pool: Pool, videos: Units, seed: int, resamples: int) -> dict[str, Interval]:
     """Numbers of the whole set, with intervals over the same resampled videos as those of the means."""
     found, drawn = resampled_pool(pool, videos, seed, resamples)
     bounds = {name: interval(drawn_R[:, None]) for name, drawn_R in drawn.items()}
@@ -175,14 +180,13 @@ def _pooled(pool: Pool, videos: np.ndarray, seed: int, resamples: int) -> dict[s
 
 
 def resampled_pool(
-    pool: Pool, videos: np.ndarray, seed: int, resamples: int
+    pool: Pool, videos: Units, seed: int, resamples: int
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Numbers of the whole set, and the same in each resample of the videos, (R,): NaN where there is but one video."""
-    clusters, cluster_N = np.unique(videos, return_inverse=True)
+    """Numbers of the whole set, and the same in each resample of the videos, (R,): NaN where there is but one combination."""
     found = {name: float(number_R[0]) for name, number_R in pool.numbers(pool.counts_N[None].astype(float)).items()}
-    if len(clusters) < 2:
+    combinations = len(videos.combination_CJ)
+    if combinations < 2:
         return found, {name: np.full(resamples, math.nan) for name in found}
-    part, row_N = pool.of_clusters(cluster_N, len(clusters))
-    times = resamples_of(len(clusters), seed, resamples)
-    drawn = [part.numbers(times_RV[:, row_N] * part.counts_N) for times_RV in times]
+    part, row_N = pool.of_clusters(videos.row_N, combinations)
+    drawn = [part.numbers(times_RC[:, row_N] * part.counts_N) for times_RC in videos.draws(seed, resamples)]
     return found, {name: np.concatenate([each[name] for each in drawn]) for name in found}
