@@ -22,7 +22,7 @@ from raymix import importing, inspection, scene_lists, session
 from raymix.clip import SCHEMA_VERSION
 from raymix.clip_files import describe
 from raymix.config import Dataset, Prepare, nearest
-from raymix.datasets import DATASETS, OPTIONAL, faces, folder, leaks, published_lists, shards
+from raymix.datasets import DATASETS, OPTIONAL, faces, folder, ground, leaks, published_lists, shards
 from raymix.door import Nothing, enter, refusing
 from raymix.engine import writable
 from raymix.rules import check
@@ -134,6 +134,7 @@ def _notice(settings: Dataset, found: dict[str, Any], echo: Echo) -> None:
 
 
 def _make(settings: Dataset, facts: dict[str, Any], echo: Echo, workers: int) -> dict[str, Any]:
+    ground.allowed(settings)
     writable(settings.prepared)
     with published_lists.remembered() as read:
         sources = DATASETS[settings.name].sources(settings)
@@ -141,9 +142,7 @@ def _make(settings: Dataset, facts: dict[str, Any], echo: Echo, workers: int) ->
         raise NothingUsable(f"{settings.root}: no video files ({' '.join(folder.SUFFIXES)}) below it")
     leaks.allowed(leaked := leaks.of_sources(sources), settings.prepared, settings.allow_leaks)
     filesystem, path = resolve(settings.prepared)
-    filesystem.create_dir(path)
-    if filesystem.get_file_info(f"{path}/dataset.json").type != fs.FileType.NotFound:
-        filesystem.delete_file(f"{path}/dataset.json")  # from here on the old dataset is none any more
+    ground.claim(filesystem, path)  # from here on the old dataset is none any more
     wanted = shards.units(sources, facts["preprocessing"])
     done = shards.records(settings, wanted)
     todo = [unit for unit in wanted if unit.name not in done]
