@@ -118,9 +118,14 @@ def test_a_folder_of_its_own_below_the_videos_does_no_harm(videos: Path, make: C
     assert prepare(dataclasses.replace(chosen, overwrite=True), quiet).statuses == {"ok": 3}
 
 
-def test_what_ends_without_clips_can_be_gone_on_with(videos: Path, tmp_path: Path) -> None:
+def test_what_was_stopped_can_be_gone_on_with(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = settings(videos, tmp_path / "out")
     prepare(chosen, quiet)
+    with monkeypatch.context() as patch:  # at once, before a file was read
+        patch.setattr(importing, "work", lambda *given: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(dataclasses.replace(chosen, overwrite=True), quiet)
+    assert prepare(chosen, quiet).fresh
     for film_ in videos.iterdir():
         film_.write_bytes(b"")
     with pytest.raises(NothingUsable):
