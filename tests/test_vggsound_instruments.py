@@ -116,6 +116,8 @@ def test_every_id_is_a_row_of_the_manifest(made: dict[str, Any], raw: Path) -> N
 @pytest.mark.parametrize("workers", [1, 2])
 def test_pickles_that_mean_harm_are_rows(tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importing, "_ray_runs", lambda: False)
+    read, get = list[str](), vggsound_instruments.get
+    monkeypatch.setattr(vggsound_instruments, "get", lambda place, path: read.append(path) or get(place, path))
     mark, root = tmp_path / "was-here", tmp_path / "in"
     attacks = pickles.attacks(mark)
     names = dict(zip(SAMPLES, attacks, strict=False))
@@ -135,6 +137,7 @@ def test_pickles_that_mean_harm_are_rows(tmp_path: Path, workers: int, monkeypat
     prepare(chosen, lambda line: None, workers)
     told = {row["id"]: row for row in pq.read_table(tmp_path / "out/manifest.parquet").to_pylist()}
     assert {told[sample]["status"] for sample in names} == {"corrupt"} and not mark.exists()
+    assert len(read) == (len(names) if workers == 1 else 0) and str(root / f"{SAMPLES[0]}.pkl") not in read
     assert told[SAMPLES[0]]["reason"] == f"pickle not read: {1 << 30} bytes, more than {1 << 27}"
     assert told[SAMPLES[len(names)]]["status"] == "ok"
 
