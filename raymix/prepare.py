@@ -21,11 +21,11 @@ from pyarrow import fs
 from raymix import importing, inspection, lock, scene_lists, session
 from raymix.clip import SCHEMA_VERSION
 from raymix.clip_files import describe
-from raymix.config import Dataset, Prepare, nearest
+from raymix.config import BadInput, Dataset, Prepare, nearest
 from raymix.datasets import DATASETS, OPTIONAL, faces, folder, ground, leaks, published_lists, shards
 from raymix.datasets.leaks import Leak
 from raymix.datasets.source import Source
-from raymix.door import Nothing, enter, refusing
+from raymix.door import Nothing, enter, refusing, words
 from raymix.engine import writable
 from raymix.progress import Progress
 from raymix.rules import check
@@ -35,6 +35,7 @@ from raymix.storage import no_room, resolve
 Echo = Callable[[str], Any]
 LOCK = ".lock"  # in the prepared folder: who works at it
 TURN = 2.0  # seconds between two looks whether another one has ended
+INSPECTED = ("inspect", "output", "pictures", "seed", "home")  # what inspect= reads
 NOWHERE = (
     "prepared",
     "overwrite",
@@ -77,7 +78,7 @@ def prepare(settings: Dataset, echo: Echo = print, workers: int = 1) -> PrepareR
     seconds = time.monotonic() - started
     report = PrepareReport(settings.prepared, fresh, there["statuses"], clips, there["classes"], seconds)
     if fresh:
-        _tell(report, echo)
+        _tell(report, DATASETS[settings.name].OWN, echo)
     return report
 
 
@@ -142,8 +143,8 @@ def _in_turn(settings: Dataset, facts: dict[str, Any], echo: Echo, workers: int)
     while True:
         with contextlib.ExitStack() as stack:
             try:
-                words = "dataset", "being prepared"
-                stack.enter_context(lock.held(place, settings.prepared, lost.append, echo, words=words))
+                told = "dataset", "being prepared"
+                stack.enter_context(lock.held(place, settings.prepared, lost.append, echo, words=told))
             except lock.Taken as taken:
                 if not waited:
                     echo(f"prepare: {taken.said}: waiting for it")
@@ -215,14 +216,18 @@ def _room(settings: Dataset) -> Iterator[None]:
         raise OSError(error.errno, f"{settings.prepared}: {error.strerror or error}; {goes_on}") from error
 
 
-def _tell(report: PrepareReport, echo: Echo) -> None:
+def _tell(report: PrepareReport, read: tuple[str, ...], echo: Echo) -> None:
+    """`read`: the settings that this importer reads and not every one does."""
     clips = ", ".join(f"{count} {split}" for split, count in report.clips.items())
     statuses = ", ".join(f"{count} {status}" for status, count in report.statuses.items())
     echo(f"prepare: {clips} clips in {report.prepared} after {report.seconds:.0f} s")
     echo(f"prepare: files: {statuses} (manifest.parquet has a row for each)")
+    listed = "annotations" in read  # what is tested on is the publisher's word
     for split, count in report.clips.items():
+        shares = ("val", "test") if not listed else () if split == "test" else ("val",)
+        see = [f"dataset.{name}" for name in (*shares, *({"splits", "annotations"} & set(read)))]
         if not count:
-            echo(f"prepare: no clips in split '{split}': see dataset.val, dataset.test and dataset.splits")
+            echo(f"prepare: no clips in split '{split}': see {', '.join(sorted(see))} and manifest.parquet")
 
 
 def door(config: Prepare) -> int:
@@ -250,6 +255,18 @@ def door(config: Prepare) -> int:
     return 0
 
 
+def _look() -> None:
+    """Lists as people write them; BadInput for words that would be passed over in silence beside `inspect`, or without it."""
+    _one_is_a_list()
+    given = [word for word in words()[0] if not word.startswith("hydra.")]
+    names = {name: value for name, _, value in (word.partition("=") for word in given)}
+    if names.get("inspect"):
+        if unread := [word for word in given if word.partition("=")[0] not in INSPECTED]:
+            raise BadInput(f"{unread[0]}: does not go with inspect=, which reads {', '.join(INSPECTED[1:])}")
+    elif alone := [word for word in given if word.partition("=")[0] in ("output", "pictures")]:
+        raise BadInput(f"{alone[0]}: goes with inspect=DIR")
+
+
 def _one_is_a_list() -> None:
     """`layouts=hconcat` and `layouts=hconcat,grid2x2` as lists, which Hydra would take for something of its own."""
     for place, word in enumerate(sys.argv):
@@ -259,7 +276,7 @@ def _one_is_a_list() -> None:
 
 
 def main() -> None:
-    enter(door, "prepare", _one_is_a_list)
+    enter(door, "prepare", _look)
 
 
 if __name__ == "__main__":

@@ -140,6 +140,13 @@ DATA: list[Case] = [
     ("prepare", ("home=/proc/x",), "/proc/x/clips/demo: cannot be written"),
     ("prepare", ("dataset.root=/proc/x",), "dataset.root='/proc/x' cannot be written"),
     ("prepare", ("dataset.prepared=",), "dataset.prepared is empty"),
+    (
+        "prepare",
+        (f"inspect={HOME}/clips/whole", "layouts=foo"),
+        'layouts=["foo"]: does not go with inspect=, which reads',
+    ),
+    ("prepare", (f"inspect={HOME}/clips/whole", "dataset=music"), "dataset=music: does not go with inspect="),
+    ("prepare", ("pictures=4",), "pictures=4: goes with inspect=DIR"),
     ("prepare", ("dataset.val=0.6", "dataset.test=0.6"), "leave no videos to train on"),
     ("prepare", ("dataset.frame_size=5",), "dataset.frame_size=5: must be 16 to 4096"),
     ("prepare", ("dataset.name=move",), "dataset.name=move: must be one of"),

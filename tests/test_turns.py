@@ -17,7 +17,7 @@ from films import film
 
 from raymix import clip, importing, lock, prepare
 from raymix.config import Dataset
-from raymix.datasets import folder
+from raymix.datasets import folder, leaks
 
 HOUSE = Path(clip.__file__).resolve().parents[1]
 SLOW = """
@@ -147,17 +147,21 @@ def test_of_other_settings_is_said(chosen: Dataset, tmp_path: Path, other: threa
         prepare.prepare(chosen, made)
 
 
-def test_who_was_cut_off_ends_in_one_line(chosen: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    held, honest = lock.held, folder.clips
+@pytest.mark.parametrize(("room", "name"), [(folder, "clips"), (leaks, "of_media")])
+def test_who_was_cut_off_ends_in_one_line(
+    room: Any, name: str, chosen: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of the work, and before its last word."""
+    held, honest = lock.held, getattr(room, name)
     monkeypatch.setattr(lock, "held", lambda *given, **more: held(*given, **more, beat=0.1))
 
-    def clips(settings: Dataset, source: Any, entry: Any) -> Any:
+    def slow(*given: Any) -> Any:
         for claim in (tmp_path / "out/.lock/driver").glob("*.json"):
             claim.unlink()
         time.sleep(1.0)
-        return honest(settings, source, entry)
+        return honest(*given)
 
-    monkeypatch.setattr(folder, "clips", clips)
+    monkeypatch.setattr(room, name, slow)
     with pytest.raises(
         lock.Taken, match="its claim was taken away; what is done is kept, and the same command goes on"
     ):
