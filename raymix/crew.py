@@ -45,7 +45,10 @@ def over(queue: deque[T], work: Callable[[T], R], count: int, modules: tuple[str
         while True:
             while (fallen or queue) and (free := _free(context, crew, work, count)) is not None:
                 free.task, free.deaths = fallen.popleft() if fallen else (queue.popleft(), 0)
-                free.line.send(free.task)
+                try:
+                    free.line.send(free.task)
+                except OSError:  # it was killed while it had nothing to do
+                    _bury(crew, free, fallen)
             busy = {member.line: member for member in crew if member.task is not None}
             if not busy:
                 return

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -22,11 +23,16 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from raymix.config import BadInput, Compare, Evaluate, Prepare, Run, Tune, flatten, nearest, to_plain
+from raymix.config import BadInput, Compare, Dataset, Evaluate, Prepare, Run, Tune, flatten, nearest, to_plain
 from raymix.storage import no_room, unreachable
 
 DONE, UNEXPECTED, BAD_INPUT, NOTHING_USABLE = 0, 1, 2, 3
 OWN_FILES = ("search_spaces", "space")  # groups of which a person may have files
+PLACES = (  # settings that name places, each but home; those without "://" are of this machine
+    "dataset.root", "dataset.prepared", "dataset.annotations", "dataset.splits", "dataset.regions", "dataset.faces",
+    "encoder.weights", "prepared",
+)  # fmt: skip
+SHIPPED = "working_dir_files"  # above the copy of --working-dir in which a job of Ray's stands
 SCHEMAS = {"tune": Tune, "train": Run, "prepare": Prepare, "evaluate": Evaluate, "compare": Compare}
 
 
@@ -94,7 +100,7 @@ def composed(name: str, settings: list[str], config_dir: str | None, home: str) 
         with hydra.initialize_config_dir(str(folder("configs")), version_base="1.3"):
             config = hydra.compose(name, [*settings, *path])
         config.home = home
-        OmegaConf.resolve(config)
+        _settle(config)
         with refusing():
             return OmegaConf.to_object(config)
 
@@ -145,12 +151,30 @@ def _compose(name: str) -> Any:
         if configs:
             if configs[0].get("home") and "://" not in configs[0].home:  # workers elsewhere stand in other folders
                 configs[0].home = os.path.abspath(os.path.expanduser(configs[0].home))
-            OmegaConf.resolve(configs[0])
+            _settle(configs[0])
     return configs[0] if configs else None
+
+
+def _settle(config: Any) -> None:
+    """Resolve what refers to other settings, and make every path absolute: it is compared with those of other days.
+
+    In the working directory of a job a relative path stays: that is another copy for each version of what is in it.
+    """
+    OmegaConf.resolve(config)
+    shipped = SHIPPED in Path.cwd().parts
+    for name in PLACES:
+        group, _, field = name.rpartition(".")
+        of = config.get(group) if group else config
+        path = of.get(field) if of is not None and field in of else None
+        word = name == "dataset.faces" and path == Dataset().faces  # no path
+        if path and "://" not in path and not word:
+            path = os.path.expanduser(path)
+            of[field] = path if shipped else os.path.abspath(path)
 
 
 def _sorted_words(words: list[str]) -> list[str]:
     """The words with options before settings, as Hydra wants them; BadInput for what a door does not take."""
+    words = [_homely(word) for word in words]
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -165,6 +189,12 @@ def _sorted_words(words: list[str]) -> list[str]:
     if added := [word for word in given.overrides if word.startswith(("+", "~"))]:
         raise BadInput(f"{added[0]}: settings can be changed (name=value), not added or removed")
     return [word for word in words if word not in given.overrides] + given.overrides
+
+
+def _homely(word: str) -> str:
+    """`dataset.root=~/x` in quotes, where Hydra takes the ~ for a letter; no shell puts a folder in its place."""
+    name, _, path = word.partition("=")
+    return f"{name}={json.dumps(path, ensure_ascii=False)}" if name in ("home", *PLACES) and path[:1] == "~" else word
 
 
 def _say(message: str, code: int) -> int:

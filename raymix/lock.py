@@ -37,7 +37,11 @@ ATTEMPTS = 5  # of a beat's requests: the next beat is the better repetition
 
 
 class Taken(BadInput):
-    """Another driver has the study."""
+    """Another driver has the study; `said` is who, without what to do about it."""
+
+    def __init__(self, said: str, advice: str = "wait, or stop it") -> None:
+        super().__init__(f"{said}; {advice}")
+        self.said = said
 
 
 @dataclass(frozen=True)
@@ -128,13 +132,14 @@ def job() -> str:
 @contextlib.contextmanager
 def held(
     uri: str, name: str, lost: Callable[[str], Any], echo: Callable[[str], Any] = print, beat: float = BEAT,
-    silent: float = SILENT,
+    silent: float = SILENT, words: tuple[str, str] = ("study", "driven"),
 ) -> Iterator[None]:  # fmt: skip
     """Inside, no other driver holds the study `name` at `uri`; Taken where another one does.
 
+    What is held may be something else than a study, and something else be done with it: `words`.
     `lost` is called with a sentence, from a thread, when this driver was cut off for so long that it holds no more.
     """
-    lock = _Lock(uri, name, echo, beat, silent)
+    lock = _Lock(uri, f"{words[0]} {name}", words[1], echo, beat, silent)
     try:
         lock.take()
         lock.keep(lost)
@@ -146,8 +151,8 @@ def held(
 class _Lock:
     """A claim and what is done with it."""
 
-    def __init__(self, uri: str, name: str, echo: Callable[[str], Any], beat: float, silent: float) -> None:
-        self.name, self.echo, self.beat, self.silent = name, echo, beat, silent
+    def __init__(self, uri: str, name: str, doing: str, echo: Callable[[str], Any], beat: float, silent: float) -> None:
+        self.name, self.doing, self.echo, self.beat, self.silent = name, doing, echo, beat, silent
         self.claim = Claim.own()
         self._patient, study = resolve(uri)
         self._brisk, _ = resolve(uri, ATTEMPTS)
@@ -191,13 +196,12 @@ class _Lock:
         if age > 2 * self.beat and time.monotonic() - self._said > SAY:
             self._said = time.monotonic()
             left = max(0.0, self.silent - age)
-            self.echo(
-                f"study {self.name} was driven by {other.told()}: no sign for {age:.0f} s, waiting {left:.0f} s more"
-            )
+            was = f"{self.name} was {self.doing} by {other.told()}"
+            self.echo(f"{was}: no sign for {age:.0f} s, waiting {left:.0f} s more")
 
     def _taken(self, by: Claim, age: float) -> Taken:
-        does = "is driven by" if by.held else "is about to be driven by"
-        return Taken(f"study {self.name} {does} {by.told()}, last sign {max(0.0, age):.0f} s ago; wait, or stop it")
+        does = f"is {self.doing} by" if by.held else "is about to be taken by"
+        return Taken(f"{self.name} {does} {by.told()}, last sign {max(0.0, age):.0f} s ago")
 
     def _write(self, filesystem: fs.FileSystem, **change: Any) -> None:
         self.claim = replace(self.claim, beat=self.claim.beat + 1, **change)
@@ -265,7 +269,7 @@ class _Lock:
             with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
                 other = Claim(**json.loads(get(self._brisk, self._path(each)))) if each != self.claim.id else self.claim
                 if (other.held, other.id) > (self.claim.held, self.claim.id):  # of two that hold the later one stays
-                    return f"it is driven by {other.told()}"
+                    return f"it is {self.doing} by {other.told()}"
         return ""
 
     def _watches(self) -> None:
@@ -277,7 +281,7 @@ class _Lock:
     def _lose(self, why: str) -> None:
         if not self._ended.is_set():
             self._ended.set()
-            self._lost(f"study {self.name}: {why}")
+            self._lost(f"{self.name}: {why}")
 
     def release(self) -> None:
         """Take the claim away, and the folder where nothing else is in it."""

@@ -18,18 +18,24 @@ from typing import Any
 
 from pyarrow import fs
 
-from raymix import importing, inspection, scene_lists, session
+from raymix import importing, inspection, lock, scene_lists, session
 from raymix.clip import SCHEMA_VERSION
 from raymix.clip_files import describe
-from raymix.config import Dataset, Prepare, nearest
-from raymix.datasets import DATASETS, OPTIONAL, faces, folder, leaks, published_lists, shards
-from raymix.door import Nothing, enter, refusing
+from raymix.config import BadInput, Dataset, Prepare, nearest
+from raymix.datasets import DATASETS, OPTIONAL, faces, folder, ground, leaks, published_lists, shards
+from raymix.datasets.leaks import Leak
+from raymix.datasets.source import Source
+from raymix.door import Nothing, enter, refusing, words
 from raymix.engine import writable
+from raymix.progress import Progress
 from raymix.rules import check
 from raymix.scene_lists import Wanted
 from raymix.storage import no_room, resolve
 
 Echo = Callable[[str], Any]
+LOCK = ".lock"  # in the prepared folder: who works at it
+TURN = 2.0  # seconds between two looks whether another one has ended
+INSPECTED = ("inspect", "output", "pictures", "seed", "home")  # what inspect= reads
 NOWHERE = (
     "prepared",
     "overwrite",
@@ -65,17 +71,14 @@ def prepare(settings: Dataset, echo: Echo = print, workers: int = 1) -> PrepareR
     if not settings.prepared:
         raise ValueError("dataset.prepared is empty: name the folder that the clips go to")
     started, facts = time.monotonic(), _facts(settings)
-    there = None if settings.overwrite else _present(settings, facts, echo)
+    there, fresh = None if settings.overwrite else _present(settings, facts, echo), False
     if there is None:
-        there = _make(settings, facts, echo, workers)
-        fresh = True
-    else:
-        fresh = False
+        there, fresh = _in_turn(settings, facts, echo, workers)
     clips = {split: found["clips"] for split, found in there["splits"].items()}
     seconds = time.monotonic() - started
     report = PrepareReport(settings.prepared, fresh, there["statuses"], clips, there["classes"], seconds)
     if fresh:
-        _tell(report, echo)
+        _tell(report, DATASETS[settings.name].OWN, echo)
     return report
 
 
@@ -133,21 +136,58 @@ def _notice(settings: Dataset, found: dict[str, Any], echo: Echo) -> None:
         echo(f"prepare: {now} videos in {settings.root}, {before} were prepared; dataset.overwrite=true prepares anew")
 
 
-def _make(settings: Dataset, facts: dict[str, Any], echo: Echo, workers: int) -> dict[str, Any]:
+def _in_turn(settings: Dataset, facts: dict[str, Any], echo: Echo, workers: int) -> tuple[dict[str, Any], bool]:
+    """Make the dataset, alone; where another one does it, wait, and take what it made. Also whether it was made here."""
+    sources, read, leaked = _readable(settings)
+    place, lost, waited = f"{settings.prepared.rstrip('/')}/{LOCK}", list[str](), False
+    while True:
+        with contextlib.ExitStack() as stack:
+            try:
+                told = "dataset", "being prepared"
+                stack.enter_context(lock.held(place, settings.prepared, lost.append, echo, words=told))
+            except lock.Taken as taken:
+                if not waited:
+                    echo(f"prepare: {taken.said}: waiting for it")
+                waited = True
+            else:
+                there = _meanwhile(settings, facts, echo) if waited or not settings.overwrite else None
+                if there is not None:
+                    return there, False
+                facts |= {"lists": read}
+                return _make(settings, sources, leaked, facts, Progress(echo, lost), workers), True
+        time.sleep(TURN)
+
+
+def _meanwhile(settings: Dataset, facts: dict[str, Any], echo: Echo) -> dict[str, Any] | None:
+    """What another one has made in this moment; of other settings it is none where it may be overwritten."""
+    try:
+        return _present(settings, facts, echo)
+    except ValueError:
+        if not settings.overwrite:
+            raise
+        return None
+
+
+def _readable(settings: Dataset) -> tuple[list[Source], dict[str, str], list[Leak]]:
+    """The sources, the lists that say so, and leaks that are allowed; what is wrong is known before anything is written."""
+    ground.allowed(settings)
     writable(settings.prepared)
     with published_lists.remembered() as read:
         sources = DATASETS[settings.name].sources(settings)
     if not sources:
         raise NothingUsable(f"{settings.root}: no video files ({' '.join(folder.SUFFIXES)}) below it")
     leaks.allowed(leaked := leaks.of_sources(sources), settings.prepared, settings.allow_leaks)
-    filesystem, path = resolve(settings.prepared)
-    filesystem.create_dir(path)
-    if filesystem.get_file_info(f"{path}/dataset.json").type != fs.FileType.NotFound:
-        filesystem.delete_file(f"{path}/dataset.json")  # from here on the old dataset is none any more
+    return sources, read, leaked
+
+
+def _make(
+    settings: Dataset, sources: list[Source], leaked: list[Leak], facts: dict[str, Any], progress: Progress, workers: int
+) -> dict[str, Any]:  # fmt: skip
+    ground.claim(*resolve(settings.prepared))  # from here on the old dataset is none any more
     wanted = shards.units(sources, facts["preprocessing"])
     done = shards.records(settings, wanted)
     todo = [unit for unit in wanted if unit.name not in done]
-    progress = _Progress(echo, sum(len(unit.sources) for unit in wanted), list(done.values()))
+    progress.begin(sum(len(unit.sources) for unit in wanted), list(done.values()))
     with _room(settings):
         for record in importing.work(settings, todo, facts["preprocessing"], workers, progress.add):
             done[record["unit"]] = record
@@ -159,11 +199,9 @@ def _make(settings: Dataset, facts: dict[str, Any], echo: Echo, workers: int) ->
     leaks.forget(settings.prepared)
     leaks.allowed(leaked, settings.prepared, settings.allow_leaks)
     left_out = [source for source in sources if not source.split]
-    facts |= {"lists": read, "leaks": len(leaked)}
+    progress.alone()
     with _room(settings):
-        return shards.finish(
-            settings, [done[unit.name] for unit in wanted], left_out, {**facts, "lists": read, "leaks": len(leaked)}
-        )
+        return shards.finish(settings, [done[unit.name] for unit in wanted], left_out, {**facts, "leaks": len(leaked)})
 
 
 @contextlib.contextmanager
@@ -178,41 +216,18 @@ def _room(settings: Dataset) -> Iterator[None]:
         raise OSError(error.errno, f"{settings.prepared}: {error.strerror or error}; {goes_on}") from error
 
 
-class _Progress:
-    """A line now and then: files done, clips so far, seconds left."""
-
-    def __init__(self, echo: Echo, total: int, before: list[dict[str, Any]]) -> None:
-        self.echo, self.total, self.said = echo, total, time.monotonic()
-        self.first: tuple[float, int] | None = None  # when the first files were read, and how many were done then
-        self.files = sum(len(record["entries"]) for record in before)
-        self.clips = sum(record["clips"] for record in before)
-        goes_on = f", {self.files} of them done before" if before else ""
-        echo(f"prepare: {total} files{goes_on}")
-
-    def add(self, files: int, clips: int, fresh: bool = True) -> None:
-        """`fresh`: they were read just now, not by an earlier run."""
-        self.files += files
-        self.clips += clips
-        if not fresh:
-            return
-        now = time.monotonic()
-        if self.first is None:  # what came before, the start of the processes too, says nothing of what is to come
-            self.first = now, self.files
-        if now - self.said >= 2 or self.files == self.total:
-            since, count = now - self.first[0], self.files - self.first[1]
-            left = f", {since / count * (self.total - self.files):.0f} s left" if count else ""
-            self.echo(f"prepare: {self.files}/{self.total} files, {self.clips} clips{left}")
-            self.said = now
-
-
-def _tell(report: PrepareReport, echo: Echo) -> None:
+def _tell(report: PrepareReport, read: tuple[str, ...], echo: Echo) -> None:
+    """`read`: the settings that this importer reads and not every one does."""
     clips = ", ".join(f"{count} {split}" for split, count in report.clips.items())
     statuses = ", ".join(f"{count} {status}" for status, count in report.statuses.items())
     echo(f"prepare: {clips} clips in {report.prepared} after {report.seconds:.0f} s")
     echo(f"prepare: files: {statuses} (manifest.parquet has a row for each)")
+    listed = "annotations" in read  # what is tested on is the publisher's word
     for split, count in report.clips.items():
+        shares = ("val", "test") if not listed else () if split == "test" else ("val",)
+        see = [f"dataset.{name}" for name in (*shares, *({"splits", "annotations"} & set(read)))]
         if not count:
-            echo(f"prepare: no clips in split '{split}': see dataset.val, dataset.test and dataset.splits")
+            echo(f"prepare: no clips in split '{split}': see {', '.join(sorted(see))} and manifest.parquet")
 
 
 def door(config: Prepare) -> int:
@@ -240,6 +255,18 @@ def door(config: Prepare) -> int:
     return 0
 
 
+def _look() -> None:
+    """Lists as people write them; BadInput for words that would be passed over in silence beside `inspect`, or without it."""
+    _one_is_a_list()
+    given = [word for word in words()[0] if not word.startswith("hydra.")]
+    names = {name: value for name, _, value in (word.partition("=") for word in given)}
+    if names.get("inspect"):
+        if unread := [word for word in given if word.partition("=")[0] not in INSPECTED]:
+            raise BadInput(f"{unread[0]}: does not go with inspect=, which reads {', '.join(INSPECTED[1:])}")
+    elif alone := [word for word in given if word.partition("=")[0] in ("output", "pictures")]:
+        raise BadInput(f"{alone[0]}: goes with inspect=DIR")
+
+
 def _one_is_a_list() -> None:
     """`layouts=hconcat` and `layouts=hconcat,grid2x2` as lists, which Hydra would take for something of its own."""
     for place, word in enumerate(sys.argv):
@@ -249,7 +276,7 @@ def _one_is_a_list() -> None:
 
 
 def main() -> None:
-    enter(door, "prepare", _one_is_a_list)
+    enter(door, "prepare", _look)
 
 
 if __name__ == "__main__":

@@ -67,12 +67,32 @@ def get(filesystem: fs.FileSystem, path: str) -> bytes:
 
 def below(filesystem: fs.FileSystem, path: str) -> dict[str, int]:
     """Path from a folder on and size in bytes of every file below it; ValueError where a name is none that can be stored."""
-    infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
     try:
+        if isinstance(filesystem, fs.LocalFileSystem):
+            return {file[len(path) :].lstrip("/"): size for file, size in _on_disk(path, frozenset())}
+        infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
         return {info.path[len(path) :].lstrip("/"): info.size for info in infos if info.type == fs.FileType.File}
     except UnicodeDecodeError as error:
         folder, _, name = error.object.decode(errors="backslashreplace").rpartition("/")
         raise ValueError(f"{folder}: the name '{name}' in it is not UTF-8; rename it, or move it elsewhere") from error
+
+
+def _on_disk(folder: str, above: frozenset[str]) -> Iterator[tuple[str, int]]:
+    """Path and size of every file below; links are followed, but not back into a folder that one is in."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            os.fsencode(entry.path).decode()  # UnicodeDecodeError where nothing could store it
+            try:
+                if entry.is_dir():
+                    yield from _on_disk(entry.path, above | {real})
+                elif entry.is_file():
+                    yield entry.path, entry.stat().st_size
+            except OSError as error:  # it went away meanwhile, or is a link to itself
+                if error.errno not in (errno.ENOENT, errno.ELOOP):
+                    raise
 
 
 def parted(uri: str) -> tuple[str, str]:

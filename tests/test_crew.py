@@ -59,6 +59,22 @@ def test_a_process_that_dies_loses_its_own_task_only(tmp_path: Path, monkeypatch
         list(crew.over(deque([3]), Falls(tmp_path, 99), 1))
 
 
+def who(task: int) -> tuple[int, int]:
+    time.sleep({0: 0.1, 1: 2.0}.get(task, 0.0))
+    return task, os.getpid()
+
+
+def test_a_process_that_is_killed_while_it_waits_is_replaced() -> None:
+    queue, found = deque([0, 1]), []
+    for task, pid in crew.over(queue, who, 2):
+        found.append(task)
+        if task == 0:  # the other one is still busy, this one has nothing to do
+            os.kill(pid, signal.SIGKILL)
+            time.sleep(0.5)
+            queue += [2, 3]
+    assert sorted(found) == [0, 1, 2, 3]
+
+
 LEADER = """
 import sys, time
 from collections import deque

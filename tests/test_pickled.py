@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import pickle
 import pickletools
+import resource
+import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pickles
 import pytest
 
-from raymix.datasets import pickled
+from raymix.datasets import pickle_reader, pickled
 from raymix.datasets.source import Unusable
 
 MASK = np.arange(12).reshape(3, 4) % 5 == 1
@@ -37,13 +40,33 @@ def test_masks_of_older_numpy_and_in_containers() -> None:
     assert np.array_equal(pickled.mask(pickle.dumps(MASK * np.uint8(255))), MASK)
     for held in ({"mask": MASK, "id": "sample0000"}, (MASK, 3), OrderedDict(a=MASK), MASK.astype(int).tolist()):
         assert np.array_equal(pickled.mask(pickle.dumps(held)), MASK)
-    assert pickled.load(pickle.dumps([np.float64(2.5), np.int16(3), b"x", bytearray(b"y"), {1}])) == [
-        2.5,
-        3,
-        b"x",
-        b"y",
-        {1},
-    ]
+    scored = {"mask": MASK, "score": np.float64(2.5), "n": np.int16(3), "of": [b"x", bytearray(b"y")]}
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        assert np.array_equal(pickled.mask(pickle.dumps(scored, protocol)), MASK)
+
+
+def test_lists_of_plain_numbers() -> None:
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        for rows in (
+            MASK.tolist(),
+            MASK.astype(float).tolist(),
+            [[10**400 * value for value in row] for row in MASK.tolist()],
+        ):
+            assert np.array_equal(pickled.mask(pickle.dumps(rows, protocol)), MASK)
+    row = [0, 0.4, 1]
+    assert pickled.mask(pickle.dumps([row] * 5)).tolist() == [[False, False, True]] * 5
+    for rows in ([[1, "1"]], [[1, None]], [[1], [1, 0]], [[np.uint8(1)]], [[[1]]], [(1, 0)]):
+        with pytest.raises(Unusable, match="mask: 0 two-dimensional"):
+            pickled.mask(pickle.dumps(rows))
+
+
+def test_masks_of_either_byte_order_and_of_python_2() -> None:
+    for kind in (">i4", "<u2", ">f8", "<f2"):
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            assert np.array_equal(pickled.mask(pickle.dumps((MASK * 3).astype(kind), protocol)), MASK)
+    head = b"cnumpy.core.multiarray\n_reconstruct\np0\n(cnumpy\nndarray\np1\n(I0\ntp2\nS'b'\np3\ntp4\nRp5\n(I1\n(L1L\nI3\ntp6\n"
+    kind_of = b"cnumpy\ndtype\np7\n(S'u1'\np8\nI0\nI1\ntp9\nRp10\n(I3\nS'|'\np11\nNNNI-1\nI-1\nI0\ntp12\nb"
+    assert pickled.mask(head + kind_of + b"I00\nS'\\x00\\xff\\x01'\np13\ntp14\nb.").tolist() == [[False, True, True]]
 
 
 class Evil:
@@ -70,16 +93,40 @@ def test_no_pickle_runs_anything(tmp_path: Path, call: Any, name: str) -> None:
 
 
 def test_what_is_allowed_cannot_be_misused() -> None:
-    huge = b"cnumpy\nndarray\n((I99999999999\ntR."  # ndarray called with a shape
-    encoded = b"c_codecs\nencode\n(Vopen\nVhex\ntR."  # a codec of its own choice
+    huge = b"cnumpy\nndarray\n((I99999999999\nttR."  # ndarray called with a shape
     assert {op.name for op, _, _ in pickletools.genops(huge)} >= {"GLOBAL", "REDUCE"}
-    with pytest.raises(Unusable, match="pickle not read"):
-        pickled.load(huge)
-    assert pickled.load(encoded) == b"open"  # read as Latin-1 whatever it names
+    with pytest.raises(Unusable, match="asks for an array without content"):
+        pickled.mask(huge)
+    encoded = b"c_codecs\nencode\n(V\\u0001\\u0000\nVhex\ntR"  # a codec of its own choice: read as Latin-1
+    array = b"cnumpy._core.numeric\n_frombuffer\n(" + encoded + pickles.dtype("u1") + b"(I1\nI2\ntVC\ntR."
+    assert pickled.mask(array).tolist() == [[True, False]]
     with pytest.raises(Unusable, match="asks for an array of another type"):
-        pickled.load(b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\ndtype\n(I0\ntVb\ntR.")
-    with pytest.raises(Unusable, match="asks for a thing outside itself"):
-        pickled.load(b"Pidentity\n.")
+        pickled.mask(b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\ndtype\n(I0\ntVb\ntR.")
+
+
+@pytest.mark.parametrize("name", pickles.attacks(Path()))
+def test_no_pickle_does_harm(name: str, tmp_path: Path) -> None:
+    peak, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with pytest.raises(Unusable) as caught:
+        pickled.mask(pickles.attacks(tmp_path / "was-here")[name])
+    assert caught.value.status == "corrupt" and "\n" not in str(caught.value) and len(str(caught.value)) < 220
+    assert not (tmp_path / "was-here").exists() and np.dtype("f8").isnative
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 600 << 10  # KiB
+    assert time.process_time() - began < 30
+
+
+def test_what_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = pickle.dumps(MASK)
+    monkeypatch.setattr(pickled, "PIXELS", MASK.size - 1)
+    for held in (MASK, MASK.tolist()):
+        with pytest.raises(Unusable, match="mask: 12 pixels in the pickle, more than 11"):
+            pickled.mask(pickle.dumps(held))
+    monkeypatch.setattr(pickle_reader, "STEPS", 10)
+    with pytest.raises(Unusable, match="pickle not read: more than 10 instructions"):
+        pickled.mask(whole)
+    monkeypatch.setattr(pickled, "LARGEST", len(whole) - 1)
+    with pytest.raises(Unusable, match=f"pickle not read: {len(whole)} bytes, more than {len(whole) - 1}"):
+        pickled.mask(whole)
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from films import film, turned
 
 from raymix import clip, clip_files, importing
 from raymix.config import Dataset
-from raymix.datasets import folder, shards
+from raymix.datasets import DATASETS, folder, shards
 from raymix.datasets.source import STATUSES
-from raymix.prepare import NothingUsable, prepare
+from raymix.prepare import NothingUsable, PrepareReport, _tell, prepare
 
 HOUSE = Path(clip.__file__).resolve().parents[1]
 
@@ -438,6 +438,32 @@ def test_lists_that_say_something_else_now_are_another_dataset(tmp_path: Path) -
         prepare(chosen, quiet)
     boxes.unlink()  # the clips are what is needed
     assert not prepare(chosen, quiet).fresh
+
+
+@pytest.mark.parametrize(
+    ("name", "hints"),
+    [
+        (
+            "folder",
+            {"val": "dataset.splits, dataset.test, dataset.val", "test": "dataset.splits, dataset.test, dataset.val"},
+        ),
+        ("demo", {"test": "dataset.splits, dataset.test, dataset.val"}),
+        (
+            "music",
+            {"val": "dataset.annotations, dataset.splits, dataset.val", "test": "dataset.annotations, dataset.splits"},
+        ),
+        ("vggss", {"train": "dataset.annotations, dataset.val", "test": "dataset.annotations"}),
+    ],
+)
+def test_a_split_without_clips_is_told_with_what_decides_it(name: str, hints: dict[str, str]) -> None:
+    lines: list[str] = []
+    clips = {split: 0 if split in hints else 9 for split in clip.SPLITS}
+    _tell(PrepareReport("out", True, {"ok": 9}, clips, [], 1.0), DATASETS[name].OWN, lines.append)
+    assert lines[2:] == [
+        f"prepare: no clips in split '{split}': see {hints[split]} and manifest.parquet"
+        for split in clip.SPLITS
+        if split in hints
+    ]
 
 
 def test_a_root_that_is_lost_is_no_fault_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

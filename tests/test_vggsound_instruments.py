@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pickles
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from vggsound_files import cut_clip, prepared, still
 
-from raymix import clip, clip_files, pair_list
+from raymix import clip, clip_files, importing, pair_list
 from raymix.config import Dataset
 from raymix.datasets import vggsound_instruments
 from raymix.datasets.vggsound_instruments import CLASSES, GAPS, SAMPLES
+from raymix.prepare import prepare
 
 LEFT = np.zeros((48, 64), bool)
 LEFT[8:40, 0:24] = True
@@ -108,6 +111,35 @@ def test_every_id_is_a_row_of_the_manifest(made: dict[str, Any], raw: Path) -> N
     assert told[TEST] == ("unlisted", "", 0) == told[SEEN]
     assert told["train-00001_000020"] == ("leaked", "", 0)  # another clip of its video is in VGGSound's test split
     assert sum(row[2] for row in told.values() if row[1] in ("train", "val")) == 9  # three of ten seconds each
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_pickles_that_mean_harm_are_rows(tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importing, "_ray_runs", lambda: False)
+    read, get = list[str](), vggsound_instruments.get
+    monkeypatch.setattr(vggsound_instruments, "get", lambda place, path: read.append(path) or get(place, path))
+    mark, root = tmp_path / "was-here", tmp_path / "in"
+    attacks = pickles.attacks(mark)
+    names = dict(zip(SAMPLES, attacks, strict=False))
+    for number, sample in enumerate((*names, SAMPLES[len(names)])):
+        if number:
+            for ending in ("frames/{}.jpg", "audio/{}.wav"):
+                (root / ending.format(sample)).symlink_to(root / ending.format(SAMPLES[0]))
+        else:
+            still(root, sample, 0)
+    for sample, name in names.items():
+        (root / f"{sample}.pkl").write_bytes(attacks[name])
+    (root / f"{SAMPLES[len(names)]}.pkl").write_bytes(pickle.dumps(LEFT))
+    (root / f"{SAMPLES[len(names) + 1]}.pkl").write_bytes(b"")
+    os.truncate(root / f"{SAMPLES[0]}.pkl", 1 << 30)
+    (root / "vggsound.csv").write_text(f"{TEST[:11]},30,playing piano,test\n")
+    chosen = settings(root, prepared=str(tmp_path / "out"), allow_leaks=True)
+    prepare(chosen, lambda line: None, workers)
+    told = {row["id"]: row for row in pq.read_table(tmp_path / "out/manifest.parquet").to_pylist()}
+    assert {told[sample]["status"] for sample in names} == {"corrupt"} and not mark.exists()
+    assert len(read) == (len(names) if workers == 1 else 0) and str(root / f"{SAMPLES[0]}.pkl") not in read
+    assert told[SAMPLES[0]]["reason"] == f"pickle not read: {1 << 30} bytes, more than {1 << 27}"
+    assert told[SAMPLES[len(names)]]["status"] == "ok"
 
 
 def test_masks_are_kept_to_the_pixel(made: dict[str, Any]) -> None:

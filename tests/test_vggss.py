@@ -237,6 +237,10 @@ def test_a_wrong_root_is_refused_in_one_line(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "clips.tar.gz").write_bytes(b"1")
     with pytest.raises(ValueError, match=r"none of the 13 listed clips is below it; unpack clips.tar.gz first; needed"):
         vggss.sources(settings(tmp_path, annotations=str(raw / "vggss.json")))
+    with pytest.raises(
+        ValueError, match=r"annotations=.*/vggsound.csv: is a file, and not vggss.json \(the boxes of VGG-SS"
+    ):
+        vggss.sources(settings(raw, annotations=str(raw / "vggsound.csv")))
     with pytest.raises(ValueError, match=r"dataset.annotations='.*gone': no such file or folder"):
         vggss.sources(settings(raw, annotations=str(tmp_path / "gone")))
     (tmp_path / "vggss.json").write_text((raw / "vggss.json").read_text())

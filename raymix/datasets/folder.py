@@ -80,12 +80,10 @@ def listed(uri: str) -> str:
     """A short hash of the names and sizes of the files of a folder, or of the one file."""
     filesystem, path = resolve(uri)
     info = filesystem.get_file_info(path)
-    infos = (
-        filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-        if info.type == fs.FileType.Directory
-        else [info]
-    )
-    known = sorted((each.path[len(path) :], each.size) for each in infos if each.type == fs.FileType.File)
+    if info.type == fs.FileType.Directory:
+        known = sorted((f"/{name}", size) for name, size in below(filesystem, path).items())
+    else:
+        known = [("", info.size)] if info.type == fs.FileType.File else []
     return hashlib.blake2b(json.dumps(known).encode(), digest_size=8).hexdigest()
 
 

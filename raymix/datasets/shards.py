@@ -22,7 +22,7 @@ from pyarrow import fs
 
 from raymix.clip import SCHEMA_VERSION, SPLITS, schema
 from raymix.config import Dataset
-from raymix.datasets import card, spool
+from raymix.datasets import card, ground, spool
 from raymix.datasets.manifest import Prepared
 from raymix.datasets.source import Entry, Source, draw
 from raymix.datasets.spool import PARTS
@@ -205,8 +205,7 @@ def finish(
         shard = re.fullmatch(r"(train|val|test)-\d{5}(-\d+)?\.parquet(\..+\.tmp)?", info.base_name)
         if shard and info.base_name not in keep:
             filesystem.delete_file(info.path)  # of an earlier, unfinished layout
-        if info.base_name == "scenes" and info.type == fs.FileType.Directory:
-            filesystem.delete_dir(info.path)  # lists of clips that are no more
+    ground.forget_scenes(filesystem, path)
     put(filesystem, f"{path}/{card.CARD}", card.markdown(card.sections(Prepared(description, tuple(entries)))).encode())
     put(filesystem, f"{path}/dataset.json", json.dumps(description, indent=1, ensure_ascii=False).encode())
     filesystem.delete_dir(f"{path}/{PARTS}")

@@ -81,6 +81,10 @@ class Lists:
         """The same; ValueError where it is not there."""
         if found := self.find(name):
             return found
+        if self.alone:
+            raise ValueError(
+                f"dataset.annotations={self.uri(self.alone)}: is a file, and not {name} ({what}); name the folder of the lists"
+            )
         ending = f".{name.rpartition('.')[2]}"
         near = sorted({file.rpartition("/")[2] for file in self.files if file.lower().endswith(ending)})
         raise ValueError(f"{self.place}: no {name} below it ({what}){nearest(name, near)}; see dataset.annotations")

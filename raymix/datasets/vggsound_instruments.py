@@ -138,6 +138,7 @@ def clips(settings: Dataset, source: Source, entry: Entry) -> Iterator[Clip]:
 
 def _mask(region: dict[str, Any]) -> np.ndarray:
     filesystem, path = resolve(region["mask_file"])
+    pickled.fits(filesystem.get_file_info(path).size or 0)
     return pickled.mask(get(filesystem, path))
 
 
