@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from raymix import clip_files, comparison, figures
+from raymix import chart, clip_files, comparison, figures
 from raymix.comparison import Named, Row
 from raymix.config import Run
 from raymix.evaluator import LABEL_FREE, LAYOUTS, Bench, localise, predict
@@ -285,7 +285,7 @@ def charts(verdict: Verdict) -> dict[str, bytes]:
     for layout, (metric, said) in aims(best).items():
         rows = [row for row in verdict.rows.get(layout, []) if metric in row.summary]
         if rows:
-            figure = figures.comparison(
+            figure = chart.comparison(
                 {row.system: row.summary[metric] for row in rows},
                 [row.system for row in rows if row.null],
                 metric=said,

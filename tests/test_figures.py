@@ -7,7 +7,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from raymix.figures import SOURCE_COLOURS, Picture, comparison, png, scenes
+from raymix.chart import comparison
+from raymix.figures import SOURCE_COLOURS, Picture, png, scenes
 
 
 def picture(**change):
