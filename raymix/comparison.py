@@ -43,6 +43,7 @@ def nulls(truth: Truth, mean_map_HW: np.ndarray | None = None, panel_boxes: bool
     `random panels` picks as many different ones as sound, by the scene's id. With `panel_boxes` there are also systems
     that know the layout: a centre box in each sounding panel (in a grid: in panels picked at random).
     """
+    truth = truth.drawn()
     (y, x), (n, s) = truth.canvas, truth.panels_NS.shape
     across = np.abs((np.arange(x) + 0.5) / x * 2 - 1)
     down = np.abs((np.arange(y) + 0.5) / y * 2 - 1)[:, None]

@@ -24,7 +24,6 @@ from raymix.results import PER_SCENE, TABLE, Report
 from raymix.scoring import resampled_pool
 from raymix.staging import staged
 from raymix.storage import resolve
-from raymix.truth import Truth
 
 RESAMPLES = 2000
 
@@ -143,7 +142,7 @@ def _scored(what: str, settings: Evaluate, run: Run | None) -> dict[tuple[str, s
     if found is None:
         protocol = named(settings.protocol or (run or Run()).evaluation.protocol)
         stage = staged(settings, run)
-        truth = Truth.of(stage.compose(stage.clips()))
+        truth = stage.truth()
         scored = submission.tables(predictions.check(uri, truth), truth, [protocol])
         found = [Scored.of(name, tables[protocol.id]) for name, tables in scored.items()]
     names = list(dict.fromkeys(each.system for each in found))

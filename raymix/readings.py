@@ -66,10 +66,10 @@ def of_file(settings: Evaluate, run: Run | None, echo: Echo = print) -> Report:
     folder = (
         settings.output or f"{settings.home.rstrip('/')}/evaluations/{_leaf(uri)}-{signature(about)[:6]}/{stage.split}"
     )
-    scenes = _listed(stage)
-    ((protocols, left_out),) = _fitting(settings, [_sources(stage, scenes)])
+    truth = stage.truth() if stage.pairs else None  # a list alone says how many sources its scenes have
+    ((protocols, left_out),) = _fitting(settings, [_sources(stage, truth)])
     writable(folder)
-    truth = Truth.of(scenes or stage.compose(stage.clips()))
+    truth = truth or stage.truth()
     echo(f"scoring {uri} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({len(protocols)} protocols) ...")
     found = predictions.check(uri, truth)
     submission.scorable(found, truth, protocols)
@@ -130,7 +130,7 @@ def _listed(stage: Stage) -> Scenes | None:
     return stage.compose(stage.clips()) if stage.pairs else None
 
 
-def _sources(stage: Stage, scenes: Scenes | None) -> int:
+def _sources(stage: Stage, scenes: Scenes | Truth | None) -> int:
     """Sounding sources of each scene."""
     return scenes.panels_NS.shape[1] if scenes is not None else stage.heard
 

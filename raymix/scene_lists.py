@@ -14,22 +14,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from raymix import clip_files, pair_list
 from raymix.casting import tag
 from raymix.clip import Clips
 from raymix.datasets import card
 from raymix.layout import OPEN, arrange
 from raymix.pair_list import PairList, Panel
-from raymix.region import by_source
 from raymix.storage import put, resolve
 
 FOLDER = "scenes"
 SIZE = 224  # px, the paper's frame: how fine a source's mask is when sources are counted
-CHUNK = 64  # clips whose masks are in memory at once
-COLUMNS = ["clip_id", "video", "group", "labels", "start_s", "duration_s"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +87,7 @@ def write(directory: str, wanted: Wanted, echo: Callable[[str], Any] = print) ->
     """
     wanted.check()
     natural = any(parted(word)[0] == "natural" for word in wanted.layouts)
-    names = cast(directory, wanted.split, sources=natural)
+    names = clip_files.outlines(directory, wanted.split, SIZE, truth=False, sources=natural)
     lists = [_drawn(names, word, wanted) for word in wanted.layouts]
     lists += [_given(pair_list.read(uri), names, wanted.split, uri) for uri in wanted.pair_lists]
     there = {each["id"]: each for each in card.scene_lists(directory)}
@@ -115,42 +109,6 @@ def write(directory: str, wanted: Wanted, echo: Callable[[str], Any] = print) ->
         gone = f", {found['missing']} without their clips ({found['id']}-missing.csv)" if found["missing"] else ""
         echo(f"prepare: {found['scenes']} {found['layout']} scenes {found['hash']} in {folder}/{found['file']}{gone}")
     return made
-
-
-def cast(directory: str, split: str, sources: bool = False) -> Clips:
-    """The clips of a split without their pictures and sounds: what lists are made of.
-
-    With `sources` as many sources as sound in the first frame have a mask, of one pixel.
-    """
-    wanted = [*COLUMNS, "regions"] if sources else COLUMNS
-    filesystem, parts = resolve(directory)[0], list[Clips]()
-    for path in clip_files.shards(directory, split):
-        table = clip_files.usable(filesystem, path, wanted)
-        parts += [_names(table.slice(at, CHUNK), sources) for at in range(0, table.num_rows, CHUNK)]
-    if not parts:
-        raise ValueError(f"{directory}: split '{split}' holds no clips to make scenes of")
-    return Clips.concat(parts)
-
-
-def _names(table: pa.Table, sources: bool) -> Clips:
-    known = {name: table[name].to_pylist() for name in COLUMNS}
-    there_NS = None
-    if sources:
-        masks_NSYX, _ = by_source(table["regions"].to_pylist(), SIZE)
-        there_NS = np.asarray(masks_NSYX.any(axis=(2, 3)))
-    nothing = np.zeros((table.num_rows, 0))
-    return Clips(
-        clip_id=np.array(known["clip_id"], dtype=str),
-        video=np.array(known["video"], dtype=str),
-        group=np.array(known["group"], dtype=str),
-        label=np.array([labels[0] if labels else "" for labels in known["labels"]], dtype=str),
-        frames=nothing,
-        stft=nothing,
-        start_s=np.array(known["start_s"], np.float64),
-        duration_s=np.array(known["duration_s"], np.float64),
-        sources=None if there_NS is None else there_NS[:, :, None, None],
-        source_label=None if there_NS is None else np.full(there_NS.shape, ""),
-    )
 
 
 def _drawn(names: Clips, word: str, wanted: Wanted) -> Listed:

@@ -17,6 +17,7 @@ from raymix.layout import arrange
 from raymix.pair_list import PairList
 from raymix.scene import Scenes, compose, compose_list
 from raymix.storage import resolve
+from raymix.truth import Truth
 
 MOST = 100_000  # scenes
 LAYOUT = "hconcat"  # with panels of 224 pixels the paper's canvas, 448x224
@@ -56,6 +57,12 @@ class Stage:
         if self.pairs:
             return compose_list(clips, self.pairs, **how)
         return compose(clips, layout=self.layout, count=self.scenes or 0, seed=self.seed, sources=self.sources, **how)
+
+    def truth(self) -> Truth:
+        """What is known of the scenes, of which neither pictures nor sounds are read, and no mask is drawn yet."""
+        natural = self.layout == "natural"
+        clips = clip_files.outlines(self.prepared, self.split, self.image_size, truth=True, sources=natural)
+        return Truth.of(self.compose(clips))
 
     def listed(self, clips: Clips) -> PairList:
         """The scenes as a pair list: the one that was named, or that of the drawn scenes."""

@@ -171,7 +171,7 @@ def evaluate(settings: Evaluate, run: Run | None, echo: Callable[[str], Any] = p
     stage = staged(settings, run)
     folder = settings.output or _folder(settings, stage)
     writable(folder)
-    truth = Truth.of(stage.compose(stage.clips()))
+    truth = stage.truth()
     echo(f"scoring {uri} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({protocol.id}) ...")
     found = predictions.check(uri, truth)
     scorable(found, truth, [protocol])

@@ -11,6 +11,48 @@ from typing import Any
 
 import numpy as np
 
+from raymix.region import by_source, union
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Where the sources of N scenes are, as the rows of their clips say it: masks that are drawn when a shard needs them."""
+
+    regions: np.ndarray  # object (clips,), the regions of each clip
+    clips_NC: np.ndarray  # the clip of each source; where they are sources of one clip, that one
+    panels_NS: np.ndarray
+    rects_P4: np.ndarray
+    own: bool  # sources of one clip
+
+    def take(self, index: np.ndarray) -> Outline:
+        """Those of some scenes, with the regions of their clips and no others."""
+        clips, at = np.unique(self.clips_NC[index], return_inverse=True)
+        at_NC = at.reshape(len(index), self.clips_NC.shape[1])
+        return replace(self, regions=self.regions[clips], clips_NC=at_NC, panels_NS=self.panels_NS[index])
+
+    def draw(self) -> dict[str, Any]:
+        """What `Truth` has of them, by name: `masks_NSYX`."""
+        size, regions = int(self.rects_P4[0][3] - self.rects_P4[0][1]), list(self.regions)
+        if not self.own:
+            return {"masks_NSYX": on_canvas(union(regions, size)[0], self.clips_NC, self.panels_NS, self.rects_P4)}
+        there_NSYX, (n, s) = (
+            by_source(regions, size)[0][self.clips_NC[:, 0], : self.panels_NS.shape[1]],
+            self.panels_NS.shape,
+        )
+        masks_NSYX = np.zeros((n, s, size, size), bool)
+        masks_NSYX[:, : there_NSYX.shape[1]] = there_NSYX
+        return {"masks_NSYX": masks_NSYX}
+
+
+def on_canvas(masks_NYX: np.ndarray, clips_NS: np.ndarray, panels_NS: np.ndarray, rects_P4: Any) -> np.ndarray:
+    """Masks of clips where the panels of scenes are, (N, S, Y, X) of the canvas."""
+    rects = np.asarray(rects_P4)
+    out_NSYX = np.zeros((*panels_NS.shape, rects[:, 3].max(), rects[:, 2].max()), bool)
+    for scene, source in np.ndindex(*panels_NS.shape):
+        left, top, right, bottom = rects[panels_NS[scene, source]]
+        out_NSYX[scene, source, top:bottom, left:right] = masks_NYX[clips_NS[scene, source]]
+    return out_NSYX
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -27,6 +69,7 @@ class Truth:
     scenes_hash: str
     labels: tuple[tuple[str, ...], ...] | None = None  # class of each source, '' where it is unknown
     preprocessing: str = ""  # hash of the settings that made the clips, '' where it is unknown
+    outline: Outline | None = None  # what `drawn` makes masks of, where there are none yet
 
     def __post_init__(self) -> None:
         n, (s, (y, x)) = len(self.ids), (self.panels_NS.shape[-1], self.canvas)
@@ -46,7 +89,8 @@ class Truth:
     def of(scenes: Any) -> Truth:
         """The truth of `raymix.scene.Scenes`, read by attribute."""
         masks = None if scenes.masks_NSYX is None else _array(scenes.masks_NSYX).astype(bool)
-        known = np.full(len(scenes.ids), masks is not None)
+        outline = getattr(scenes, "outline", None)
+        known = np.full(len(scenes.ids), masks is not None or outline is not None)
         if scenes.has_truth_N is not None:
             known &= _array(scenes.has_truth_N).astype(bool)
         y, x = (int(size) for size in scenes.frames_N3YX.shape[-2:])
@@ -56,7 +100,7 @@ class Truth:
         labels = None if named is None else tuple(tuple(map(str, each)) for each in named)
         where = scenes.layout, (y, x), panels_NS, rects_P4
         made = getattr(scenes, "preprocessing", "")
-        return Truth(tuple(scenes.ids), videos, *where, masks, known, scenes.hash, labels, made)
+        return Truth(tuple(scenes.ids), videos, *where, masks, known, scenes.hash, labels, made, outline)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -75,6 +119,10 @@ class Truth:
             "panels": len(self.rects_P4),
         }
 
+    def drawn(self) -> Truth:
+        """The same scenes with their masks, if those are not drawn yet."""
+        return self if self.outline is None else replace(self, **self.outline.draw(), outline=None)
+
     def take(self, index: np.ndarray) -> Truth:
         """The scenes of these indices; the hash stays that of the set they belong to."""
         run = len(index) > 0 and index[0] >= 0 and bool((np.diff(index) == 1).all())
@@ -85,6 +133,7 @@ class Truth:
             videos=tuple(self.videos[i] for i in index),
             panels_NS=self.panels_NS[place],
             masks_NSYX=None if self.masks_NSYX is None else self.masks_NSYX[place],
+            outline=None if self.outline is None else self.outline.take(np.asarray(index)),
             has_truth_N=self.has_truth_N[place],
             labels=None if self.labels is None else tuple(self.labels[i] for i in index),
         )
