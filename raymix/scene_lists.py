@@ -19,7 +19,7 @@ from raymix.casting import tag
 from raymix.clip import Clips
 from raymix.datasets import card
 from raymix.layout import OPEN, arrange
-from raymix.pair_list import PairList, Panel
+from raymix.pair_list import Origin, PairList, Panel
 from raymix.storage import put, resolve
 
 FOLDER = "scenes"
@@ -55,10 +55,10 @@ class Listed:
     sources: int  # that sound in each scene; of given duets, clips that do
     seed: int | None = None
     gone: tuple[tuple[str, str], ...] = ()  # scenes without their clips, and why
-    origin: dict[str, Any] | None = None  # id, hash and scenes of the given list
 
     def record(self, split: str) -> dict[str, Any]:
         """Its entry in scenes.json."""
+        of = self.pairs.origin
         return {
             "id": self.pairs.id,
             "file": f"{self.pairs.id}.parquet",
@@ -68,8 +68,8 @@ class Listed:
             "seed": self.seed,
             "scenes": len(self.pairs),
             "hash": self.pairs.hash,
-            "missing": len(self.gone),
-            "of": self.origin,
+            "missing": of.missing if of else 0,
+            "of": {"id": of.id, "hash": of.hash, "scenes": of.scenes} if of else None,
         }
 
 
@@ -140,10 +140,10 @@ def _given(pairs: PairList, names: Clips, split: str, uri: str) -> Listed:
             f"pair_lists={uri}: none of {len(pairs)} scenes has its clips in split '{split}' ({gone[0][1]})"
         )
     sounding = sum(panel.sounding for panel in kept[0])
-    origin = {"id": pairs.id, "hash": pairs.hash, "scenes": len(pairs)}
-    return Listed(
-        replace(pairs, id=f"{split}-{pairs.id}", scenes=tuple(kept)), sounding, gone=tuple(gone), origin=origin
-    )
+    first = pairs.origin or Origin(pairs.id, pairs.hash, len(pairs), 0)  # which may have lost scenes before
+    origin = replace(first, missing=first.missing + len(gone))
+    made = replace(pairs, id=f"{split}-{pairs.id}", scenes=tuple(kept), origin=origin)
+    return Listed(made, sounding, gone=tuple(gone))
 
 
 def _unlike(listed: Listed, there: dict[str, dict[str, Any]], directory: str) -> None:

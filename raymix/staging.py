@@ -5,7 +5,7 @@ With `study=` they are those that the study's own checkpoints are scored on; wha
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from pyarrow import fs
@@ -73,7 +73,10 @@ class Stage:
     def record(self) -> dict[str, Any]:
         """What makes the same scenes again, for JSON."""
         names = [each.name for each in fields(self) if each.name != "pairs"]
-        of = {"id": self.pairs.id, "hash": self.pairs.hash, "scenes": len(self.pairs)} if self.pairs else None
+        of: dict[str, Any] | None = None
+        if self.pairs:
+            of = {"id": self.pairs.id, "hash": self.pairs.hash, "scenes": len(self.pairs)}
+            of |= {"of": asdict(self.pairs.origin)} if self.pairs.origin else {}
         return {name: getattr(self, name) for name in names} | {"pair_list": of}
 
 
