@@ -61,6 +61,9 @@ def columns(truth: bool, labels: bool) -> list[str]:
     return wanted + (["labels"] if labels else []) + (["regions", "start_s", "duration_s"] if truth else [])
 
 
+OUTLINE = ("clip_id", "video", "group", "labels", "start_s", "duration_s", "stft_frames", "regions")
+
+
 @dataclass(frozen=True)
 class Clip:
     """What an importer yields before encoding; times in seconds on the video's clock, sound mono at 16 kHz."""
@@ -126,6 +129,7 @@ class Clips:
     sources: np.ndarray | None = None  # bool (N, S, Y, X): of each sounding source, empty where there are fewer
     source_label: np.ndarray | None = None  # (N, S), '' where it is unknown or there is none
     preprocessing: str = ""  # hash of the settings that made the rows, '' where it is unknown
+    regions: np.ndarray | None = None  # object (N,): those of each row, in place of masks (`outline`)
 
     def __len__(self) -> int:
         return len(self.clip_id)
@@ -210,6 +214,36 @@ def decode(table: pa.Table, image_size: int, truth: bool, sources: bool = False)
         sources=own[0],
         source_label=own[1],
         preprocessing=(table.schema.metadata or {}).get(HASH_KEY, b"").decode(),
+    )
+
+
+def outline(table: pa.Table, image_size: int, truth: bool, sources: bool = False) -> Clips:
+    """Rows to clips without pictures, sounds and masks, of which only the shapes are left: what a truth is made of.
+
+    With `truth` they keep their regions; with `sources` as many sources as sound in frame 0 have a mask, of one pixel.
+    """
+    count, lengths = table.num_rows, set(table["stft_frames"].to_pylist())
+    if len(lengths) > 1:
+        raise ValueError(f"rows of one dataset need one shape: STFT frames {sorted(lengths)}")
+    known = {name: table[name].to_pylist() for name in OUTLINE if name in table.column_names}
+    regions, own, label_NS = known.get("regions", []), None, None
+    if sources:
+        masks_NSYX, label_NS = by_source(regions, image_size)
+        own = np.asarray(masks_NSYX.any(axis=(2, 3), keepdims=True))
+    return Clips(
+        clip_id=np.array(known["clip_id"], dtype=str),
+        video=np.array(known["video"], dtype=str),
+        group=np.array(known["group"], dtype=str),
+        label=np.array([names[0] if names else "" for names in known["labels"]], dtype=str),
+        frames=np.empty((count, 1, image_size, image_size, 0), np.uint8),
+        stft=np.empty((count, lengths.pop() if lengths else 0, 0, 2), np.float16),
+        has_truth=union(regions, image_size)[-1] if truth else None,
+        start_s=np.array(known["start_s"], np.float64),
+        duration_s=np.array(known["duration_s"], np.float64),
+        sources=own,
+        source_label=label_NS,
+        preprocessing=(table.schema.metadata or {}).get(HASH_KEY, b"").decode(),
+        regions=np.fromiter(regions, object, count) if truth else None,
     )
 
 

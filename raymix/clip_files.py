@@ -13,8 +13,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from raymix.clip import SCHEMA_VERSION, VERSION_KEY, Clips, columns, decode, require
+from raymix.clip import OUTLINE, SCHEMA_VERSION, VERSION_KEY, Clips, columns, decode, outline, require
 from raymix.storage import get, patiently, resolve, unreachable
+
+CHUNK = 64  # clips whose masks are in memory at once, where clips keep none
 
 
 def describe(directory: str) -> dict[str, Any]:
@@ -65,6 +67,18 @@ def read(
     if not sum(map(len, parts)):
         raise ValueError(f"{directory}: split '{split}' holds no clips")
     return Clips.concat([part for part in parts if len(part)])
+
+
+def outlines(directory: str, split: str, image_size: int, *, truth: bool, sources: bool = False) -> Clips:
+    """The clips of one split as `raymix.clip.outline` reads them: neither pictures nor sounds, and no mask is kept."""
+    filesystem, parts = resolve(directory)[0], list[Clips]()
+    wanted = [name for name in OUTLINE if name != "regions" or truth or sources]
+    for path in shards(directory, split):
+        rows = usable(filesystem, path, wanted)
+        parts += [outline(rows.slice(at, CHUNK), image_size, truth, sources) for at in range(0, rows.num_rows, CHUNK)]
+    if not parts:
+        raise ValueError(f"{directory}: split '{split}' holds no clips")
+    return Clips.concat(parts)
 
 
 def videos(directory: str, split: str) -> list[str]:

@@ -47,6 +47,7 @@ def nulls(truth: Truth, mean_map_HW: np.ndarray | None = None, panel_boxes: bool
     `random panels` picks as many different ones as sound, by the scene's id. With `panel_boxes` there are also systems
     that know the layout: a centre box in each sounding panel (in a grid: in panels picked at random).
     """
+    truth = truth.drawn()
     (y, x), (n, s) = truth.canvas, truth.panels_NS.shape
     across = np.abs((np.arange(x) + 0.5) / x * 2 - 1)
     down = np.abs((np.arange(y) + 0.5) / y * 2 - 1)[:, None]
@@ -177,12 +178,12 @@ def under(
     }
 
 
-def table(rows: Sequence[Row], metrics: Sequence[str] | None = None) -> str:
+def table(rows: Sequence[Row], metrics: Sequence[str] | None = None, listed: str = "") -> str:
     """Markdown, also readable as it stands: systems by metrics with intervals, one part for each set of scenes.
 
     Marks cells of systems that a null system reaches: † a null lies inside the interval, ‡ a null lies above it.
-    With `metrics` only these columns, where a part has them; without, all. ValueError where rows of one part were not
-    scored on the same number of scenes, or where no part has a named metric.
+    With `metrics` only these columns, where a part has them; without, all. `listed` says how many scenes of a list these
+    are. ValueError where rows of one part were not scored on the same number of scenes, or where no part has a named metric.
     """
     parts: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
@@ -191,7 +192,7 @@ def table(rows: Sequence[Row], metrics: Sequence[str] | None = None) -> str:
         if not any(name in row.summary for row in rows):
             known = sorted({each for row in rows for each in row.summary})
             raise ValueError(f"metric {name!r} is in none of these tables, they have {', '.join(known)}")
-    text = "\n\n".join(_part(part, metrics) for part in parts.values())
+    text = "\n\n".join(_part(part, metrics, listed) for part in parts.values())
     notes = warnings(text)
     return "\n".join([text, *(("",) if notes else ()), *notes])
 
@@ -201,7 +202,7 @@ def warnings(text: str) -> list[str]:
     return [note for sign, note in MARKS.items() if sign in text]
 
 
-def _part(rows: Sequence[Row], chosen: Sequence[str] | None) -> str:
+def _part(rows: Sequence[Row], chosen: Sequence[str] | None, listed: str) -> str:
     first, counts = rows[0].summary, dict[str, int]()
     for row in rows:
         own = row.summary.counts.items()
@@ -212,9 +213,7 @@ def _part(rows: Sequence[Row], chosen: Sequence[str] | None) -> str:
                 f"{row.summary.scenes} {row.summary.counts}; one table needs the same scenes"
             )
         counts |= {name: max(row.summary.counts[name], counts.get(name, 0)) for name in row.summary}
-    order = sorted(
-        counts, key=_column
-    )  # without a star by class names, with one by the best pairing: not all have both
+    order = sorted(counts, key=place)  # without a star by class names, with one by the best pairing: not all have both
     metrics = order if chosen is None else [name for name in chosen if name in counts]
     heads = [name if counts[name] == first.scenes else f"{name} (n={counts[name]})" for name in metrics]
     cells = [["system", *heads]]
@@ -225,7 +224,7 @@ def _part(rows: Sequence[Row], chosen: Sequence[str] | None) -> str:
     facts = (
         f"protocol {first.protocol}, layout {first.layout}, scenes {first.scenes_hash}{of_clips(first.preprocessing)}"
     )
-    of = f"{first.scenes} scenes of {first.videos} videos, 95 % intervals by bootstrap over videos"
+    of = f"{first.scenes} scenes of {first.videos} videos{listed and f' ({listed})'}, 95 % intervals by bootstrap over videos"
     return "\n".join([f"{facts}: {of} ({first.resamples} resamples, seed {first.seed})", "", *grid(cells)])
 
 
@@ -240,7 +239,7 @@ def _open(protocol: str, metric: str) -> bool:
     return metric.startswith("nsa") or (known is not None and known.missing == "drop")
 
 
-def _column(metric: str) -> tuple[int, str]:
+def place(metric: str) -> tuple[int, str]:
     """Where a metric stands in a table."""
     kind = metric.rstrip("*").partition("@")[0]
     return (_COLUMNS.index(kind) if kind in _COLUMNS else len(_COLUMNS)), metric

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,6 @@ from raymix.results import PER_SCENE, TABLE, Report
 from raymix.scoring import resampled_pool
 from raymix.staging import staged
 from raymix.storage import resolve
-from raymix.truth import Truth
 
 RESAMPLES = 2000
 SEVERAL = ("hconcat", "vconcat", "grid2x2")  # layouts whose scenes are of several videos that are heard
@@ -156,9 +155,10 @@ def _scored(what: str, settings: Evaluate, run: Run | None) -> dict[tuple[str, s
     if found is None:
         protocol = named(settings.protocol or (run or Run()).evaluation.protocol)
         stage = staged(settings, run)
-        truth = Truth.of(stage.compose(stage.clips()))
+        truth = stage.truth()
         scored = submission.tables(predictions.check(uri, truth), truth, [protocol])
-        found = [Scored.of(name, tables[protocol.id]) for name, tables in scored.items()]
+        of = stage.pairs.origin if stage.pairs else None
+        found = [replace(Scored.of(name, tables[protocol.id]), origin=of) for name, tables in scored.items()]
     names = list(dict.fromkeys(each.system for each in found))
     own = list(dict.fromkeys(each.system for each in found if not each.null))
     if system and system not in names:
@@ -192,6 +192,7 @@ def _document(settings: Evaluate, parts: list[Part], seed: int) -> dict[str, Any
                 "scenes_hash": first.scenes_hash,
                 "preprocessing": [first.preprocessing, second.preprocessing],
                 "scenes": len(first.ids),
+                "listed": asdict(of) if (of := first.origin or second.origin) else None,
                 "videos": Units.of(_videos(first, second)).total,
                 "metrics": {each.metric: plain(each) for each in found},
             }
@@ -207,8 +208,10 @@ def _markdown(compared: list[str], parts: list[Part], seed: int) -> str:
         facts = (
             f"protocol {first.protocol}, layout {first.layout}, scenes {first.scenes_hash}: {len(first.ids)} scenes of "
         )
+        of = first.origin or second.origin
+        listed = f" ({said})" if of and (said := of.said(len(first.ids))) else ""
         videos = _videos(first, second)
-        facts += f"{Units.of(videos).total} videos, paired differences, 95 % intervals by bootstrap over videos"
+        facts += f"{Units.of(videos).total} videos{listed}, paired differences, 95 % intervals by bootstrap over videos"
         cells = [["metric", first.system, second.system, "difference", "95 % interval", "scenes"]]
         for each in found:
             span = "-" if math.isnan(each.low) else f"[{each.low:+.3f}, {each.high:+.3f}]{' *' if each.clear else ''}"

@@ -9,8 +9,9 @@ in `pool:NAME` is what a number of the whole set (PxAP, detection AP) needs of a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymix.comparison import Row
+from raymix.pair_list import Origin, PairList
 from raymix.scoring import Pool, Table, pool_of
 from raymix.storage import get, resolve
 
 FORM = b"raymix.per_scene"
+ORIGIN = b"raymix.origin"  # of the list of the scenes, as in the list's own file
 ROWS, POOL = "rows:", "pool:"
 _FACTS = ("system", "null", "protocol", "layout", "scenes_hash", "preprocessing", "scene_id", "video")
 
@@ -43,6 +46,7 @@ class Scored:
     )  # of those metrics whose entries stand for several rows
     pools: dict[str, Pool] = field(default_factory=dict)
     preprocessing: str = ""  # of the clips
+    origin: Origin | None = None  # of the list of these scenes, which may have had more
 
     @staticmethod
     def of(system: str, table: Table, null: bool = False) -> Scored:
@@ -53,10 +57,12 @@ class Scored:
         return Scored(*about, *columns, preprocessing=table.preprocessing)
 
 
-def encode(rows: Sequence[Row]) -> bytes:
-    """The file of all rows that carry their table."""
+def encode(rows: Sequence[Row], pairs: PairList | None = None) -> bytes:
+    """The file of all rows that carry their table; `pairs` is the list of their scenes."""
     parts = [_columns(Scored.of(row.system, row.table, row.null)) for row in rows if row.table is not None]
-    table = pa.concat_tables(parts, promote_options="default").replace_schema_metadata({FORM: b"1"})
+    table = pa.concat_tables(parts, promote_options="default")
+    of = {ORIGIN: json.dumps(asdict(pairs.origin)).encode()} if pairs and pairs.origin else {}
+    table = table.replace_schema_metadata({FORM: b"1"} | of)
     out = pa.BufferOutputStream()
     pq.write_table(table, out)
     return bytes(out.getvalue())
@@ -77,18 +83,12 @@ def _columns(each: Scored) -> pa.Table:
 
 def decode(uri: str) -> list[Scored] | None:
     """All systems of such a file, in its order; None where it is something else, ValueError where it is broken."""
-    filesystem, path = resolve(uri)
-    data = get(filesystem, path)
-    if data[:4] != b"PAR1":
+    table = _read(uri)
+    if table is None:
         return None
-    try:
-        if FORM not in (pq.read_schema(pa.BufferReader(data)).metadata or {}):
-            return None
-        table = pq.read_table(pa.BufferReader(data))
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{uri}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error
     if "preprocessing" not in table.column_names:  # of an older raymix
         table = table.append_column("preprocessing", pa.array([""] * table.num_rows))
+    of = (table.schema.metadata or {}).get(ORIGIN)
     columns = {name: np.array(table[name].to_pylist()) for name in _FACTS if name != "video"}
     videos = [(each,) if isinstance(each, str) else tuple(each) for each in table["video"].to_pylist()]
     numbers = [name for name in table.column_names if name not in _FACTS and not name.startswith(POOL)]
@@ -108,6 +108,7 @@ def decode(uri: str) -> list[Scored] | None:
             layout=str(columns["layout"][here[0]]),
             scenes_hash=scenes_hash,
             preprocessing=str(columns["preprocessing"][here[0]]),
+            origin=Origin(**json.loads(of)) if of else None,
             ids=tuple(columns["scene_id"][here].tolist()),
             videos=tuple(videos[i] for i in here),
             values={k: v for k, v in own.items() if not k.startswith(ROWS) and not np.isnan(v).all()},
@@ -115,6 +116,20 @@ def decode(uri: str) -> list[Scored] | None:
             pools={name: pool for name, kept in pools.items() if (pool := _pool(name, kept.take(here)))},
         )
     return list(found.values())
+
+
+def _read(uri: str) -> pa.Table | None:
+    """The table in such a file; None where it is something else."""
+    filesystem, path = resolve(uri)
+    data = get(filesystem, path)
+    if data[:4] != b"PAR1":
+        return None
+    try:
+        if FORM not in (pq.read_schema(pa.BufferReader(data)).metadata or {}):
+            return None
+        return pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{uri}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error
 
 
 def _pool(name: str, kept: pa.ChunkedArray) -> Pool | None:

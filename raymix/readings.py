@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raymix import benchmark, clip_files, comparison, predictions, results, spread, submission
+from raymix import benchmark, clip_files, comparison, listed, predictions, results, spread, submission
 from raymix.comparison import Row, grid, of_clips
 from raymix.config import BadInput, Evaluate, Run, signature
 from raymix.contenders import Source
 from raymix.engine import writable
 from raymix.protocol import PROTOCOLS, Protocol
 from raymix.protocol import protocol as named
+from raymix.protocol.words import headline, said
 from raymix.results import TABLE, Report
 from raymix.scene import Scenes
 from raymix.staging import Stage, staged
@@ -35,7 +36,7 @@ LAYOUTS = (
 SHOWN = "centre box 0.7"  # the null with a column of its own: it covers half of the pixels, as a cut at the median does
 FIELDS = (
     "layout", "protocol", "system", "null", "metric", "value", "low", "high", "scenes", "videos", "scenes_hash",
-    "preprocessing",
+    "preprocessing", "listed", "over_listed",
 )  # fmt: skip
 
 
@@ -66,10 +67,10 @@ def of_file(settings: Evaluate, run: Run | None, echo: Echo = print) -> Report:
     folder = (
         settings.output or f"{settings.home.rstrip('/')}/evaluations/{_leaf(uri)}-{signature(about)[:6]}/{stage.split}"
     )
-    scenes = _listed(stage)
-    ((protocols, left_out),) = _fitting(settings, [_sources(stage, scenes)])
+    truth = stage.truth() if stage.pairs else None  # a list alone says how many sources its scenes have
+    ((protocols, left_out),) = _fitting(settings, [_sources(stage, truth)])
     writable(folder)
-    truth = Truth.of(scenes or stage.compose(stage.clips()))
+    truth = truth or stage.truth()
     echo(f"scoring {uri} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({len(protocols)} protocols) ...")
     found = predictions.check(uri, truth)
     submission.scorable(found, truth, protocols)
@@ -131,7 +132,7 @@ def _listed(stage: Stage) -> Scenes | None:
     return stage.compose(stage.clips()) if stage.pairs else None
 
 
-def _sources(stage: Stage, scenes: Scenes | None) -> int:
+def _sources(stage: Stage, scenes: Scenes | Truth | None) -> int:
     """Sounding sources of each scene."""
     return scenes.panels_NS.shape[1] if scenes is not None else stage.heard
 
@@ -177,15 +178,17 @@ def _write(folder: str, title: str, source: dict[str, Any], readings: list[Readi
 
 def _document(reading: Reading) -> dict[str, Any]:
     by_protocol = {
-        key: [{"system": row.system, "null": row.null, **row.summary.record()} for row in rows]
+        key: [{"system": row.system, "null": row.null, **listed.record(row, reading.stage.pairs)} for row in rows]
         for key, rows in reading.rows.items()
     }
-    facts_too = {"stage": reading.stage.record(), "scenes": reading.truth.facts(), "notes": reading.notes}
+    facts = reading.truth.facts() | listed.facts(reading.stage.pairs)
+    facts_too = {"stage": reading.stage.record(), "scenes": facts, "notes": reading.notes}
     return {**facts_too, "left_out": reading.left_out, "protocols": by_protocol}
 
 
 def _lines(reading: Reading) -> list[dict[str, Any]]:
     """A record for each number."""
+    facts = listed.facts(reading.stage.pairs)
     return [
         {
             "layout": reading.truth.layout,
@@ -198,9 +201,12 @@ def _lines(reading: Reading) -> list[dict[str, Any]]:
             "videos": row.summary.videos,
             "scenes_hash": reading.truth.scenes_hash,
             "preprocessing": reading.truth.preprocessing,
+            "listed": facts.get("listed"),
+            "over_listed": over.get(metric),
         }
         for key, rows in reading.rows.items()
         for row in rows
+        for over in [listed.over_listed(row, reading.stage.pairs)]
         for metric, number in row.summary.items()
     ]
 
@@ -233,24 +239,27 @@ def markdown(reading: Reading) -> str:
         cells.append([key, heading(metric), said(how, sources), *values, *ends])
     videos = truth.facts()["videos"]
     scenes = f"{truth.scenes_hash}{of_clips(truth.preprocessing)}"
-    about = f"## {truth.layout}: {len(truth)} scenes of {videos} videos, scenes {scenes}"
+    here = listed.said(reading.stage.pairs)
+    about = f"## {truth.layout}: {len(truth)} scenes of {videos} videos{here and f' ({here})'}, scenes {scenes}"
     notes = [
         "95 % intervals by bootstrap over videos; * the best pairing of maps with sources was taken; † a null system "
         "lies inside the interval, ‡ above it",
         *reading.notes,
+        *_over_listed(reading),
     ]
     if reading.left_out:
         notes.append(f"not for such scenes: {', '.join(reading.left_out)}")
     return "\n".join([about, "", *grid(cells), "", *(f"- {note}" for note in notes)])
 
 
-def headline(protocol: Protocol, sources: int) -> str:
-    """The number that a protocol is quoted by, without its star: CIoU@0.3 or IoU@0.5 where it has that threshold."""
-    wanted, kind = (0.3, "ciou") if sources > 1 else (0.5, "iou")
-    if not protocol.iou_thresholds:
-        return "pxap"
-    at = min(protocol.iou_thresholds, key=lambda each: abs(each - wanted))
-    return f"{kind}@{at:g}"
+def _over_listed(reading: Reading) -> list[str]:
+    """A line of the first protocol that is quoted by a mean, where scenes of a list are missing."""
+    for key, rows in reading.rows.items():
+        how, metric = PROTOCOLS[key], headline(PROTOCOLS[key], reading.truth.panels_NS.shape[1])
+        columns = {row.system: _star(row, metric, how) for row in rows if not row.null}
+        if told := listed.note(rows, reading.stage.pairs, columns, f"{key}, {heading(metric)}"):
+            return told
+    return []
 
 
 def _star(row: Row, metric: str, protocol: Protocol) -> str:
@@ -264,31 +273,6 @@ def _cell(row: Row, metric: str, rows: Sequence[Row], protocol: Protocol) -> str
     return (
         comparison.cell(row, column, rows).replace(" [", "* [" if column.endswith("*") else " [", 1) if column else ""
     )
-
-
-def said(protocol: Protocol, sources: int) -> str:
-    """What a protocol holds against what, in a few words."""
-    at = f"{protocol.threshold:g}"
-    ends = "" if protocol.normalise in ("none", "affine") else " of the range"
-    cut = {
-        "absolute": f"pixels from {at}{ends}",
-        "fraction_of_max": f"pixels above {at} of the maximum",
-        "quantile": "the highest half of the pixels",
-        "truth_area": "as many pixels as the truth has",
-    }[protocol.binarise]
-    if not protocol.iou_thresholds:
-        cut = "all pixels of all scenes together"
-    scope = {"canvas": "", "panel": "its own panel alone", "union": "one map against the union"}[protocol.scope]
-    pairing = {
-        "labels": "by class", "joint_iou": "one pairing", "oracle": "the best pairing", "greedy_iou": "map after map",
-        "broadcast": "one map for all",
-    }  # fmt: skip
-    words = [cut, scope if sources > 1 else ""]
-    if sources > 1 and protocol.scope != "union":
-        words += [pairing[protocol.match], "mean of the sources" if protocol.unit == "scene" else "each source a row"]
-    if protocol.reports == "mean":
-        words.append("a mean IoU, no rate")
-    return ", ".join(word for word in words if word)
 
 
 def _leaf(uri: str) -> str:

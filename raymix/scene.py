@@ -21,6 +21,7 @@ from raymix.clip import Clips
 from raymix.layout import LAYOUTS, arrange, rectangles
 from raymix.pair_list import PairList
 from raymix.spectrogram import superpose, window_frames
+from raymix.truth import Outline, on_canvas
 
 __all__ = ["LAYOUTS", "Scenes", "compose", "compose_list", "derangement"]
 
@@ -46,6 +47,7 @@ class Scenes:
     halves_NSYX: Tensor | None = (
         None  # bool, pixels beside the masks that one annotator alone has; None: there are none
     )
+    outline: Outline | None = None  # of clips that are outlines, without pictures and sounds: what masks are drawn of
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -156,12 +158,13 @@ class _Stage:
         gain_NS = None if self.gain_NP is None else self.gain_NP[:, : self.heard]
         seen_NP = np.take_along_axis(self.cast_NP, np.argsort(self.place_NP, axis=1), axis=1)  # clip in each panel
         masks_NSYX, halves_NSYX = (
-            None if each is None else _masks(each, heard_NS, panels_NS, rects) for each in (clips.masks, clips.halves)
+            None if each is None else on_canvas(each, heard_NS, panels_NS, rects)
+            for each in (clips.masks, clips.halves)
         )
         label_NS = clips.label[heard_NS]
         if self.layout == "natural":
             (masks_NSYX, label_NS), halves_NSYX = self._own_sources(clips), None
-            panels_NS = np.zeros(masks_NSYX.shape[:2], np.int64)
+            panels_NS = np.zeros(label_NS.shape, np.int64)
         return Scenes(
             layout=self.layout,
             ids=self.ids,
@@ -176,28 +179,38 @@ class _Stage:
             hash=blake2b(json.dumps(told).encode(), digest_size=8).hexdigest(),
             labels=[tuple(names) for names in label_NS.tolist()],
             preprocessing=clips.preprocessing,
+            outline=self._outline(clips, panels_NS, np.array(rects)),
         )
 
-    def _own_sources(self, clips: Clips) -> tuple[np.ndarray, np.ndarray]:
+    def _outline(self, clips: Clips, panels_NS: np.ndarray, rects_P4: np.ndarray) -> Outline | None:
+        if clips.regions is None:
+            return None
+        whole = Outline(clips.regions, self.cast_NP[:, : self.heard], panels_NS, rects_P4, self.layout == "natural")
+        return whole.take(np.arange(len(panels_NS)))  # without the clips that no scene has
+
+    def _own_sources(self, clips: Clips) -> tuple[np.ndarray | None, np.ndarray]:
         """Masks (N, S, Y, X) and labels (N, S) of the sources of each clip that is shown whole; S is the most that one has."""
         if clips.sources is None:
             raise ValueError("layout=natural: these clips came without the regions of each source")
         masks_NSYX, cast_N = clips.sources[self.cast_NP[:, 0]], self.cast_NP[:, 0]
         most = max(int(masks_NSYX.any(axis=(2, 3)).sum(axis=1).max()), 1)
         label_NS = np.full((len(cast_N), most), "") if clips.source_label is None else clips.source_label[cast_N, :most]
-        return np.ascontiguousarray(masks_NSYX[:, :most]), label_NS
+        return None if clips.masks is None else np.ascontiguousarray(masks_NSYX[:, :most]), label_NS
 
 
 def _canvas(frames_NYX3: np.ndarray, seen_NP: np.ndarray, rows: int, columns: int) -> Tensor:
     size_Y, size_X = frames_NYX3.shape[1:3]
-    panels = frames_NYX3[seen_NP].reshape(len(seen_NP), rows, columns, size_Y, size_X, 3)
-    canvas = panels.transpose(0, 5, 1, 3, 2, 4).reshape(len(seen_NP), 3, rows * size_Y, columns * size_X)
+    channels = frames_NYX3.shape[3]  # none of outlines
+    panels = frames_NYX3[seen_NP].reshape(len(seen_NP), rows, columns, size_Y, size_X, channels)
+    canvas = panels.transpose(0, 5, 1, 3, 2, 4).reshape(len(seen_NP), channels, rows * size_Y, columns * size_X)
     return torch.from_numpy(canvas)
 
 
 def _soundtrack(
     stft: np.ndarray, heard_NS: np.ndarray, start: int, frames: int, rule: str, level: str, gain_NS: np.ndarray | None
 ) -> Tensor:
+    if not stft.shape[2]:  # of outlines
+        return torch.empty((len(heard_NS), frames, 0), dtype=torch.complex64)
     parts = []
     for scenes in np.array_split(
         np.arange(len(heard_NS)), max(1, len(heard_NS) // 64)
@@ -205,18 +218,6 @@ def _soundtrack(
         starts, gain = np.full(heard_NS[scenes].shape, start), None if gain_NS is None else gain_NS[scenes]
         parts.append(superpose(stft, heard_NS[scenes], starts, frames, rule=rule, level=level, gain_BK=gain)[0])
     return torch.cat(parts)
-
-
-def _masks(
-    masks_NYX: np.ndarray, heard_NS: np.ndarray, panels_NS: np.ndarray, rects: Sequence[tuple[int, ...]]
-) -> np.ndarray:
-    count, sources = panels_NS.shape
-    out = np.zeros((count, sources, max(r[3] for r in rects), max(r[2] for r in rects)), bool)
-    for scene in range(count):
-        for source in range(sources):
-            left, top, right, bottom = rects[panels_NS[scene, source]]
-            out[scene, source, top:bottom, left:right] = masks_NYX[heard_NS[scene, source]]
-    return out
 
 
 def derangement(scenes: Scenes, seed: int) -> np.ndarray:

@@ -14,22 +14,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from raymix import clip_files, pair_list
 from raymix.casting import tag
 from raymix.clip import Clips
 from raymix.datasets import card
 from raymix.layout import OPEN, arrange
-from raymix.pair_list import PairList, Panel
-from raymix.region import by_source
+from raymix.pair_list import Origin, PairList, Panel
 from raymix.storage import put, resolve
 
 FOLDER = "scenes"
 SIZE = 224  # px, the paper's frame: how fine a source's mask is when sources are counted
-CHUNK = 64  # clips whose masks are in memory at once
-COLUMNS = ["clip_id", "video", "group", "labels", "start_s", "duration_s"]
 
 
 @dataclass(frozen=True)
@@ -61,10 +55,10 @@ class Listed:
     sources: int  # that sound in each scene; of given duets, clips that do
     seed: int | None = None
     gone: tuple[tuple[str, str], ...] = ()  # scenes without their clips, and why
-    origin: dict[str, Any] | None = None  # id, hash and scenes of the given list
 
     def record(self, split: str) -> dict[str, Any]:
         """Its entry in scenes.json."""
+        of = self.pairs.origin
         return {
             "id": self.pairs.id,
             "file": f"{self.pairs.id}.parquet",
@@ -74,8 +68,8 @@ class Listed:
             "seed": self.seed,
             "scenes": len(self.pairs),
             "hash": self.pairs.hash,
-            "missing": len(self.gone),
-            "of": self.origin,
+            "missing": of.missing if of else 0,
+            "of": {"id": of.id, "hash": of.hash, "scenes": of.scenes} if of else None,
         }
 
 
@@ -93,7 +87,7 @@ def write(directory: str, wanted: Wanted, echo: Callable[[str], Any] = print) ->
     """
     wanted.check()
     natural = any(parted(word)[0] == "natural" for word in wanted.layouts)
-    names = cast(directory, wanted.split, sources=natural)
+    names = clip_files.outlines(directory, wanted.split, SIZE, truth=False, sources=natural)
     lists = [_drawn(names, word, wanted) for word in wanted.layouts]
     lists += [_given(pair_list.read(uri), names, wanted.split, uri) for uri in wanted.pair_lists]
     there = {each["id"]: each for each in card.scene_lists(directory)}
@@ -115,42 +109,6 @@ def write(directory: str, wanted: Wanted, echo: Callable[[str], Any] = print) ->
         gone = f", {found['missing']} without their clips ({found['id']}-missing.csv)" if found["missing"] else ""
         echo(f"prepare: {found['scenes']} {found['layout']} scenes {found['hash']} in {folder}/{found['file']}{gone}")
     return made
-
-
-def cast(directory: str, split: str, sources: bool = False) -> Clips:
-    """The clips of a split without their pictures and sounds: what lists are made of.
-
-    With `sources` as many sources as sound in the first frame have a mask, of one pixel.
-    """
-    wanted = [*COLUMNS, "regions"] if sources else COLUMNS
-    filesystem, parts = resolve(directory)[0], list[Clips]()
-    for path in clip_files.shards(directory, split):
-        table = clip_files.usable(filesystem, path, wanted)
-        parts += [_names(table.slice(at, CHUNK), sources) for at in range(0, table.num_rows, CHUNK)]
-    if not parts:
-        raise ValueError(f"{directory}: split '{split}' holds no clips to make scenes of")
-    return Clips.concat(parts)
-
-
-def _names(table: pa.Table, sources: bool) -> Clips:
-    known = {name: table[name].to_pylist() for name in COLUMNS}
-    there_NS = None
-    if sources:
-        masks_NSYX, _ = by_source(table["regions"].to_pylist(), SIZE)
-        there_NS = np.asarray(masks_NSYX.any(axis=(2, 3)))
-    nothing = np.zeros((table.num_rows, 0))
-    return Clips(
-        clip_id=np.array(known["clip_id"], dtype=str),
-        video=np.array(known["video"], dtype=str),
-        group=np.array(known["group"], dtype=str),
-        label=np.array([labels[0] if labels else "" for labels in known["labels"]], dtype=str),
-        frames=nothing,
-        stft=nothing,
-        start_s=np.array(known["start_s"], np.float64),
-        duration_s=np.array(known["duration_s"], np.float64),
-        sources=None if there_NS is None else there_NS[:, :, None, None],
-        source_label=None if there_NS is None else np.full(there_NS.shape, ""),
-    )
 
 
 def _drawn(names: Clips, word: str, wanted: Wanted) -> Listed:
@@ -182,10 +140,10 @@ def _given(pairs: PairList, names: Clips, split: str, uri: str) -> Listed:
             f"pair_lists={uri}: none of {len(pairs)} scenes has its clips in split '{split}' ({gone[0][1]})"
         )
     sounding = sum(panel.sounding for panel in kept[0])
-    origin = {"id": pairs.id, "hash": pairs.hash, "scenes": len(pairs)}
-    return Listed(
-        replace(pairs, id=f"{split}-{pairs.id}", scenes=tuple(kept)), sounding, gone=tuple(gone), origin=origin
-    )
+    first = pairs.origin or Origin(pairs.id, pairs.hash, len(pairs), 0)  # which may have lost scenes before
+    origin = replace(first, missing=first.missing + len(gone))
+    made = replace(pairs, id=f"{split}-{pairs.id}", scenes=tuple(kept), origin=origin)
+    return Listed(made, sounding, gone=tuple(gone))
 
 
 def _unlike(listed: Listed, there: dict[str, dict[str, Any]], directory: str) -> None:

@@ -72,7 +72,7 @@ def of_nulls(truth: Truth, kinds: Collection[bool] = (False,), rows: int = 0) ->
 
 def scored(shard: Shard, protocols: Sequence[Protocol]) -> Tables:
     """The tables of one shard by system and protocol; it is all that these depend on. ValueError naming the scene."""
-    truth, rows, kinds = shard
+    truth, rows, kinds = shard.truth.drawn(), shard.rows, shard.kinds
     if rows is None:
         return comparison.scored_nulls(truth, protocols, kinds)
     maps = [row.heard(truth.panels_NS.shape[1]) for row in rows]

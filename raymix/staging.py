@@ -5,7 +5,7 @@ With `study=` they are those that the study's own checkpoints are scored on; wha
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from pyarrow import fs
@@ -17,6 +17,7 @@ from raymix.layout import arrange
 from raymix.pair_list import PairList
 from raymix.scene import Scenes, compose, compose_list
 from raymix.storage import resolve
+from raymix.truth import Truth
 
 MOST = 100_000  # scenes
 LAYOUT = "hconcat"  # with panels of 224 pixels the paper's canvas, 448x224
@@ -58,6 +59,12 @@ class Stage:
         how |= {"seed": self.seed, "sources": self.sources, "fewer": fewer}
         return compose(clips, layout=self.layout, count=self.scenes or 0, **how)
 
+    def truth(self) -> Truth:
+        """What is known of the scenes, of which neither pictures nor sounds are read, and no mask is drawn yet."""
+        natural = self.layout == "natural"
+        clips = clip_files.outlines(self.prepared, self.split, self.image_size, truth=True, sources=natural)
+        return Truth.of(self.compose(clips))
+
     def listed(self, clips: Clips) -> PairList:
         """The scenes as a pair list: the one that was named, or that of the drawn scenes."""
         return self.pairs or pair_list.make(
@@ -67,7 +74,10 @@ class Stage:
     def record(self) -> dict[str, Any]:
         """What makes the same scenes again, for JSON."""
         names = [each.name for each in fields(self) if each.name != "pairs"]
-        of = {"id": self.pairs.id, "hash": self.pairs.hash, "scenes": len(self.pairs)} if self.pairs else None
+        of: dict[str, Any] | None = None
+        if self.pairs:
+            of = {"id": self.pairs.id, "hash": self.pairs.hash, "scenes": len(self.pairs)}
+            of |= {"of": asdict(self.pairs.origin)} if self.pairs.origin else {}
         return {name: getattr(self, name) for name in names} | {"pair_list": of}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from raymix import clip_files, comparison, per_scene, predictions, results, sharded, spread
+from raymix import clip_files, comparison, listed, per_scene, predictions, results, sharded, spread
 from raymix.comparison import Row
 from raymix.config import BadInput, Evaluate, Run, nearest, signature
 from raymix.engine import writable
@@ -138,9 +138,11 @@ class Result:
 
     def write(self, folder: str, echo: Callable[[str], Any], there: tuple[str, ...] = ()) -> Report:
         """Write the folder and tell; `there` are files that it has already."""
-        notes = [*self.notes, *gaps(self.missing, self.truth)]
-        text = "\n".join([f"# {self.title}", "", comparison.table(self.rows), "", *(f"- {note}" for note in notes)])
-        files = {TABLE: f"{text.rstrip()}\n".encode(), PER_SCENE: per_scene.encode(self.rows)}
+        pairs = self.stage.pairs
+        notes = [*self.notes, *gaps(self.missing, self.truth), *listed.first(self.rows, pairs)]
+        table = comparison.table(self.rows, listed=listed.said(pairs))
+        text = "\n".join([f"# {self.title}", "", table, "", *(f"- {note}" for note in notes)])
+        files = {TABLE: f"{text.rstrip()}\n".encode(), PER_SCENE: per_scene.encode(self.rows, pairs)}
         report = results.write(folder, files, self.document() | {"notes": notes}, there)
         echo(text)
         report.tell(echo)
@@ -157,13 +159,13 @@ class Result:
             "stage": self.stage.record(),
             "dataset": described.get("dataset"),
             "preprocessing": described.get("preprocessing"),
-            "scenes": self.truth.facts(),
+            "scenes": self.truth.facts() | listed.facts(self.stage.pairs),
             "systems": [
                 {
                     "system": row.system,
                     "null": row.null,
                     "missing": self.missing.get(row.system, 0),
-                    "layouts": {self.truth.layout: row.summary.record()},
+                    "layouts": {self.truth.layout: listed.record(row, self.stage.pairs)},
                 }
                 for row in self.rows
             ],
@@ -181,7 +183,7 @@ def evaluate(settings: Evaluate, run: Run | None, echo: Callable[[str], Any] = p
     stage = staged(settings, run)
     folder = settings.output or _folder(settings, stage)
     writable(folder)
-    truth = Truth.of(stage.compose(stage.clips()))
+    truth = stage.truth()
     echo(f"scoring {uri} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({protocol.id}) ...")
     found = predictions.check(uri, truth)
     scorable(found, truth, [protocol])

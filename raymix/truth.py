@@ -11,6 +11,58 @@ from typing import Any
 
 import numpy as np
 
+from raymix.region import by_source, union
+
+_SOME = 64  # scenes whose masks are in memory at once, where a truth has none yet
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Where the sources of N scenes are, as the rows of their clips say it: masks that are drawn when a shard needs them."""
+
+    regions: np.ndarray  # object (clips,), the regions of each clip
+    clips_NC: np.ndarray  # the clip of each source; where they are sources of one clip, that one
+    panels_NS: np.ndarray
+    rects_P4: np.ndarray
+    own: bool  # sources of one clip
+
+    @property
+    def votes(self) -> bool:
+        """Whether any of the regions is one annotator's alone."""
+        return any(region["weight"] < 1 for regions in self.regions for region in regions or ())
+
+    def take(self, index: np.ndarray) -> Outline:
+        """Those of some scenes, with the regions of their clips and no others."""
+        clips, at = np.unique(self.clips_NC[index], return_inverse=True)
+        at_NC = at.reshape(len(index), self.clips_NC.shape[1])
+        return replace(self, regions=self.regions[clips], clips_NC=at_NC, panels_NS=self.panels_NS[index])
+
+    def draw(self) -> dict[str, Any]:
+        """What `Truth` has of them, by name: `masks_NSYX`, `halves_NSYX`."""
+        size, regions = int(self.rects_P4[0][3] - self.rects_P4[0][1]), list(self.regions)
+        if not self.own:
+            masks_NYX, halves_NYX, _ = union(regions, size)
+            there = {"masks_NSYX": masks_NYX} | ({} if halves_NYX is None else {"halves_NSYX": halves_NYX})
+            where = self.clips_NC, self.panels_NS, self.rects_P4
+            return {name: on_canvas(each_NYX, *where) for name, each_NYX in there.items()}
+        there_NSYX, (n, s) = (
+            by_source(regions, size)[0][self.clips_NC[:, 0], : self.panels_NS.shape[1]],
+            self.panels_NS.shape,
+        )
+        masks_NSYX = np.zeros((n, s, size, size), bool)
+        masks_NSYX[:, : there_NSYX.shape[1]] = there_NSYX
+        return {"masks_NSYX": masks_NSYX}
+
+
+def on_canvas(masks_NYX: np.ndarray, clips_NS: np.ndarray, panels_NS: np.ndarray, rects_P4: Any) -> np.ndarray:
+    """Masks of clips where the panels of scenes are, (N, S, Y, X) of the canvas."""
+    rects = np.asarray(rects_P4)
+    out_NSYX = np.zeros((*panels_NS.shape, rects[:, 3].max(), rects[:, 2].max()), bool)
+    for scene, source in np.ndindex(*panels_NS.shape):
+        left, top, right, bottom = rects[panels_NS[scene, source]]
+        out_NSYX[scene, source, top:bottom, left:right] = masks_NYX[clips_NS[scene, source]]
+    return out_NSYX
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -28,6 +80,7 @@ class Truth:
     labels: tuple[tuple[str, ...], ...] | None = None  # class of each source, '' where it is unknown
     preprocessing: str = ""  # hash of the settings that made the clips, '' where it is unknown
     halves_NSYX: np.ndarray | None = None  # pixels that one annotator alone has, where masks are of those that two have
+    outline: Outline | None = None  # what `drawn` makes masks of, where there are none yet
 
     def __post_init__(self) -> None:
         n, (s, (y, x)) = len(self.ids), (self.panels_NS.shape[-1], self.canvas)
@@ -50,7 +103,8 @@ class Truth:
         masks = None if scenes.masks_NSYX is None else _array(scenes.masks_NSYX).astype(bool)
         halves = getattr(scenes, "halves_NSYX", None)  # nor single votes, as few sets have several annotators
         halves = None if halves is None else _array(halves).astype(bool)
-        known = np.full(len(scenes.ids), masks is not None)
+        outline = getattr(scenes, "outline", None)
+        known = np.full(len(scenes.ids), masks is not None or outline is not None)
         if scenes.has_truth_N is not None:
             known &= _array(scenes.has_truth_N).astype(bool)
         y, x = (int(size) for size in scenes.frames_N3YX.shape[-2:])
@@ -60,7 +114,7 @@ class Truth:
         labels = None if named is None else tuple(tuple(map(str, each)) for each in named)
         where = scenes.layout, (y, x), panels_NS, rects_P4
         made = getattr(scenes, "preprocessing", "")
-        return Truth(tuple(scenes.ids), videos, *where, masks, known, scenes.hash, labels, made, halves)
+        return Truth(tuple(scenes.ids), videos, *where, masks, known, scenes.hash, labels, made, halves, outline)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -68,6 +122,9 @@ class Truth:
     @property
     def alone_N(self) -> np.ndarray:
         """Scenes with a source on which no two annotators agree."""
+        if self.outline is not None and self.outline.votes:
+            some = (np.arange(start, min(start + _SOME, len(self))) for start in range(0, len(self), _SOME))
+            return np.concatenate([self.take(index).drawn().alone_N for index in some])
         if self.masks_NSYX is None or self.halves_NSYX is None:
             return np.zeros(len(self), bool)
         agreed_NS, voted_NS = (np.asarray(each.any(axis=(2, 3))) for each in (self.masks_NSYX, self.halves_NSYX))
@@ -96,6 +153,10 @@ class Truth:
             "panels": len(self.rects_P4),
         }
 
+    def drawn(self) -> Truth:
+        """The same scenes with their masks, if those are not drawn yet."""
+        return self if self.outline is None else replace(self, **self.outline.draw(), outline=None)
+
     def take(self, index: np.ndarray) -> Truth:
         """The scenes of these indices; the hash stays that of the set they belong to."""
         run = len(index) > 0 and index[0] >= 0 and bool((np.diff(index) == 1).all())
@@ -107,6 +168,7 @@ class Truth:
             panels_NS=self.panels_NS[place],
             masks_NSYX=None if self.masks_NSYX is None else self.masks_NSYX[place],
             halves_NSYX=None if self.halves_NSYX is None else self.halves_NSYX[place],
+            outline=None if self.outline is None else self.outline.take(np.asarray(index)),
             has_truth_N=self.has_truth_N[place],
             labels=None if self.labels is None else tuple(self.labels[i] for i in index),
         )

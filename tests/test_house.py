@@ -23,7 +23,7 @@ FLOORS: dict[str, int] = {
     "trial": 10, "upload": 10,
     "layout": 1, "region": 1, "casting": 2, "results": 2, "pair_list": 3, "predictions": 3, "staging": 5, "scene_files": 6,
     "per_scene": 7, "sharded": 7, "spread": 8, "contenders": 9, "submission": 12, "paired": 13, "benchmark": 13, "exhibits": 13,
-    "deaf": 9, "hall": 10, "plates": 11,
+    "deaf": 9, "hall": 10, "plates": 11, "listed": 7,
     "readings": 14, "asking": 2, "engine": 11, "scene_lists": 5, "contact_sheets": 7, "inspection": 8,
     "importing": 11, "prepare": 12, "forecast": 13, "leaderboard": 12, "evaluate": 15, "tune": 16, "train": 17, "compare": 17,
 }  # fmt: skip

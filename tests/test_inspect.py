@@ -310,6 +310,11 @@ def test_a_given_list_keeps_its_scenes_and_names_those_that_lack_a_clip(copy: st
     assert (made["scenes"], made["missing"], made["of"]["scenes"]) == (2, 1, 3) and "1 without their clips" in lines[0]
     kept = pair_list.read(f"{copy}/scenes/test-duets.parquet")
     assert kept.ids == ["s0", "s2"] and kept.hash == made["hash"]
+    given = pair_list.read(str(file))
+    assert kept.origin == pair_list.Origin("duets", given.hash, 3, 1)
+    again = scene_lists.write(copy, Wanted(pair_lists=[f"{copy}/scenes/test-duets.parquet"]), quiet)[0]
+    assert (again["id"], again["scenes"], again["missing"]) == ("test-test-duets", 2, 1)  # still of the list of three
+    assert again["of"] == {"id": "duets", "hash": given.hash, "scenes": 3}
     clips = clip_files.read(copy, "test", 32, truth=False)
     assert clips.video[kept.find(clips)].tolist() == [[test[0], test[1]], [test[1], test[2]]]
     gone = rows_of(Path(copy, "scenes/test-duets-missing.csv"))

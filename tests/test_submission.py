@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from coloured import COLOURS
 from PIL import Image
 from scipy.io import wavfile
 
-from raymix import clip, per_scene, session, sharded, submission
+from raymix import clip, clip_files, comparison, per_scene, session, sharded, submission
 from raymix import evaluate as door
 from raymix.clip import Clip, Region
 from raymix.config import Evaluate
@@ -128,6 +130,48 @@ def test_scenes_written_out_are_the_scenes(home: Path, tmp_path: Path, layout: s
         "solo2x2",
     )  # of silent panels the order differs
     np.testing.assert_array_equal(truth_of(listed).masks_NSYX, truth.masks_NSYX)
+
+
+@pytest.mark.parametrize(("layout", "sources"), LAYOUTS)
+def test_the_truth_alone_is_that_of_the_scenes(
+    home: Path, monkeypatch: pytest.MonkeyPatch, layout: str, sources: int | None
+) -> None:
+    """Neither pictures nor sounds are read for it, and masks are made for some scenes at a time: to the same pixel."""
+    stage = staged(asked(home, layout=layout, sources=sources))
+    whole = Truth.of(stage.compose(stage.clips()))
+    read, usable = set[str](), clip_files.usable
+    monkeypatch.setattr(clip_files, "usable", lambda *a: read.update(a[2]) or usable(*a))
+    monkeypatch.setattr(clip_files, "CHUNK", 5)
+    alone = stage.truth()
+    assert "regions" in read and not read & {"frames", "stft"} and alone.masks_NSYX is None
+    for name in ("ids", "videos", "labels", "layout", "canvas", "scenes_hash", "preprocessing"):
+        assert getattr(alone, name) == getattr(whole, name), name
+    for name in ("panels_NS", "rects_P4", "has_truth_N"):
+        np.testing.assert_array_equal(getattr(alone, name), getattr(whole, name))
+    for some in (np.arange(len(whole)), np.arange(2), np.array([3, 0, 3])):
+        np.testing.assert_array_equal(alone.take(some).drawn().masks_NSYX, whole.take(some).masks_NSYX)
+    maps = np.random.default_rng(0).normal(size=(len(whole), 2, 4, 4))
+    np.testing.assert_equal(score(maps, alone).values, score(maps, whole).values)
+    assert list(comparison.nulls(alone)) == list(comparison.nulls(whole))
+
+
+def test_an_outline_knows_which_clips_have_regions() -> None:
+    rows = [clip.encode(dataclasses.replace(a_clip(n), **({"regions": ()} if n == 1 else {}))) for n in range(3)]
+    table = pa.Table.from_pylist(rows, clip.schema("cafe"))
+    whole, outline = clip.decode(table, 32, truth=True), clip.outline(table, 32, truth=True)
+    assert outline.has_truth.tolist() == whole.has_truth.tolist() == [True, False, True]
+    assert outline.stft.shape[:2] == whole.stft.shape[:2] and not outline.stft.nbytes + outline.frames.nbytes
+    assert clip.outline(table, 32, truth=False).regions is None
+
+
+def test_what_is_held_and_sent_of_a_scene_is_small(home: Path, tmp_path: Path) -> None:
+    truth = staged(asked(home, image_size=224, layout="hconcat", scenes=64)).truth()
+    np.savez(tmp_path / "mine.npz", scene_id=np.array(truth.ids), maps=np.zeros((64, 2, 4, 4), np.float16))
+    parts = sharded.shards(check(f"{tmp_path}/mine.npz", truth), truth)
+    held = [truth, *(part.truth for part in parts), *(part.truth for part in sharded.of_nulls(truth))]
+    assert len(held) == 3 and all(len(pickle.dumps(each)) < 64 * 1024 for each in held)  # a mask alone has 98 KB
+    one = truth.take(np.arange(1)).outline
+    assert one is not None and len(one.regions) == 2  # of no clip that its scenes have not
 
 
 def test_a_folder_of_other_scenes_is_not_mixed_with_these(home: Path, tmp_path: Path, capsys: Any) -> None:

@@ -13,10 +13,13 @@ Parquet or CSV, one row for each panel of a scene, the rows of a scene together:
     gain       factor on its sound after it was brought to a level; absent: 1
     label      class name, for the reader; nothing is done with it
 
+A list that `raymix.prepare pair_lists=` made of a given one also says what that one was and how many of its scenes are missing:
+Parquet in its metadata (`raymix.origin`), CSV in the columns `of_id`, `of_hash`, `of_scenes` and `of_missing`.
+
 The name of the file is the list's id; its hash is of the content alone, in whatever order the scenes stand.
 """
 
 from raymix.pair_list.files import read, write
-from raymix.pair_list.listing import PairList, Panel, make
+from raymix.pair_list.listing import Origin, PairList, Panel, make
 
-__all__ = ["PairList", "Panel", "make", "read", "write"]
+__all__ = ["Origin", "PairList", "Panel", "make", "read", "write"]

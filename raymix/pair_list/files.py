@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymix.layout import arrange
-from raymix.pair_list.listing import PairList, Panel
+from raymix.pair_list.listing import Origin, PairList, Panel
 from raymix.storage import get, making, put, resolve
 
 SCHEMA = pa.schema(
@@ -32,6 +34,7 @@ SCHEMA = pa.schema(
 PUBLISHED = ("file1", "class1", "file2", "class2")  # the columns of AVGN's list, which has no header
 NAMED = re.compile(r"([\w-]{11}_\d{6}|sample\d{4})(\.\w+)?")  # a file there
 MIDDLE_S = 5.0  # of the 10 s clips of VGGSound: the frame that VGG-SS annotates
+ORIGIN_KEY, OF = b"raymix.origin", "of_"  # where a file says what list it was made of: metadata, or columns
 _BOOLS = {"true": True, "1": True, "false": False, "0": False, "": True}
 
 
@@ -45,17 +48,19 @@ def write(pairs: PairList, uri: str) -> None:
     filesystem, path = resolve(uri)
     if path.endswith(".parquet"):
         with making(filesystem, path) as part:
-            pq.write_table(pa.Table.from_pylist(rows, SCHEMA), part)
+            told = {ORIGIN_KEY: json.dumps(asdict(pairs.origin)).encode()} if pairs.origin else None
+            pq.write_table(pa.Table.from_pylist(rows, SCHEMA.with_metadata(told)), part)
         return
     text = io.StringIO()
-    writer = csv.DictWriter(text, SCHEMA.names, lineterminator="\n")
+    of = {f"{OF}{name}": value for name, value in (asdict(pairs.origin) if pairs.origin else {}).items()}
+    writer = csv.DictWriter(text, [*SCHEMA.names, *of], lineterminator="\n")
     writer.writeheader()
     for row in rows:
         shown = {
             "sounding": str(row["sounding"]).lower(),
             "time_s": "" if row["time_s"] is None else repr(row["time_s"]),
         }
-        writer.writerow(row | shown)
+        writer.writerow(row | shown | of)
     put(filesystem, path, text.getvalue().encode())
 
 
@@ -65,7 +70,7 @@ def read(uri: str, layout: str | None = None) -> PairList:
 
     Raises ValueError with one line that names the row where the file is no such list.
     """
-    rows, name = _rows(uri), uri.rstrip("/").rpartition("/")[2].rpartition(".")[0]
+    (rows, of), name = _rows(uri), uri.rstrip("/").rpartition("/")[2].rpartition(".")[0]
     if not rows:
         raise ValueError(f"{uri}: a pair list without a row")
     if set(PUBLISHED) <= set(rows[0]):
@@ -77,24 +82,47 @@ def read(uri: str, layout: str | None = None) -> PairList:
             raise ValueError(f"{uri}: no {need}; it has {', '.join(map(str, rows[0]))}")
         found = str(rows[0]["layout"])
         panels = [_panel(row, number, found, uri) for number, row in enumerate(rows, 1)]
-    return PairList(name, found, _scenes(panels, found, uri))
+    scenes = _scenes(panels, found, uri)
+    return PairList(name, found, scenes, _origin(of or rows[0], len(scenes), uri))
 
 
-def _rows(uri: str) -> list[dict[str, Any]]:
+def _origin(cells: Mapping[str, Any], here: int, uri: str) -> Origin | None:
+    """What a file says of the list that it was made of; ValueError where that cannot be."""
+    told = {each.name: cells.get(f"{OF}{each.name}") for each in fields(Origin)}
+    if not any(told.values()):
+        return None
+    try:
+        found = Origin(str(told["id"]), str(told["hash"]), int(str(told["scenes"])), int(str(told["missing"])))
+    except ValueError:
+        raise ValueError(
+            f"{uri}: {OF}scenes={told['scenes']!r}, {OF}missing={told['missing']!r}: must be numbers"
+        ) from None
+    if found.missing < 0 or found.scenes < found.missing + here:
+        raise ValueError(
+            f"{uri}: {OF}scenes={found.scenes}: must be at least its {here} scenes and the {OF}missing={found.missing} others"
+        )
+    return found
+
+
+def _rows(uri: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows of a file, and what its metadata say of where it comes from."""
     filesystem, path = resolve(uri)
     if not filesystem.get_file_info(path).is_file:
         raise ValueError(f"pair_list={uri}: no such file")
     data = get(filesystem, path)
     if data[:4] == b"PAR1":
         try:
-            return pq.read_table(pa.BufferReader(data)).to_pylist()
-        except (pa.ArrowException, OSError) as error:
+            table = pq.read_table(pa.BufferReader(data))
+            of = json.loads((table.schema.metadata or {}).get(ORIGIN_KEY, b"{}"))
+            return table.to_pylist(), {f"{OF}{name}": value for name, value in of.items()}
+        except (pa.ArrowException, OSError, json.JSONDecodeError) as error:
             raise ValueError(f"{uri}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error
     try:
         text = data.decode("utf-8-sig")
         first = next(csv.reader(io.StringIO(text, newline=""), skipinitialspace=True), [])
         bare = len(first) == len(PUBLISHED) and all(NAMED.fullmatch(name) for name in first[::2])
-        return list(csv.DictReader(io.StringIO(text, newline=""), PUBLISHED if bare else None, skipinitialspace=True))
+        head = PUBLISHED if bare else None
+        return list(csv.DictReader(io.StringIO(text, newline=""), head, skipinitialspace=True)), {}
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{uri}: a pair list is Parquet or CSV, this is neither ({error})") from error
 

@@ -15,7 +15,10 @@ from raymix.casting import draw, tag
 from raymix.clip import Clips
 from raymix.layout import arrange
 
-INSTEAD = "raymix.prepare pair_lists=[FILE] writes a list of the scenes whose clips are here, and counts the others"
+INSTEAD = (
+    "python -m raymix.prepare dataset=NAME pair_lists=[FILE] writes a list of the scenes whose clips are here, and counts the "
+    "others"
+)
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,31 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The list that was given, where a list has those of its scenes whose clips are in a dataset."""
+
+    id: str
+    hash: str
+    scenes: int
+    missing: int  # of these, scenes without their clips
+
+    def said(self, here: int) -> str:
+        """What must stand beside a number of `here` of its scenes; nothing where none is missing."""
+        if not self.missing:
+            return ""
+        rest = self.scenes - self.missing - here
+        left_out = f", {rest} left out" if rest else ""
+        return f"{here} of {self.scenes} listed scenes, {self.missing} without their clips{left_out}"
+
+
+@dataclass(frozen=True)
 class PairList:
     """Scenes of one layout in the order of their ids, and the panels of each in the order of their places."""
 
     id: str
     layout: str
     scenes: tuple[tuple[Panel, ...], ...]
+    origin: Origin | None = None  # no part of the content, nor of its hash
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -99,7 +121,7 @@ def _find(panel: Panel, clips: Clips, known: Mapping[str, int], of_video: Mappin
     start_N, length_N = clips.start_s[places], clips.duration_s[places]
     holds = (start_N <= panel.time_s) & (panel.time_s <= start_N + length_N)
     if not holds.any():
-        raise ValueError(f"{where}: no clip of video {panel.video!r} holds {panel.time_s:g} s")
+        raise ValueError(f"{where}: no clip of video {panel.video!r} holds {panel.time_s:g} s; {INSTEAD}")
     off_N = np.where(holds, np.abs(start_N + length_N / 2 - panel.time_s), np.inf)
     return places[int(off_N.argmin())]
 

@@ -55,7 +55,7 @@ def score_all(
     step = max(1, _CHUNK_PIXELS // (truth.canvas[0] * truth.canvas[1] * (len(like) + 1)))
     sheets = Sheets()
     parts = [
-        _score_chunk([maps[i] for i in index], truth.take(index), like, chosen, (classes, index), sheets)
+        _score_chunk([maps[i] for i in index], truth.take(index).drawn(), like, chosen, (classes, index), sheets)
         for index in np.split(keep, range(step, len(keep), step))
     ]
     heard_videos = truth.heard()
