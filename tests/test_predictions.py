@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,7 @@ def test_other_scenes_and_other_files_are_refused(truth: Truth, tmp_path: Path) 
     with pytest.raises(ValueError, match=r"x.npz: scene_id has the shape \(\); it has one axis, an id for each scene$"):
         check(npz(tmp_path / "x.npz", scene_id=np.array(IDS[0]), maps=maps(1)), truth)
     np.savez(tmp_path / "x.npz", scene_id=np.array(IDS, object), maps=maps())  # a pickle: never loaded
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(ValueError, match="pickles, which are not loaded"):
         check(f"{tmp_path}/x.npz", truth)
     for name, content in (
         ("a.csv", b"scene_id,maps"),
@@ -217,3 +218,28 @@ def test_other_scenes_and_other_files_are_refused(truth: Truth, tmp_path: Path) 
         assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError):
         check(f"{tmp_path}/nowhere.npz", truth)
+
+
+def test_npz_is_read_some_rows_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: of a file of 300 maps nobody ever asks for more than 64."""
+    ids, asked = [f"s{number}" for number in range(300)], list[int]()
+    made = np.random.default_rng(0).normal(size=(300, 2, 16, 32)).astype(np.float16)
+    read = zipfile.ZipExtFile.read
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", lambda self, n=-1: asked.append(n) or read(self, n))
+    for save, form in ((np.savez, made), (np.savez_compressed, made), (np.savez, np.asfortranarray(made))):
+        asked.clear()
+        save(tmp_path / "x.npz", scene_id=np.array(ids), maps=form, missing=np.arange(300) == 70)
+        found = list(files.cells_of(f"{tmp_path}/x.npz", ""))
+        assert (max(asked) <= files.CHUNK * made[0].nbytes and min(asked) > 0) or form is not made
+        assert [str(each.scene_id) for each in found] == ids and found[70].maps_MHW is None
+        assert all(np.array_equal(each.maps_MHW, made[at]) for at, each in enumerate(found) if at != 70)
+
+
+def test_an_array_that_ends_early_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "maps.npy", np.zeros((5, 2, 4, 8), np.float16))
+    np.save(tmp_path / "scene_id.npy", np.array(IDS))
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.write(tmp_path / "scene_id.npy", "scene_id.npy")
+        archive.writestr("maps.npy", (tmp_path / "maps.npy").read_bytes()[:-2])
+    with pytest.raises(ValueError, match=r"x.npz: cannot be read \(maps ends before its row 5 does\)"):
+        list(files.cells_of(f"{tmp_path}/x.npz", ""))

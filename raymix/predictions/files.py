@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymix.storage import get, making, resolve
+from raymix.predictions.arrays import Array, opened
+from raymix.storage import making, resolve
 
 CHUNK = 64  # rows in memory at a time
 HASH_KEY = b"raymix.scenes_hash"
@@ -106,19 +106,11 @@ def cells_of(uri: str, scenes_hash: str) -> Iterator[Cells]:
             with filesystem.open_input_file(path) as file, pq.ParquetFile(file) as parquet:
                 yield from _parquet(uri, parquet, name, scenes_hash)
         elif start == b"PK\x03\x04":
-            yield from _npz(uri, _arrays(uri, get(filesystem, path)), name, scenes_hash)
+            with filesystem.open_input_file(path) as file, opened(uri, file) as archive:
+                yield from _npz(uri, archive, name, scenes_hash)
         else:
             raise ValueError(f"{uri}: predictions are Parquet or NPZ, this is neither")
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{uri}: cannot be read ({str(error).splitlines()[0]})") from error
-
-
-def _arrays(uri: str, data: bytes) -> dict[str, np.ndarray]:
-    """The arrays of an NPZ file; no pickle is loaded."""
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{uri}: cannot be read ({str(error).splitlines()[0]})") from error
 
 
@@ -180,7 +172,12 @@ def _columns(uri: str, names: Sequence[str]) -> None:
         raise ValueError(f"{uri}: no column {need}; it has {', '.join(names)}")
 
 
-def _npz(uri: str, arrays: dict[str, np.ndarray], name: str, scenes_hash: str) -> Iterator[Cells]:
+def _npz(uri: str, archive: zipfile.ZipFile, name: str, scenes_hash: str) -> Iterator[Cells]:
+    """The rows of an NPZ file; maps and boxes are in memory some at a time, the rest is short."""
+    names = [each.removesuffix(".npy") for each in archive.namelist() if each.endswith(".npy")]
+    every = {key: Array(uri, archive, key) for key in names}
+    large = {key: every[key] for key in ("maps", "boxes") if key in every}
+    arrays: dict[str, Any] = {key: each.whole() for key, each in every.items() if key not in large} | large
     _columns(uri, list(arrays))
     _agree(uri, str(arrays.get("scenes_hash", "")), scenes_hash)
     if (ids := arrays["scene_id"]).ndim != 1:
@@ -189,7 +186,7 @@ def _npz(uri: str, arrays: dict[str, np.ndarray], name: str, scenes_hash: str) -
     axes = {"maps": (4,), "boxes": (3,), "missing": (1,), "map_class": (1, 2), "presence": (2,)}
     for key, ranks in axes.items():
         found = arrays.get(key)
-        if found is not None and (found.ndim not in ranks or (len(found) != n and found.ndim == max(ranks))):
+        if found is not None and (found.ndim not in ranks or (found.shape[0] != n and found.ndim == max(ranks))):
             raise ValueError(
                 f"{uri}: {key} has the shape {found.shape}, with {n} scenes it needs {max(ranks)} axes from {n}"
             )
@@ -204,11 +201,11 @@ def _npz(uri: str, arrays: dict[str, np.ndarray], name: str, scenes_hash: str) -
     if missing_N.dtype.kind != "b":
         raise ValueError(f"{uri}: missing is of {missing_N.dtype}; it must be booleans")
     classes = arrays.get("map_class")
+    presence_NM, rows = arrays.get("presence"), {key: each.rows(CHUNK) for key, each in large.items()}
     for place, scene in enumerate(arrays["scene_id"]):
-        maps, boxes, presence = (
-            None if arrays.get(key) is None or missing_N[place] else arrays[key][place]
-            for key in ("maps", "boxes", "presence")
-        )
+        own: dict[str, Any] = {key: next(each) for key, each in rows.items()}
+        own |= {} if presence_NM is None else {"presence": presence_NM[place]}
+        maps, boxes, presence = (None if missing_N[place] else own.get(key) for key in ("maps", "boxes", "presence"))
         labels = None if classes is None else classes if classes.ndim == 1 else classes[place]
         yield Cells(place + 1, scene, systems[place], maps, boxes, labels, presence, canvas)
 
