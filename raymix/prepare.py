@@ -22,7 +22,7 @@ from raymix import importing, inspection, scene_lists, session
 from raymix.clip import SCHEMA_VERSION
 from raymix.clip_files import describe
 from raymix.config import Dataset, Prepare, nearest
-from raymix.datasets import DATASETS, OPTIONAL, faces, folder, leaks, published_lists, shards
+from raymix.datasets import DATASETS, OPTIONAL, extracted, faces, folder, leaks, published_lists, shards
 from raymix.door import Nothing, enter, refusing
 from raymix.engine import writable
 from raymix.rules import check
@@ -158,8 +158,9 @@ def _make(settings: Dataset, facts: dict[str, Any], echo: Echo, workers: int) ->
     leaked += leaks.of_media(entry for unit in wanted for entry in done[unit.name]["entries"])
     leaks.forget(settings.prepared)
     leaks.allowed(leaked, settings.prepared, settings.allow_leaks)
+    if doubt := extracted.doubted([entry for unit in wanted for entry in done[unit.name]["entries"]]):
+        echo(f"prepare: {doubt}")
     left_out = [source for source in sources if not source.split]
-    facts |= {"lists": read, "leaks": len(leaked)}
     with _room(settings):
         return shards.finish(
             settings, [done[unit.name] for unit in wanted], left_out, {**facts, "lists": read, "leaks": len(leaked)}

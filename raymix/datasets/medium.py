@@ -16,11 +16,11 @@ from pathlib import PurePosixPath
 
 from pyarrow import fs
 
-from raymix.datasets.extracted import PICTURES, SECOND
+from raymix.datasets.extracted import FILMS, PICTURES, SECOND
 from raymix.datasets.source import same_name
 from raymix.storage import below, resolve
 
-VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
+VIDEOS = FILMS
 SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".ogg")
 
 
