@@ -107,6 +107,7 @@ def _source(
         if not track.frames:
             refused = ("corrupt", f"no annotated frame can be used: {track.repairs[0]}")
     medium = media.find(name, f"{name}_0_1000")
+    repairs += medium.doubts if medium else ()
     return Source(
         medium.path if medium else name,
         split,

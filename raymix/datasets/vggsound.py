@@ -162,8 +162,8 @@ def placed(media: Media, name: str) -> Source:
     youtube, start = name[:11], int(name[12:])
     span = None
     found = media.find(name, f"{youtube}_{start}", f"{youtube}_{start}_{start + round(SECONDS)}")
-    if found is None and (found := media.find(youtube)) is not None:
-        span = (float(start), start + SECONDS)
+    if not (found and found.size_bytes) and (whole := media.find(youtube)) is not None:
+        found, span = whole, (float(start), start + SECONDS)
     return replace(_of(found, name), group=youtube, span=span)
 
 
@@ -175,7 +175,7 @@ def of(media: Media, name: str) -> Source:
 def _of(found: Medium | None, name: str) -> Source:
     if found is None:
         return Source(name, "", id=name, refused=("missing", "listed, but not below dataset.root"))
-    return Source(found.path, "", found.size_bytes, sound=found.sound, id=name)
+    return Source(found.path, "", found.size_bytes, sound=found.sound, id=name, repairs=found.doubts)
 
 
 def annotated(source: Source) -> Source:

@@ -60,7 +60,7 @@ def _annotated(media: Media, name: str, entries: list[dict[str, Any]]) -> Source
         repairs.append("no box is left")
     regions = tuple({"label": first["class"], "sounding": True, "box": box} for box in boxes)
     source = vggsound.annotated(vggsound.placed(media, name))
-    return replace(source, split="test", labels=(first["class"],), regions=regions, repairs=tuple(repairs))
+    return replace(source, split="test", labels=(first["class"],), regions=regions, repairs=(*source.repairs, *repairs))
 
 
 def mended(boxes: list[list[float]]) -> tuple[list[list[float]], list[str]]:
