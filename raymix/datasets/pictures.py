@@ -60,7 +60,8 @@ class Pictures:
         self._got.setdefault(number, {})[position] = (chosen[0], _picture(chosen[1], self.how.frame_size, self.ratio))
 
     def finish(self) -> None:
-        """At the end of the film its last frame stays on the screen."""
+        """At the end of the film its last frame stays on the screen, if need be for whole cuts."""
+        self._plan(self.end_s + SLACK_S)
         for time_s, number, position in self._wanted:
             if self._last is not None and time_s <= self.end_s + SLACK_S:
                 self._keep(number, position, self._last)
