@@ -169,6 +169,20 @@ def test_folder_finds_videos_and_their_classes(tmp_path: Path) -> None:
     assert all(not source.labels for source in folder.sources(settings(tmp_path)))
 
 
+def test_what_a_download_left_is_no_second_video(tmp_path: Path) -> None:
+    for name in ("z.mp4", "z.temp.mp4", "z.f137.mp4", "y.f137.mp4", "x.temp.mp4", "v1.f2.mkv", "v1.mkv"):
+        (tmp_path / name).write_bytes(b"1")
+    (tmp_path / "x.mp4").write_bytes(b"")
+    found = {source.path: source for source in folder.sources(settings(tmp_path))}
+    told = {path: source.refused[1] for path, source in found.items() if source.refused}
+    assert told == {
+        "z.temp.mp4": "left by a download, whose whole file is z.mp4",
+        "z.f137.mp4": "left by a download, whose whole file is z.mp4",
+        "v1.f2.mkv": "left by a download, whose whole file is v1.mkv",
+    }
+    assert all(bool(source.split) == (path not in told) for path, source in found.items()) and len(found) == 8
+
+
 def test_a_split_file_rules(tmp_path: Path) -> None:
     for name in ("x.mp4", "y.mp4"):
         (tmp_path / name).write_bytes(b"x")
