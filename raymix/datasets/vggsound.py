@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import av
@@ -43,6 +43,7 @@ class Row:
     start: int  # s
     label: str
     split: str  # train or test
+    repairs: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -94,8 +95,12 @@ def read(uri: str) -> dict[str, Row]:
         for cells in reader:
             if cells:
                 row = _row(cells, f"{uri}, line {reader.line_num}")
-                if found.setdefault(row.id, row).split != row.split:
+                first = found.setdefault(row.id, row)
+                if first.split != row.split:
                     raise ValueError(f"{uri}, line {reader.line_num}: {row.id} is in train and in test")
+                if first.label != row.label:
+                    again = f"listed again as {row.label}, kept as {first.label}"
+                    found[row.id] = replace(first, repairs=(*first.repairs, again))
     except csv.Error as error:
         raise ValueError(f"{uri}, line {reader.line_num}: not CSV ({error})") from error
     if not found:
@@ -135,11 +140,17 @@ def listed(lists: Lists, subset: str) -> dict[str, str]:
 
 
 def training(
-    settings: Dataset, media: Media, ids: Iterable[str], labels: dict[str, str], held: dict[str, str]
+    settings: Dataset,
+    media: Media,
+    ids: Iterable[str],
+    labels: dict[str, str],
+    held: dict[str, str],
+    rows: Mapping[str, Row],
 ) -> Iterator[Source]:
     """Clips to train on and, by the hash of their YouTube video, for validation.
 
-    `held` says of a YouTube video that something is tested on where it is listed: its clips are leaked.
+    `held` says of a YouTube video that something is tested on where it is listed: its clips are leaked. `rows` are those of
+    VGGSound's list, of which the repairs are told.
     """
     for name in ids:
         source, place = placed(media, name), held.get(name[:11], "")
@@ -148,7 +159,9 @@ def training(
         if place and not settings.allow_leaks:
             split, refused = "", ("leaked", f"listed for training, and its YouTube video is in {place}")
         at = (MIDDLE_S,) if _still(source) else ()  # a picture alone is of one time
-        yield replace(source, split=split, labels=(labels[name],) if labels[name] else (), at=at, refused=refused)
+        repairs = (*source.repairs, *(rows[name].repairs if name in rows else ()))
+        told = (labels[name],) if labels[name] else ()
+        yield replace(source, split=split, labels=told, at=at, repairs=repairs, refused=refused)
 
 
 def untrained(media: Media, ids: Iterable[str], why: str) -> Iterator[Source]:
