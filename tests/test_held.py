@@ -112,3 +112,13 @@ def test_what_is_cut_short_is_noticed_as_before(tmp_path: Path, suffix: str) -> 
     path.write_bytes(whole.read_bytes()[: whole.stat().st_size * 55 // 100])
     found, entry, ends = cuts(path)
     assert 0 < len(found) < 5 and "truncated" in ends and entry.duration_s < 15
+
+
+@pytest.mark.parametrize("sound", ["mp3", "pcm_s16le"])
+def test_an_avi_that_is_cut_short_is_noticed(tmp_path: Path, sound: str) -> None:
+    path = film(tmp_path / "x.avi", 20, fps=25, size=(320, 240), codecs=("mpeg4", sound), rate=48_000)
+    found, entry, ends = cuts(path)
+    assert len(found) == 6 and not ends and not entry.reason
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 55 // 100])
+    found, _, ends = cuts(path)
+    assert len(found) == 3 and "of 20.0 s by its header: truncated" in ends

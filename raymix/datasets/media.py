@@ -60,8 +60,7 @@ def _cut(container: av.container.InputContainer, how: Cutting, entry: Entry) -> 
         if not plan.more(number) or min(film.now_s, sound.end_s) > plan.until + SLACK_S:
             whole = False  # what comes after is not wanted
             break
-    broken += film.broken
-    pictures.end_s = film.end_s
+    broken, pictures.end_s = broken + film.broken, film.end_s
     pictures.finish()
     sound.finish()
     end_s = min(pictures.end_s, sound.end_s, plan.until)
@@ -77,6 +76,7 @@ def _cut(container: av.container.InputContainer, how: Cutting, entry: Entry) -> 
     if whole:
         _check_length(video, origin, pictures.end_s)
         _check_length(audio, origin, sound.end_s)
+        _check_counts(container, ((video, pictures.end_s), (audio, sound.end_s)))
         entry.reason = "; ".join(filter(None, (entry.reason, _apart(pictures.end_s, sound.end_s))))
     plan.account(number, end_s, entry)
 
@@ -152,6 +152,17 @@ def _check_length(stream: av.VideoStream | av.AudioStream, origin: float, end_s:
     if declared is not None and end_s < declared - SHORT_S:
         where = f"{stream.type} stops at {end_s:.1f} s of {declared:.1f} s"
         raise Unusable("corrupt", f"{where}: truncated; whole clips before are kept")
+
+
+def _check_counts(
+    container: av.container.InputContainer, ends: tuple[tuple[av.VideoStream | av.AudioStream, float], ...]
+) -> None:
+    """AVI states no durations, but how much each stream holds; one count may be a guess of its writer, two are none."""
+    stated = [float(stream.frames * (stream.time_base or 0)) for stream, _ in ends]
+    short = [end_s < stated_s - SHORT_S for (_, end_s), stated_s in zip(ends, stated, strict=True)]
+    if container.format.name == "avi" and all(short):
+        where = f"stops at {ends[0][1]:.1f} s of {stated[0]:.1f} s"
+        raise Unusable("corrupt", f"{where} by its header: truncated; whole clips before are kept")
 
 
 def _apart(picture_s: float, sound_s: float) -> str:
