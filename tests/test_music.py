@@ -382,9 +382,9 @@ def test_other_roots_and_subsets_are_refused(raw: Path, tmp_path: Path) -> None:
         music.sources(settings(raw, root=str(tmp_path / "packed")))
     for path in ("test1/audio/1.pkl", "test1/video/1.jpg", "test1/box/1.npy"):
         write(tmp_path / "synthetic" / path, "x")
-    with pytest.raises(ValueError, match="MUSIC-Synthetic has no sound that can be mixed"):
+    with pytest.raises(ValueError, match="MUSIC-Synthetic cannot be imported: its sound is pickled"):
         music.sources(settings(raw, root=str(tmp_path / "synthetic")))
-    with pytest.raises(ValueError, match=r"dataset.subset=synthetic: MUSIC-Synthetic has no sound"):
+    with pytest.raises(ValueError, match=r"dataset.subset=synthetic: MUSIC-Synthetic cannot be imported"):
         music.sources(settings(raw, subset="synthetic"))
     with pytest.raises(ValueError, match=r"dataset.subset=duets: must be one of solo, duet \(did you mean"):
         music.sources(settings(raw, subset="duets"))

@@ -76,8 +76,8 @@ def clips(settings: Dataset, source: Source, entry: Entry) -> Iterator[Clip]:
 
 
 _SYNTHETIC = (
-    "MUSIC-Synthetic has no sound that can be mixed (pickled log-mel pictures); "
-    "dataset.subset=solo and layout=grid2x2 make such scenes"
+    "MUSIC-Synthetic cannot be imported: its sound is pickled log-mel pictures without phase, its four frames one picture, "
+    "and its clips are not there; dataset.subset=solo with layouts=[grid2x2] makes the same kind of scene, not those"
 )
 
 
