@@ -22,7 +22,7 @@ from raymix import importing, inspection, lock, scene_lists, session
 from raymix.clip import SCHEMA_VERSION
 from raymix.clip_files import describe
 from raymix.config import BadInput, Dataset, Prepare, nearest
-from raymix.datasets import DATASETS, OPTIONAL, faces, folder, ground, leaks, published_lists, shards
+from raymix.datasets import DATASETS, OPTIONAL, extracted, faces, folder, ground, leaks, published_lists, shards
 from raymix.datasets.leaks import Leak
 from raymix.datasets.source import Source
 from raymix.door import Nothing, enter, refusing, words
@@ -198,6 +198,8 @@ def _make(
     leaked += leaks.of_media(entry for unit in wanted for entry in done[unit.name]["entries"])
     leaks.forget(settings.prepared)
     leaks.allowed(leaked, settings.prepared, settings.allow_leaks)
+    if doubt := extracted.doubted([entry for unit in wanted for entry in done[unit.name]["entries"]]):
+        progress.echo(f"prepare: {doubt}")
     left_out = [source for source in sources if not source.split]
     progress.alone()
     with _room(settings):

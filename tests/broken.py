@@ -136,7 +136,11 @@ DATA: list[Case] = [
     ("train", ("dataset=folder", "dataset.root=/nowhere"), "dataset.root='/nowhere': no such folder"),
     ("prepare", ("dataset=folder", "dataset.root=/nowhere"), "dataset.root='/nowhere': no such folder"),
     ("prepare", ("dataset=music", "dataset.root=/nowhere"), "dataset.root='/nowhere': no such folder"),
-    ("prepare", ("dataset=music", "dataset.subset=synthetic"), "MUSIC-Synthetic has no sound that can be mixed"),
+    (
+        "prepare",
+        ("dataset=music", "dataset.subset=synthetic"),
+        "MUSIC-Synthetic cannot be imported: its sound is pickled",
+    ),
     ("prepare", ("dataset=folder",), "dataset.root=''"),
     ("prepare", ("home=/proc/x",), "/proc/x/clips/demo: cannot be written"),
     ("prepare", ("dataset.root=/proc/x",), "dataset.root='/proc/x' cannot be written"),

@@ -77,12 +77,18 @@ def _sound_packets(audio, seconds, rate, layout, flash_s, level, start_s):
 
 def turned(path: Path) -> Path:
     """Set the display matrix to (height - y, x), as a telephone held upright does: a quarter turn clockwise."""
+    return displayed(path, (0, 1, -1, 0), 48)
+
+
+def displayed(path: Path, matrix: tuple[int, int, int, int], shift: int = 0) -> Path:
+    """Set the display matrix to (ax + cy + shift, bx + dy)."""
     content = bytearray(path.read_bytes())
-    matrix = (
+    place = (
         content.index(b"tkhd") + 4 + 40
     )  # version 0: forty bytes of flags, times, duration, layer and volume come first
-    assert content[matrix : matrix + 4] == (1 << 16).to_bytes(4, "big"), "not the identity matrix: wrong place"
-    values = [0, 1 << 16, 0, -(1 << 16), 0, 0, 48 << 16, 0, 1 << 30]
-    content[matrix : matrix + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in values)
+    assert content[place : place + 4] == (1 << 16).to_bytes(4, "big"), "not the identity matrix: wrong place"
+    a, b, c, d = (value << 16 for value in matrix)
+    values = [a, b, 0, c, d, 0, shift << 16, 0, 1 << 30]
+    content[place : place + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in values)
     path.write_bytes(content)
     return path

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from films import film, turned
+from films import displayed, film, turned
 
 from raymix.config import Dataset
 from raymix.datasets import DATASETS, cutting, demo, folder, media, voices
@@ -75,6 +75,27 @@ def test_a_quarter_turn_is_honoured(tmp_path: Path) -> None:
     assert before.shape == (48, 64, 3) and after.shape == (64, 48, 3)
     np.testing.assert_allclose(after.astype(int), np.rot90(before, -1).astype(int), atol=12)
     assert after[5, -5, 0] > 150 > after[5, 5, 0]  # the red quarter went from the top left to the top right
+
+
+@pytest.mark.parametrize("pixel", [1, 2])
+@pytest.mark.parametrize(
+    ("matrix", "red", "rotation"),  # of x' = ax + cy, y' = bx + dy
+    [
+        ((1, 0, 0, 1), (0, 0), 0), ((0, 1, -1, 0), (0, 1), -90), ((-1, 0, 0, -1), (1, 1), -180), ((0, -1, 1, 0), (1, 0), 90),
+        ((-1, 0, 0, 1), (0, 1), 0), ((1, 0, 0, -1), (1, 0), 180), ((0, 1, 1, 0), (0, 0), 90), ((0, -1, -1, 0), (1, 1), -90),
+    ],
+)  # fmt: skip
+def test_turns_and_mirrors_are_honoured(
+    tmp_path: Path, matrix: tuple[int, int, int, int], red: tuple[int, int], rotation: int, pixel: int
+) -> None:
+    path = displayed(film(tmp_path / "x.mp4", 1.0, pixel=Fraction(pixel)), matrix)
+    found, entry = cuts(path, size=256)
+    frame = found[0].frames[0][:, :, 0]
+    shape = (48, 64 * pixel) if matrix[0] else (64 * pixel, 48)
+    assert frame.shape == shape == (entry.height, entry.width) and entry.rotation == rotation
+    quarters = [part for half in np.array_split(frame, 2) for part in np.array_split(half, 2, axis=1)]
+    means = [quarter[4:-4, 4:-4].mean() for quarter in quarters]
+    assert divmod(int(np.argmax(means)), 2) == red
 
 
 def test_pixels_that_are_not_square_are_stretched(tmp_path: Path) -> None:
@@ -146,6 +167,20 @@ def test_folder_finds_videos_and_their_classes(tmp_path: Path) -> None:
     found = {source.path: source.labels for source in folder.sources(settings(tmp_path, classes="parent"))}
     assert found == {"a/x.MP4": ("a",), "a+b/y.webm": ("a", "b"), "z.mov": ()}
     assert all(not source.labels for source in folder.sources(settings(tmp_path)))
+
+
+def test_what_a_download_left_is_no_second_video(tmp_path: Path) -> None:
+    for name in ("z.mp4", "z.temp.mp4", "z.f137.mp4", "y.f137.mp4", "x.temp.mp4", "v1.f2.mkv", "v1.mkv"):
+        (tmp_path / name).write_bytes(b"1")
+    (tmp_path / "x.mp4").write_bytes(b"")
+    found = {source.path: source for source in folder.sources(settings(tmp_path))}
+    told = {path: source.refused[1] for path, source in found.items() if source.refused}
+    assert told == {
+        "z.temp.mp4": "left by a download, whose whole file is z.mp4",
+        "z.f137.mp4": "left by a download, whose whole file is z.mp4",
+        "v1.f2.mkv": "left by a download, whose whole file is v1.mkv",
+    }
+    assert all(bool(source.split) == (path not in told) for path, source in found.items()) and len(found) == 8
 
 
 def test_a_split_file_rules(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from films import film
 from PIL import Image
 
-from raymix import clip_files, scene
+from raymix import clip_files, importing, scene
 from raymix.config import Dataset, Encoder, Run
 from raymix.datasets import music, music_boxes
 from raymix.exhibits import of_one_source
@@ -300,7 +300,7 @@ def a_hall(chosen: Dataset) -> Hall:
 
 def test_the_papers_lists_divide_them(raw: Path, tmp_path: Path) -> None:
     rows = {"train": [("flute", TRAIN[0]), ("flute", TRAIN[1]), ("cello", CELLO)], "val": [("flute", TRAIN[2])]}
-    rows |= {"test": [("trumpet", TRUMPET), ("flute", TRAIN[1]), ("pipa", "qljUWQ1rY3Q")]}
+    rows |= {"test": [("trumpet", TRUMPET), ("pipa", "qljUWQ1rY3Q")]}
     for split, of in rows.items():
         write(tmp_path / f"{split}.csv", "".join(f"MUSIC_raw/solo/{label}/{name}\n" for label, name in of))
     found = {source.id: source for source in music.sources(settings(raw, splits=str(tmp_path)))}
@@ -308,7 +308,6 @@ def test_the_papers_lists_divide_them(raw: Path, tmp_path: Path) -> None:
         TRAIN[0]: "train", TRAIN[2]: "val", TRUMPET: "test", "qljUWQ1rY3Q": "test", TRAIN[3]: "",
     }  # fmt: skip
     assert found["qljUWQ1rY3Q"].labels == ("pipa",) and found["qljUWQ1rY3Q"].size_bytes == -1
-    assert found[TRAIN[1]].split == "" and found[TRAIN[1]].refused == ("leaked", "in train.csv and test.csv")
     assert found[CELLO].split == "test" and "train.csv has it too: it is tested" in found[CELLO].repairs
     assert found[TRAIN[3]].refused is None  # in no list: left out as unlisted
     write(tmp_path / "val.csv", "file,split\na.mp4,val\n")
@@ -319,6 +318,22 @@ def test_the_papers_lists_divide_them(raw: Path, tmp_path: Path) -> None:
         ValueError, match=r"dataset.splits='.*': expected a folder with train.csv.*val.csv cannot be read"
     ):
         music.sources(settings(raw, splits=str(tmp_path)))
+
+
+def test_a_video_in_two_lists_stops_the_command(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importing, "_ray_runs", lambda: False)
+    rows = {"train": (TRAIN[0], TRAIN[1], CELLO), "val": (TRAIN[1], TRAIN[2]), "test": (TRUMPET,)}
+    for split, of in rows.items():
+        write(tmp_path / f"{split}.csv", "".join(f"MUSIC_raw/solo/flute/{name}\n" for name in of))
+    chosen = settings(raw, splits=str(tmp_path), prepared=str(tmp_path / "out"))
+    told = f"leaks between splits: video {TRAIN[1]} in train and val; dataset.allow_leaks=true goes on anyway"
+    with pytest.raises(ValueError, match=f"^{told}$"):
+        prepare(chosen, lambda line: None)
+    assert not (tmp_path / "out").exists()
+    prepare(replace(chosen, allow_leaks=True), lambda line: None)
+    entries = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
+    assert sorted(row["split"] for row in entries if row["id"] == TRAIN[1] and row["clips"]) == ["train", "val"]
+    assert f"video,{TRAIN[1]},val,{TRAIN[1]}" in (tmp_path / "out" / "leaks.csv").read_text()
 
 
 def test_times_around_which_clips_lie() -> None:
@@ -374,9 +389,9 @@ def test_other_roots_and_subsets_are_refused(raw: Path, tmp_path: Path) -> None:
         music.sources(settings(raw, root=str(tmp_path / "packed")))
     for path in ("test1/audio/1.pkl", "test1/video/1.jpg", "test1/box/1.npy"):
         write(tmp_path / "synthetic" / path, "x")
-    with pytest.raises(ValueError, match="MUSIC-Synthetic has no sound that can be mixed"):
+    with pytest.raises(ValueError, match="MUSIC-Synthetic cannot be imported: its sound is pickled"):
         music.sources(settings(raw, root=str(tmp_path / "synthetic")))
-    with pytest.raises(ValueError, match=r"dataset.subset=synthetic: MUSIC-Synthetic has no sound"):
+    with pytest.raises(ValueError, match=r"dataset.subset=synthetic: MUSIC-Synthetic cannot be imported"):
         music.sources(settings(raw, subset="synthetic"))
     with pytest.raises(ValueError, match=r"dataset.subset=duets: must be one of solo, duet \(did you mean"):
         music.sources(settings(raw, subset="duets"))

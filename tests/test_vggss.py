@@ -16,7 +16,7 @@ from vggsound_files import cut_clip, picture, prepared, sound, still
 
 from raymix import clip, clip_files, importing, pair_list
 from raymix.config import Dataset
-from raymix.datasets import vggss
+from raymix.datasets import vggsound_instruments, vggss
 from raymix.region import box_mask
 from raymix.scene import compose_list
 from raymix.storage import put, resolve
@@ -246,3 +246,25 @@ def test_a_wrong_root_is_refused_in_one_line(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "vggss.json").write_text((raw / "vggss.json").read_text())
     with pytest.raises(ValueError, match=r"no vggsound.csv below it \(it says which clips of dataset.subset=x"):
         vggss.sources(settings(raw, annotations=str(tmp_path), subset="x"))
+
+
+def test_an_id_listed_again_under_another_label_is_a_repair(tmp_path: Path) -> None:
+    (tmp_path / "vggss.json").write_text(
+        json.dumps([{"file": "tested-----_000001", "class": "a", "bbox": [[0.1, 0.1, 0.5, 0.5]]}])
+    )
+    rows = (
+        "twice------,20,playing flute,train",
+        "twice------,20,playing cello,train",
+        "same-------,3,playing cello,train",
+    )
+    (tmp_path / "vggsound.csv").write_text("\n".join((*rows, rows[2])) + "\n")
+    for name in ("tested-----_000001", "twice------_000020", "same-------_000003"):
+        (tmp_path / f"{name}.mp4").write_bytes(b"1")
+    told = ("listed again as playing cello, kept as playing flute",)
+    found = {source.id: source for source in vggss.sources(Dataset(name="vggss", root=str(tmp_path)))}
+    assert {name: source.repairs for name, source in found.items()} == {
+        "tested-----_000001": (), "twice------_000020": told, "same-------_000003": (),
+    }  # fmt: skip
+    chosen = Dataset(name="vggsound_instruments", root=str(tmp_path))
+    other = {source.id: source for source in vggsound_instruments.sources(chosen)}
+    assert other["twice------_000020"].repairs == told and other["twice------_000020"].labels == ("playing flute",)

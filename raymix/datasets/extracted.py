@@ -2,15 +2,19 @@
 
 The n-th picture of a folder, by name, is the frame at n / `dataset.frames_per_second` seconds, from 0 on; in folders like
 frame_013/00411.jpg (DSOL's) it is the frame at 411 / 30 s. The picture of a source that is a picture alone is the frame of
-any time. A folder of sounds is one sound in pieces, by name.
+any time. A folder of sounds is one sound in pieces, by name. Where the numbers in names have gaps, the rest stays in its place.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
 
 import av
 import numpy as np
@@ -19,37 +23,128 @@ from PIL import Image, UnidentifiedImageError
 from pyarrow import fs
 
 from raymix.datasets.cutting import SLACK_S, TICK_S, Cut, Cutting
+from raymix.datasets.series import Series, in_order
 from raymix.datasets.sound import Sound
 from raymix.datasets.source import Entry, Source, Unusable
 from raymix.storage import get, resolve
 
 PICTURES = (".jpg", ".jpeg", ".png")
+FILMS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 SECOND = re.compile(r"frame_\d+")
 NUMBERED = re.compile(r"(?:.*/)?frame_(\d+)/(\d+)\.\w+")
 NUMBERED_RATE = 30  # frames a second that DSOL's numbers count
+NUMBERED_HOLD_S = 0.5  # its pictures are 0.23 to 0.3 s apart
+APART_S = 1.1  # more than this between the ends of pictures and sound is no rounding
+LIKE = 1.1  # pieces of sound are of one length where the longest is at most so many times the shortest
+RATE_ASKED = "dataset.frames_per_second"
+Gap = tuple[float, float]  # s, from and to
 SOUNDS = "wav,flac,mp3,ogg,mov,mp4,m4a"
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """The pictures of a source in time."""
+
+    paths: list[str]
+    times: list[float]  # s
+    step_s: float  # from one to the next
+    hold_s: float  # so long one stands for what is on the screen
+    counted: bool  # their times are those of `dataset.frames_per_second`
+    first: int = 0
+
+    @property
+    def end_s(self) -> float:
+        return self.times[-1] + self.step_s
+
+    def has(self, place: int, moment: float) -> bool:
+        """Whether a picture is of a moment, or none is missing between."""
+        late_s = SLACK_S if place == len(self.times) - 1 else TICK_S
+        return len(self.times) == 1 or abs(moment - self.times[place]) < self.hold_s + late_s
+
+    @property
+    def gaps(self) -> list[Gap]:
+        pairs = itertools.pairwise(self.times)
+        return [(before + self.step_s, after) for before, after in pairs if after - before > self.hold_s + TICK_S]
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """The sound of a source, from one file or from pieces that lie one after the other."""
+
+    sound: Sound
+    gaps: list[Gap]
+    piece_s: float  # the usual length of a piece
+    first: int = 0
+
+    def has(self, from_s: float, to_s: float) -> bool:
+        """Whether nothing is missing of a stretch."""
+        return not any(low < to_s - TICK_S and from_s + TICK_S < high for low, high in self.gaps)
+
+
 def cut(root: str, source: Source, rate: float, how: Cutting, entry: Entry) -> Iterator[Cut]:
-    """The cuts of pictures and sound in time; fills `entry`, raises Unusable where they end being that."""
+    """The cuts of pictures and sound in time; fills `entry`, raises Unusable where they end being that.
+
+    Cuts of which a picture or a part of the sound is missing are left out, and counted in the row's reason.
+    """
     filesystem, base = resolve(root)
-    pictures = _pictures(filesystem, f"{base}/{source.path}")
-    sound = _sound([get(filesystem, path) for path in pieces(filesystem, f"{base}/{source.sound}")], entry)
-    alone, known = len(pictures) == 1, _times(pictures, rate)
-    end_s = sound.end_s if alone else min(sound.end_s, known[-1] + 1 / rate)
-    plan, number = how.plan(0.0, end_s), 0
+    shown = _pictures(filesystem, f"{base}/{source.path}", rate)
+    files = pieces(filesystem, f"{base}/{source.sound}")
+    heard = _sound(files, [get(filesystem, path) for path in files], entry)
+    alone, known, sound = len(shown.paths) == 1, shown.times, heard.sound
+    end_s = sound.end_s if alone else min(sound.end_s, shown.end_s)
+    plan, number, lost = how.plan(0.0, end_s), 0, 0
     end_s = min(end_s, plan.until)
     entry.fps, entry.duration_s = 0.0 if alone else rate, round(end_s - (how.span or (0.0,))[0], 3)
+    entry.reason = "; ".join(filter(None, (_gap(shown.gaps, heard.gaps), "" if alone else _unlike(shown, heard, rate))))
+    entry.status = "repaired" if entry.reason else entry.status
     while plan.more(number) and end_s + SLACK_S >= plan.start(number) + how.seconds and plan.reaches(number, end_s):
-        start_s, frames, times = plan.start(number), [], []
-        for position, moment in enumerate(plan.moments(number)):
-            place = 0 if alone else _place(known, moment, bool(how.at) and not position)
-            frames.append(_picture(get(filesystem, pictures[place]), pictures[place], how.frame_size, entry))
-            times.append(round(moment if alone else known[place], 6))
-        wave = sound.between(start_s, how.seconds)
-        yield Cut(round(start_s, 6), frames, times, wave, plan.given(number))
+        start_s, moments, given = plan.start(number), plan.moments(number), plan.given(number)
+        places = [_place(known, moment, given is not None and not n) for n, moment in enumerate(moments)]
+        if all(map(shown.has, places, moments)) and heard.has(start_s, start_s + how.seconds):
+            frames = [_picture(get(filesystem, shown.paths[n]), shown.paths[n], how.frame_size, entry) for n in places]
+            times = [round(moment if alone else known[n], 6) for n, moment in zip(places, moments, strict=True)]
+            yield Cut(round(start_s, 6), frames, times, sound.between(start_s, how.seconds), given)
+        else:
+            lost += 1
         number += 1
     plan.account(number, end_s, entry)
+    if lost:
+        left = f"{lost} clips left out, since a picture or sound of them is missing; the others are kept"
+        raise Unusable("corrupt", "; ".join(filter(None, (entry.reason, left))))
+
+
+def _unlike(shown: _Shown, heard: _Heard, rate: float) -> str:
+    """What is to be said of pictures and sound that end at different times; Unusable where the beginning of one is missing."""
+    short_s = shown.end_s - heard.sound.end_s  # of the sound
+    told = f"pictures end at {shown.end_s:.1f} s, sound at {heard.sound.end_s:.1f} s"
+    if abs(short_s) > APART_S:
+        first, what = (heard.first, "pieces of sound") if short_s > 0 else (shown.first, "pictures")
+        if first > 1:
+            raise Unusable("corrupt", f"{told}; the {what} begin at number {first}: nothing tells when that is")
+        return told + (f"; {len(shown.paths)} at {RATE_ASKED}={rate:g}, is it right?" if shown.counted else "")
+    if heard.first == 1 and short_s > heard.piece_s / 2:
+        return f"{told}; is the piece of number 0 missing? number 1 was taken for the beginning"
+    return ""
+
+
+def doubted(entries: Sequence[Mapping[str, Any]]) -> str:
+    """The line for rows of a manifest most of whose pictures do not last as long as their sound; '' where it is not so."""
+    apart = [entry for entry in entries if entry["fps"] and not entry["file"].lower().endswith(FILMS)]
+    unlike = [entry for entry in apart if RATE_ASKED in entry["reason"]]
+    if 2 * len(unlike) <= len(apart) or not unlike:
+        return ""
+    told = f"{unlike[0]['id'] or unlike[0]['file']}: {unlike[0]['reason']}"
+    return f"pictures and sound of {len(unlike)} of {len(apart)} differ in length, look at {RATE_ASKED} ({told})"
+
+
+def _gap(shown: list[Gap], heard: list[Gap]) -> str:
+    """Where something is missing, '' where nothing is."""
+    gaps = [(what, *gap) for what, found in (("sound", heard), ("pictures", shown)) for gap in found]
+    if not gaps:
+        return ""
+    what, low_s, high_s = gaps[0]
+    more = f" and {len(gaps) - 1} more" if len(gaps) > 1 else ""
+    return f"{what} missing by their numbers from {low_s:.2f} to {high_s:.2f} s{more}"
 
 
 def _place(times: list[float], moment: float, given: bool) -> int:
@@ -64,37 +159,28 @@ def pieces(filesystem: fs.FileSystem, path: str) -> list[str]:
     if filesystem.get_file_info(path).type != fs.FileType.Directory:
         return [path]
     infos = filesystem.get_file_info(fs.FileSelector(path))
-    return sorted((info.path for info in infos if info.type == fs.FileType.File), key=_order)
+    return sorted((info.path for info in infos if info.type == fs.FileType.File), key=in_order)
 
 
-def _pictures(filesystem: fs.FileSystem, path: str) -> list[str]:
+def _pictures(filesystem: fs.FileSystem, path: str, rate: float) -> _Shown:
     if path.lower().endswith(PICTURES):
-        return [path]
+        return _Shown([path], [0.0], 0.0, 0.0, False)
     infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-    found = sorted((info.path for info in infos if info.path.lower().endswith(PICTURES)), key=_order)
+    found = sorted((info.path for info in infos if info.path.lower().endswith(PICTURES)), key=in_order)
     if not found:
         raise Unusable("no video", "no pictures in the folder")
-    return found
-
-
-def _order(path: str) -> list[tuple[int, str]]:
-    """Sorts 2.jpg before 10.jpg."""
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", path)]
-
-
-def _times(pictures: list[str], rate: float) -> list[float]:
-    """When each picture is on the screen, in seconds."""
-    numbered = [NUMBERED.fullmatch(path) for path in pictures]
-    if all(numbered):
-        return [int(match[2]) / NUMBERED_RATE for match in numbered if match]
-    return [number / rate for number in range(len(pictures))]
+    if all(numbered := [NUMBERED.fullmatch(each) for each in found]):
+        times = [int(match[2]) / NUMBERED_RATE for match in numbered if match]
+        return _Shown(found, times, 1 / rate, NUMBERED_HOLD_S, False)
+    series = Series.of(found)
+    return _Shown(found, [place / rate for place in series.places], 1 / rate, 1 / rate, True, series.first)
 
 
 def _picture(content: bytes, path: str, size: int, entry: Entry) -> np.ndarray:
     try:
         image = Image.open(io.BytesIO(content)).convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
-        raise Unusable("corrupt", f"{path.rpartition('/')[2]}: not a picture that can be opened") from error
+        raise Unusable("corrupt", f"{_name(path)}: not a picture that can be opened") from error
     entry.width, entry.height = image.size
     scale = min(1.0, size / min(image.size))
     if scale < 1:
@@ -103,10 +189,18 @@ def _picture(content: bytes, path: str, size: int, entry: Entry) -> np.ndarray:
     return np.asarray(image)
 
 
-def _sound(contents: list[bytes], entry: Entry) -> Sound:
-    sound, end_s = Sound(0.0), 0.0
-    for content in contents:
-        sound.origin = -end_s  # each piece has a clock of its own
+def _sound(paths: list[str], contents: list[bytes], entry: Entry) -> _Heard:
+    series, sound, end_s = Series.of(paths), Sound(0.0), 0.0
+    gaps, lengths = list[Gap](), list[float]()
+    for number, content in enumerate(contents):
+        if missing := series.missing(number):
+            if max(lengths) > LIKE * min(lengths):
+                raise Unusable(
+                    "corrupt", f"no sound before {_name(paths[number])}, and its pieces are not of one length"
+                )
+            gaps.append((end_s, end_s + missing * median(lengths)))
+            end_s = gaps[-1][1]
+        sound.origin, start_s = -end_s, end_s  # each piece has a clock of its own
         try:
             with av.open(io.BytesIO(content), "r", options={"format_whitelist": SOUNDS}) as container:
                 stream = container.streams.best("audio")
@@ -118,7 +212,12 @@ def _sound(contents: list[bytes], entry: Entry) -> Sound:
                     end_s += frame.samples / frame.sample_rate
         except (FFmpegError, ValueError) as error:
             raise Unusable("corrupt", "not a sound file that can be read") from error
+        lengths.append(end_s - start_s)
     sound.finish()
     if sound.end_s <= 0:
         raise Unusable("no audio", "the sound file holds no sound")
-    return sound
+    return _Heard(sound, gaps, median(lengths), series.first if len(paths) > 1 else 0)
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]

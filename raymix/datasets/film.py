@@ -39,6 +39,13 @@ class Film:
         self._starts: deque[float] = deque()  # times of those in the queue that decoding can begin at
         self._bytes = 0
         self._stopped = False  # damaged to the end: packets came, but no frames
+        self._latest_s, self._holds_s = (
+            0.0,
+            0.0,
+        )  # of the packets so far: the latest time, and how long that frame stays
+        self.stays_s = (
+            0.0  # until when the last frame is on the screen by the container's word, where packets do not say
+        )
 
     @property
     def now_s(self) -> float:
@@ -51,9 +58,26 @@ class Film:
     def end_s(self) -> float:
         """When the last frame leaves the screen that the container has given, or that was decoded."""
         if not self.skipping or not self._times:
-            return self.pictures.end_s
+            return self._staying(self.pictures.end_s, self.pictures.now_s)
         step_s = self._times[-1] - self._times[-2] if len(self._times) > 1 else self.pictures.step_s
-        return (self.pictures.now_s if self._stopped else self._times[-1]) + step_s
+        shown_s = self.pictures.now_s if self._stopped else self._times[-1]
+        return self._staying(shown_s + step_s, shown_s)
+
+    def _staying(self, end_s: float, shown_s: float) -> float:
+        """The end where the frame shown then is the last one and stays longer than those before: also a slide is a film."""
+        if shown_s < self._latest_s - TICK_S:
+            return end_s
+        said, base = self.stream.duration, self.stream.time_base
+        most_s = float("inf") if said is None or base is None else float((said + (self.stream.start_time or 0)) * base)
+        return max(end_s, min(self._latest_s + self._holds_s, most_s - self.origin), self.stays_s)
+
+    def _note(self, packet: av.Packet) -> None:
+        if packet.pts is None or packet.is_discard:
+            return
+        time_s, holds_s = self._time(packet), float((packet.duration or 0) * packet.time_base)
+        # what comes last in the file need not be shown last, and then it is the one that says more
+        self._holds_s = holds_s if time_s > self._latest_s else max(holds_s, self._holds_s)
+        self._latest_s = max(time_s, self._latest_s)
 
     @property
     def _seen_s(self) -> float:
@@ -62,6 +86,7 @@ class Film:
     def add(self, packet: av.Packet, entry: Entry) -> None:
         """Takes the next packet of the stream; the last one is empty."""
         last = packet.size == 0
+        self._note(packet)
         if self.skipping and not last and packet.pts is None:
             self._decode_all(entry)
             self.skipping = False

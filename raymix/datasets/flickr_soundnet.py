@@ -210,10 +210,11 @@ def _trained(
         yield _source(id, found, split, refused=refused)
 
 
-def _source(id: str, found: Medium | None, split: str, **more: Any) -> Source:
+def _source(id: str, found: Medium | None, split: str, *, repairs: tuple[str, ...] = (), **more: Any) -> Source:
     if found is None:
-        return Source(id, split, id=id, **more)
-    return Source(found.path, split, found.size_bytes, sound=found.sound, id=id, **more)
+        return Source(id, split, id=id, repairs=repairs, **more)
+    doubts = (*found.doubts, *repairs)
+    return Source(found.path, split, found.size_bytes, sound=found.sound, id=id, repairs=doubts, **more)
 
 
 def _there(media: Media) -> dict[str, str]:

@@ -14,7 +14,8 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from PIL import Image
@@ -29,6 +30,7 @@ from raymix.storage import below, resolve
 
 OWN: tuple[str, ...] = ("classes", "splits", "regions")
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
+PARTIAL = re.compile(r"(.+)\.(?:temp|f\d+)\.\w+")  # as yt-dlp calls what it has not merged yet
 
 
 def sources(settings: Dataset) -> list[Source]:
@@ -43,7 +45,12 @@ def sources(settings: Dataset) -> list[Source]:
     for path, size in sizes.items():
         name = same_name(path)
         split = split_of(settings, path) if split_by_path is None else split_by_path.pop(name, "")
-        found.append(Source(path, split, size, labels_of(settings, name), tuple(regions.get(name, ()))))
+        refused = None
+        if (whole := _whole(path, sizes)) and not (split_by_path is not None and split):
+            split, refused = "", ("unlisted", f"left by a download, whose whole file is {whole.rpartition('/')[2]}")
+        found.append(
+            Source(path, split, size, labels_of(settings, name), tuple(regions.get(name, ())), refused=refused)
+        )
     gone = ("missing", "in the split file, not in the folder")
     missing = [Source(path, split, refused=gone) for path, split in (split_by_path or {}).items()]
     return shuffled(settings, found + missing)
@@ -60,6 +67,12 @@ def listing(root: str) -> dict[str, int]:
         for name in sorted(sizes)
         if name.lower().endswith(SUFFIXES) and not any(part.startswith(".") for part in name.split("/"))
     }
+
+
+def _whole(path: str, sizes: Mapping[str, int]) -> str:
+    """The file of which x.temp.mp4 or x.f137.mp4 is a step on the way, where that one is there and not empty; ''."""
+    match = PARTIAL.fullmatch(path)
+    return next((name for end in SUFFIXES if match and sizes.get(name := f"{match[1]}{end}")), "")
 
 
 def labels_of(settings: Dataset, path: str) -> tuple[str, ...]:

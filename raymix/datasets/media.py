@@ -6,6 +6,7 @@ stamps say, so streams that start at different times stay aligned.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import av
@@ -21,6 +22,9 @@ from raymix.storage import Reader
 # Containers only: a play list that calls itself x.mp4 could make the library open other files or addresses.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,asf,ogg"
 LEAD_S = 1.0  # sound decoders need what was before
+SHORT_S = 0.5  # a stream may end so much before the end that its container states
+APART_S = 1.1  # more than this between the ends of picture and sound is no rounding
+_CLOCK = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 
 
 def cut(file: str | Reader, how: Cutting, entry: Entry) -> Iterator[Cut]:
@@ -46,6 +50,7 @@ def _cut(container: av.container.InputContainer, how: Cutting, entry: Entry) -> 
     _seek(container, plan, origin)
     for packet in _packets(container, video, audio):
         if packet.stream is video:
+            film.stays_s = 0.0 if packet.size else _stays(video, origin)
             film.add(packet, entry)
         else:
             broken += _hear(packet, sound)
@@ -55,8 +60,7 @@ def _cut(container: av.container.InputContainer, how: Cutting, entry: Entry) -> 
         if not plan.more(number) or min(film.now_s, sound.end_s) > plan.until + SLACK_S:
             whole = False  # what comes after is not wanted
             break
-    broken += film.broken
-    pictures.end_s = film.end_s
+    broken, pictures.end_s = broken + film.broken, film.end_s
     pictures.finish()
     sound.finish()
     end_s = min(pictures.end_s, sound.end_s, plan.until)
@@ -72,6 +76,8 @@ def _cut(container: av.container.InputContainer, how: Cutting, entry: Entry) -> 
     if whole:
         _check_length(video, origin, pictures.end_s)
         _check_length(audio, origin, sound.end_s)
+        _check_counts(container, ((video, pictures.end_s), (audio, sound.end_s)))
+        entry.reason = "; ".join(filter(None, (entry.reason, _apart(pictures.end_s, sound.end_s))))
     plan.account(number, end_s, entry)
 
 
@@ -119,6 +125,12 @@ def _end(stream: av.VideoStream | av.AudioStream, origin: float) -> float | None
     return float(stream.duration * stream.time_base) + _start(stream) - origin
 
 
+def _stays(video: av.VideoStream, origin: float) -> float:
+    """Until when Matroska says that the picture lasts, 0 where it does not."""
+    said = _CLOCK.fullmatch(video.metadata.get("DURATION", ""))
+    return 3600 * int(said[1]) + 60 * int(said[2]) + float(said[3]) - origin if said else 0.0
+
+
 def _declared(
     container: av.container.InputContainer, video: av.VideoStream, audio: av.AudioStream, origin: float
 ) -> float | None:
@@ -137,9 +149,25 @@ def _seek(container: av.container.InputContainer, plan: Plan, origin: float) -> 
 
 def _check_length(stream: av.VideoStream | av.AudioStream, origin: float, end_s: float) -> None:
     declared = _end(stream, origin)
-    if declared is not None and end_s < declared - 0.5:
+    if declared is not None and end_s < declared - SHORT_S:
         where = f"{stream.type} stops at {end_s:.1f} s of {declared:.1f} s"
         raise Unusable("corrupt", f"{where}: truncated; whole clips before are kept")
+
+
+def _check_counts(
+    container: av.container.InputContainer, ends: tuple[tuple[av.VideoStream | av.AudioStream, float], ...]
+) -> None:
+    """AVI states no durations, but how much each stream holds; one count may be a guess of its writer, two are none."""
+    stated = [float(stream.frames * (stream.time_base or 0)) for stream, _ in ends]
+    short = [end_s < stated_s - SHORT_S for (_, end_s), stated_s in zip(ends, stated, strict=True)]
+    if container.format.name == "avi" and all(short):
+        where = f"stops at {ends[0][1]:.1f} s of {stated[0]:.1f} s"
+        raise Unusable("corrupt", f"{where} by its header: truncated; whole clips before are kept")
+
+
+def _apart(picture_s: float, sound_s: float) -> str:
+    """What is to be said of a medium whose streams end apart, by their own word."""
+    return f"picture ends at {picture_s:.1f} s, sound at {sound_s:.1f} s" if abs(picture_s - sound_s) > APART_S else ""
 
 
 def _line(error: BaseException) -> str:

@@ -6,22 +6,28 @@ ID/frames/000001.jpg + ID/audio/audio_clips/000.wav, 001.wav ...   the same, the
 any/ID/frame_000/00000.jpg + any/ID.flac          pictures in a folder for each second (DSOL's code)
 frames/ID/000001.jpg + audio/ID.wav               the same, in two trees
 frames/ID.jpg + audio/ID.wav                      one picture and its sound
+
+Of several files of a name the empty ones come last, and pictures in a folder called frames first; what lies in folders of
+annotations or masks is no frame. Where two different ones are left the first path is taken, and `doubts` names both.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from pyarrow import fs
 
-from raymix.datasets.extracted import PICTURES, SECOND
+from raymix.datasets.extracted import FILMS, PICTURES, SECOND
 from raymix.datasets.source import same_name
 from raymix.storage import below, resolve
 
-VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
+VIDEOS = FILMS
 SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".ogg")
+FRAMES = "frames"
+NO_FRAMES = frozenset(("annotation", "annotations", "anno", "mask", "masks"))  # folders, in any case
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Medium:
     path: str
     size_bytes: int
     sound: str = ""
+    doubts: tuple[str, ...] = ()  # other files that have its name
 
 
 class Media:
@@ -47,6 +54,7 @@ class Media:
         self._stills: dict[str, list[str]] = defaultdict(list)
         self._folders: dict[str, set[str]] = defaultdict(set)  # of pictures, by each folder above them
         self._heard: dict[str, list[str]] = defaultdict(list)  # sounds by each folder above them
+        self._bytes: dict[str, int] = defaultdict(int)  # of pictures, by their folder
         for name in sorted(self.files):
             self._add(PurePosixPath(same_name(name)), name)
 
@@ -58,42 +66,55 @@ class Media:
             self._sounds[path.stem].append(name)
             for part in above:
                 self._heard[part].append(name)
-        elif suffix in PICTURES:
+        elif suffix in PICTURES and not is_mask(name):
+            folder = name.rpartition("/")[0]
             self._stills[path.stem].append(name)
+            self._bytes[folder] += self.files[name]
             for part in above:
-                self._folders[part].add(name.rpartition("/")[0])
+                self._folders[part].add(folder)
 
     def __len__(self) -> int:
         return len(self._videos) + len(self._sounds)
 
     def find(self, *names: str) -> Medium | None:
-        """The medium that has one of these names, the first that is there: a video before what was taken apart."""
-        for name in map(same_name, names):
-            if found := self._videos.get(name):
-                return Medium(found[0], self.files[found[0]])
-        for name in map(same_name, names):
-            sounds = self._sounds.get(name) or self._heard.get(name)
-            pictures = sorted(self._folders.get(name, ())) or self._stills.get(name)
-            if sounds and pictures:
-                sound, size = self._sound(sounds)
-                return Medium(_above(pictures), size, sound)
-        return None
+        """The medium that has one of these names, the first that is there: a video before what was taken apart.
+
+        An empty one only where there is no other.
+        """
+        found = [each for name in map(same_name, names) if (each := self._video(name))]
+        found += [each for name in map(same_name, names) if (each := self._apart(name))]
+        return next((each for each in found if each.size_bytes), found[0] if found else None)
+
+    def _video(self, name: str) -> Medium | None:
+        path, doubts = choose(self._of(self._videos.get(name, ())))
+        return Medium(path, self.files[path], doubts=doubts) if path else None
+
+    def _apart(self, name: str) -> Medium | None:
+        folders = _above({folder: self._bytes[folder] for folder in self._folders.get(name, ())})
+        picture, doubts = choose(folders or self._of(self._stills.get(name, ())))
+        sound, size, more = self._sound(name)
+        return Medium(picture, size, sound, (*doubts, *more)) if picture and sound else None
 
     def still(self, name: str) -> Medium | None:
         """The single picture of this name with its sound, which may be in an MP4; None where either is missing."""
-        pictures = self._stills.get(same_name(name))
-        sounds = self._sounds.get(same_name(name)) or [
-            path for path in self._videos.get(same_name(name), ()) if path.lower().endswith((".mp4", ".mov"))
-        ]
-        return Medium(pictures[0], self.files[sounds[0]], sounds[0]) if pictures and sounds else None
+        picture, doubts = choose(self._of(self._stills.get(same_name(name), ())))
+        videos = [path for path in self._videos.get(same_name(name), ()) if path.lower().endswith((".mp4", ".mov"))]
+        sound, more = choose(self._of(self._sounds.get(same_name(name)) or videos))
+        return Medium(picture, self.files[sound], sound, (*doubts, *more)) if picture and sound else None
 
-    def _sound(self, names: list[str]) -> tuple[str, int]:
-        """The file that is the sound, or the folder whose files are its pieces, and the size of that."""
+    def _of(self, paths: Iterable[str]) -> dict[str, int]:
+        return {path: self.files[path] for path in paths}
+
+    def _sound(self, name: str) -> tuple[str, int, tuple[str, ...]]:
+        """The file that is the sound, or the folder whose files are its pieces, the size of that, and doubts."""
         by_folder = defaultdict[str, list[str]](list)
-        for name in names:
-            by_folder[name.rpartition("/")[0]].append(name)
-        folder, pieces = min(by_folder.items(), key=lambda each: (len(each[1]) > 1, each[0]))
-        return (pieces[0] if len(pieces) == 1 else folder), sum(self.files[name] for name in pieces)
+        for path in self._heard.get(name, ()):
+            by_folder[path.rpartition("/")[0]].append(path)
+        single = [path for paths in by_folder.values() if len({_stem(path) for path in paths}) == 1 for path in paths]
+        sizes = self._of(self._sounds.get(name) or single)
+        sizes = sizes or {folder: sum(self._of(paths).values()) for folder, paths in by_folder.items()}
+        path, doubts = choose(sizes)
+        return path, sizes.get(path, 0), doubts
 
     def below(self, folder: str) -> list[str]:
         """The videos whose path begins with a folder, in order."""
@@ -101,7 +122,30 @@ class Media:
         return [n for n in sorted(self.files) if n.startswith(start) and n.lower().endswith(VIDEOS)]
 
 
-def _above(folders: list[str]) -> str:
-    """The one folder of pictures, or that which holds a folder of them for each second."""
-    apart = len(folders) > 1 and all(SECOND.fullmatch(folder.rpartition("/")[2]) for folder in folders)
-    return folders[0].rpartition("/")[0] if apart else folders[0]
+def choose(sizes: Mapping[str, int]) -> tuple[str, tuple[str, ...]]:
+    """The first path of files or folders of one name, by the rules above, and what is to be said of the others; '' of none."""
+    ranks = {path: (not size, FRAMES not in path.lower().split("/"), path) for path, size in sizes.items()}
+    if not ranks:
+        return "", ()
+    best = min(ranks, key=ranks.__getitem__)
+    equal = [path for path in sorted(ranks) if ranks[path][:2] == ranks[best][:2]]
+    other = next((path for path in equal if sizes[path] != sizes[best]), "")  # one of the same size is a copy
+    return best, (f"{best} was taken, there is {other} too",) if other else ()
+
+
+def is_mask(path: str) -> bool:
+    """Whether a picture lies where annotations do: it is none of a video, whatever its name."""
+    return any(part in NO_FRAMES for part in path.lower().split("/")[:-1])
+
+
+def _stem(path: str) -> str:
+    return PurePosixPath(path).stem
+
+
+def _above(folders: Mapping[str, int]) -> dict[str, int]:
+    """Folders of pictures, or those that hold a folder of them for each second."""
+    found = defaultdict[str, int](int)
+    for folder, size in folders.items():
+        if SECOND.fullmatch(folder.rpartition("/")[2]):
+            found[folder.rpartition("/")[0]] += size
+    return found or dict(folders)

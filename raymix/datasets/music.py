@@ -9,7 +9,8 @@ code, INSTRUMENT/ID/frames/*.jpg beside INSTRUMENT/ID/audio/audio_clips/*.wav of
 Videos with boxes are the test split: 27 solos, 16 duets. The others are divided between train and val by `dataset.val`
 and the hash of their id, or by train.csv, val.csv and test.csv in the folder `dataset.splits`, lines of which are
 MUSIC_raw/solo/INSTRUMENT/ID. (The paper's code has two versions of these: one with 404, 18 and 24 solos, whose test is
-part of the 27; and one of 21 instruments, which trains on some of the 27: here they stay in test.) A test video gives a
+part of the 27; and one of 21 instruments, which trains on some of the 27: here they stay in test. Any other video in two
+of the lists is a leak, which ends the command unless `allow_leaks`.) A test video gives a
 clip every `stride_seconds`, whose first frame is the annotated one that is nearest; where that has no box, nothing in it
 sounds, and the clip has no region. Of duets, each label of the regions is a source (layout `natural`).
 
@@ -54,7 +55,13 @@ def sources(settings: Dataset) -> list[Source]:
     other = "duet" if subset == "solo" else "solo"
     tested = dict.fromkeys(shelf.tested(other), other)
     names = dict.fromkeys([*listed, *tracks, *(given or {})])
-    found = [_source(settings, media, name, listed.get(name), tracks.get(name), given, tested) for name in names]
+    found = []
+    for name in names:
+        source = _source(settings, media, name, listed.get(name), tracks.get(name), given, tested)
+        several = (
+            given is not None and source.refused is None and name not in tracks and given.get(name, Listed()).splits
+        )
+        found += [replace(source, split=split) for split in several or (source.split,)]  # `leaks` finds it in both
     _refuse_strange_root(settings, media, found)
     return shuffled(settings, found)
 
@@ -69,8 +76,8 @@ def clips(settings: Dataset, source: Source, entry: Entry) -> Iterator[Clip]:
 
 
 _SYNTHETIC = (
-    "MUSIC-Synthetic has no sound that can be mixed (pickled log-mel pictures); "
-    "dataset.subset=solo and layout=grid2x2 make such scenes"
+    "MUSIC-Synthetic cannot be imported: its sound is pickled log-mel pictures without phase, its four frames one picture, "
+    "and its clips are not there; dataset.subset=solo with layouts=[grid2x2] makes the same kind of scene, not those"
 )
 
 
@@ -107,6 +114,7 @@ def _source(
         if not track.frames:
             refused = ("corrupt", f"no annotated frame can be used: {track.repairs[0]}")
     medium = media.find(name, f"{name}_0_1000")
+    repairs += medium.doubts if medium else ()
     return Source(
         medium.path if medium else name,
         split,
@@ -130,8 +138,6 @@ def _split(
         return "", ("leaked", f"{BOXES[tested[name]]} tests it")
     if divided is None:
         return split_of(replace(settings, test=0.0), name), None
-    if len(divided.splits) > 1:
-        return "", ("leaked", f"in {' and '.join(f'{split}.csv' for split in divided.splits)}")
     return (divided.splits[0] if divided.splits else ""), None
 
 

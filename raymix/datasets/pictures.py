@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import math
+import struct
+from typing import Any
 
 import av
 import numpy as np
@@ -35,7 +38,7 @@ class Pictures:
         now = before[0] + self.step_s if before and frame.time is None else (frame.time or 0.0) - self.origin
         if before is None:
             wide, high = _display_size(frame, self.ratio)
-            entry.width, entry.height, entry.rotation = wide, high, frame.rotation
+            entry.width, entry.height, entry.rotation = wide, high, _turn(frame)[0]
             self.step_s = 1 / entry.fps if entry.fps else 0.04
         elif now > before[0]:
             self.step_s = now - before[0]
@@ -60,7 +63,8 @@ class Pictures:
         self._got.setdefault(number, {})[position] = (chosen[0], _picture(chosen[1], self.how.frame_size, self.ratio))
 
     def finish(self) -> None:
-        """At the end of the film its last frame stays on the screen."""
+        """At the end of the film its last frame stays on the screen, if need be for whole cuts."""
+        self._plan(self.end_s + SLACK_S)
         for time_s, number, position in self._wanted:
             if self._last is not None and time_s <= self.end_s + SLACK_S:
                 self._keep(number, position, self._last)
@@ -76,18 +80,30 @@ class Pictures:
         return Cut(round(start_s, 6), [image for _, image in found], times, wave, self.plan.given(number))
 
 
+def _turn(frame: av.VideoFrame) -> tuple[int, bool]:
+    """Degrees counter-clockwise that the file asks for, and whether left and right are exchanged before that."""
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return frame.rotation, False
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))  # of x' = ax + cy, y' = bx + dy
+    if a * d - b * c >= 0:
+        return frame.rotation, False
+    return round(math.degrees(math.atan2(b + c, d - a))), True
+
+
 def _display_size(frame: av.VideoFrame, ratio: float) -> tuple[int, int]:
     """Width and height on the screen: pixels need not be square, and the file may ask for a turn."""
     wide, high = max(1, round(frame.width * ratio)), frame.height
-    return (high, wide) if round(frame.rotation / 90) % 2 else (wide, high)
+    return (high, wide) if round(_turn(frame)[0] / 90) % 2 else (wide, high)
 
 
 def _picture(frame: av.VideoFrame, frame_size: int, ratio: float) -> np.ndarray:
-    """The frame as shown: turned as the file asks, shorter side at most `frame_size`; uint8 YX3."""
+    """The frame as shown: turned and mirrored as the file asks, shorter side at most `frame_size`; uint8 YX3."""
     wide, high = _display_size(frame, ratio)
     scale = min(1.0, frame_size / min(wide, high))
-    turns = round(frame.rotation / 90) % 4
+    degrees, mirrored = _turn(frame)
+    turns = round(degrees / 90) % 4
     wide, high = max(1, round(wide * scale)), max(1, round(high * scale))
     stored = (high, wide) if turns % 2 else (wide, high)
-    small = frame.reformat(width=stored[0], height=stored[1], format="rgb24", interpolation="AREA")
-    return np.ascontiguousarray(np.rot90(small.to_ndarray(), turns))
+    small = frame.reformat(width=stored[0], height=stored[1], format="rgb24", interpolation="AREA").to_ndarray()
+    return np.ascontiguousarray(np.rot90(small[:, ::-1] if mirrored else small, turns))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import av
@@ -43,6 +43,7 @@ class Row:
     start: int  # s
     label: str
     split: str  # train or test
+    repairs: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -98,8 +99,12 @@ def read(uri: str) -> dict[str, Row]:
         for cells in reader:
             if cells:
                 row = _row(cells, f"{uri}, line {reader.line_num}")
-                if found.setdefault(row.id, row).split != row.split:
+                first = found.setdefault(row.id, row)
+                if first.split != row.split:
                     raise ValueError(f"{uri}, line {reader.line_num}: {row.id} is in train and in test")
+                if first.label != row.label:
+                    again = f"listed again as {row.label}, kept as {first.label}"
+                    found[row.id] = replace(first, repairs=(*first.repairs, again))
     except csv.Error as error:
         raise ValueError(f"{uri}, line {reader.line_num}: not CSV ({error})") from error
     if not found:
@@ -139,11 +144,17 @@ def listed(lists: Lists, subset: str) -> dict[str, str]:
 
 
 def training(
-    settings: Dataset, media: Media, ids: Iterable[str], labels: dict[str, str], held: dict[str, str]
+    settings: Dataset,
+    media: Media,
+    ids: Iterable[str],
+    labels: dict[str, str],
+    held: dict[str, str],
+    rows: Mapping[str, Row],
 ) -> Iterator[Source]:
     """Clips to train on and, by the hash of their YouTube video, for validation.
 
-    `held` says of a YouTube video that something is tested on where it is listed: its clips are leaked.
+    `held` says of a YouTube video that something is tested on where it is listed: its clips are leaked. `rows` are those of
+    VGGSound's list, of which the repairs are told.
     """
     for name in ids:
         source, place = placed(media, name), held.get(name[:11], "")
@@ -152,7 +163,9 @@ def training(
         if place and not settings.allow_leaks:
             split, refused = "", ("leaked", f"listed for training, and its YouTube video is in {place}")
         at = (MIDDLE_S,) if _still(source) else ()  # a picture alone is of one time
-        yield replace(source, split=split, labels=(labels[name],) if labels[name] else (), at=at, refused=refused)
+        repairs = (*source.repairs, *(rows[name].repairs if name in rows else ()))
+        told = (labels[name],) if labels[name] else ()
+        yield replace(source, split=split, labels=told, at=at, repairs=repairs, refused=refused)
 
 
 def untrained(media: Media, ids: Iterable[str], why: str) -> Iterator[Source]:
@@ -166,8 +179,8 @@ def placed(media: Media, name: str) -> Source:
     youtube, start = name[:11], int(name[12:])
     span = None
     found = media.find(name, f"{youtube}_{start}", f"{youtube}_{start}_{start + round(SECONDS)}")
-    if found is None and (found := media.find(youtube)) is not None:
-        span = (float(start), start + SECONDS)
+    if not (found and found.size_bytes) and (whole := media.find(youtube)) is not None:
+        found, span = whole, (float(start), start + SECONDS)
     return replace(_of(found, name), group=youtube, span=span)
 
 
@@ -179,7 +192,7 @@ def of(media: Media, name: str) -> Source:
 def _of(found: Medium | None, name: str) -> Source:
     if found is None:
         return Source(name, "", id=name, refused=("missing", "listed, but not below dataset.root"))
-    return Source(found.path, "", found.size_bytes, sound=found.sound, id=name)
+    return Source(found.path, "", found.size_bytes, sound=found.sound, id=name, repairs=found.doubts)
 
 
 def annotated(source: Source) -> Source:

@@ -71,7 +71,7 @@ def sources(settings: Dataset) -> list[Source]:
     if settings.subset:
         chosen = {n: _label(label, settings.subset) for n, label in vggsound.listed(lists, settings.subset).items()}
     labels = chosen | {name: row.label for name, row in rows.items()}
-    found = list(vggsound.training(settings, media, chosen, labels, held))
+    found = list(vggsound.training(settings, media, chosen, labels, held, rows))
     rest = [name for name, row in rows.items() if row.split == "test" and name not in chosen]
     found += vggsound.untrained(media, rest, "and not among the annotated frames by name")
     return shuffled(settings, vggsound.there(settings, media, [*found, *_samples(settings, media, lists)]))

@@ -40,7 +40,7 @@ def sources(settings: Dataset) -> list[Source]:
         chosen = vggsound.listed(lists, settings.subset) if settings.subset else _of(rows, "train")
         held = {row.youtube: "VGGSound's test split" for row in rows.values() if row.split == "test"}
         held |= {name[:11]: "VGG-SS" for name in known}
-        found += vggsound.training(settings, media, chosen, chosen | labels, held)
+        found += vggsound.training(settings, media, chosen, chosen | labels, held, rows)
         rest = [name for name in _of(rows, "test") if name not in known and name not in chosen]
         found += vggsound.untrained(media, rest, "not in VGG-SS")
     return shuffled(settings, vggsound.there(settings, media, found))
@@ -60,7 +60,7 @@ def _annotated(media: Media, name: str, entries: list[dict[str, Any]]) -> Source
         repairs.append("no box is left")
     regions = tuple({"label": first["class"], "sounding": True, "box": box} for box in boxes)
     source = vggsound.annotated(vggsound.placed(media, name))
-    return replace(source, split="test", labels=(first["class"],), regions=regions, repairs=tuple(repairs))
+    return replace(source, split="test", labels=(first["class"],), regions=regions, repairs=(*source.repairs, *repairs))
 
 
 def mended(boxes: list[list[float]]) -> tuple[list[list[float]], list[str]]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,7 +31,7 @@ from raymix.config import Dataset, nearest
 from raymix.datasets import clips as taking
 from raymix.datasets import faces, published_lists
 from raymix.datasets.extracted import PICTURES
-from raymix.datasets.medium import SOUNDS, VIDEOS, Media, Medium
+from raymix.datasets.medium import SOUNDS, VIDEOS, Media, Medium, choose, is_mask
 from raymix.datasets.source import Entry, Source, same_name, shuffled, split_of
 from raymix.region import Region
 from raymix.storage import resolve
@@ -94,23 +94,26 @@ def _bare(name: str) -> str:
 def _there(media: Media) -> dict[str, tuple[Name, Medium | None]]:
     """The clips below the root by their id; a video before what was taken apart; None: sound alone, or pictures alone."""
     names: dict[str, Name] = {}
-    videos, sounds, pictures = dict[str, str](), dict[str, str](), dict[str, str]()
+    kinds: list[dict[str, Counter[str]]] = [defaultdict(Counter) for _ in range(3)]
     for path in sorted(media.files):
         if (name := Name.of(path)) is None:
             continue
-        for kept, suffixes in ((videos, VIDEOS), (sounds, SOUNDS), (pictures, PICTURES)):
-            if path.lower().endswith(suffixes):
+        for of, suffixes in zip(kinds, (VIDEOS, SOUNDS, PICTURES), strict=True):
+            if path.lower().endswith(suffixes) and not (suffixes is PICTURES and is_mask(path)):
                 names.setdefault(name.id, name)
-                kept.setdefault(name.id, path.rpartition("/")[0] if kept is pictures else path)
-    found: dict[str, tuple[Name, Medium | None]] = {}
-    for id, name in names.items():
-        if id in videos:
-            found[id] = name, Medium(videos[id], media.files[videos[id]])
-        elif id in sounds and id in pictures:
-            found[id] = name, Medium(pictures[id], media.files[sounds[id]], sounds[id])
-        else:
-            found[id] = name, None
-    return found
+                of[name.id][path.rpartition("/")[0] if suffixes is PICTURES else path] += media.files[path]
+    return {id: (name, _medium(*(of[id] for of in kinds))) for id, name in names.items()}
+
+
+def _medium(videos: Counter[str], sounds: Counter[str], pictures: Counter[str]) -> Medium | None:
+    """The video, or pictures and sound, of one clip; a video before what was taken apart."""
+    video, doubts = choose(videos)
+    if videos[video]:
+        return Medium(video, videos[video], doubts=doubts)
+    (sound, more), (folder, others) = choose(sounds), choose(pictures)
+    if sound and folder:
+        return Medium(folder, sounds[sound], sound, (*others, *more))
+    return Medium(video, 0, doubts=doubts) if video else None
 
 
 def _source(name: Name, medium: Medium | None, split: str, **more: Any) -> Source:
@@ -119,7 +122,8 @@ def _source(name: Name, medium: Medium | None, split: str, **more: Any) -> Sourc
         return Source(
             name.id, split, **{"refused": ("no video", "sound without pictures, or pictures without sound"), **known}
         )
-    return Source(medium.path, split, medium.size_bytes, sound=medium.sound, **known)
+    repairs = (*medium.doubts, *known.pop("repairs", ()))
+    return Source(medium.path, split, medium.size_bytes, sound=medium.sound, repairs=repairs, **known)
 
 
 def _families(names: Iterable[Name]) -> dict[str, str]:
