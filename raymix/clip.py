@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from raymix.region import Region, by_source, union
+from raymix.region import Region, by_source, quiet, union
 
 SCHEMA_VERSION = 2  # 2: regions have a weight
 SPLITS = ("train", "val", "test")
@@ -124,6 +124,7 @@ class Clips:
         None  # bool (N, Y, X): pixels beside these that one annotator alone has; None: no clip has any
     )
     has_truth: np.ndarray | None = None  # bool (N,)
+    quiet: np.ndarray | None = None  # bool (N,): it is told what is seen, and that none of it sounds
     start_s: np.ndarray | None = None  # float64 (N,), on the video's clock; with the truth only
     duration_s: np.ndarray | None = None
     sources: np.ndarray | None = None  # bool (N, S, Y, X): of each sounding source, empty where there are fewer
@@ -181,20 +182,19 @@ def decode(table: pa.Table, image_size: int, truth: bool, sources: bool = False)
     With `sources` also the masks of each sounding source for itself.
     """
     require(table.schema, columns(truth, labels=False), "these rows")
-    count = table.num_rows
     bins = set(zip(table["stft_frames"].to_pylist(), table["stft_bins"].to_pylist(), strict=True))
     frame_lists = table["frames"].to_pylist()
     per_clip = {len(frames) for frames in frame_lists}
     if len(bins) > 1 or len(per_clip) > 1:
         raise ValueError(f"rows of one dataset need one shape: STFT {sorted(bins)}, frames per clip {sorted(per_clip)}")
-    stft_NTF2 = np.empty((count, *(bins.pop() if bins else (0, 0)), 2), np.float16)
+    stft_NTF2 = np.empty((table.num_rows, *(bins.pop() if bins else (0, 0)), 2), np.float16)
     for row, value in enumerate(v for chunk in table["stft"].chunks for v in chunk):
         stft_NTF2[row] = np.frombuffer(value.as_buffer(), np.float16).reshape(stft_NTF2.shape[1:])
-    frames_NnYX3 = np.empty((count, per_clip.pop() if per_clip else 0, image_size, image_size, 3), np.uint8)
+    frames_NnYX3 = np.empty((table.num_rows, per_clip.pop() if per_clip else 0, image_size, image_size, 3), np.uint8)
     for row, frames in enumerate(frame_lists):
         for position, frame in enumerate(frames):
             frames_NnYX3[row, position] = _picture(frame["jpeg"], image_size)
-    labels = table["labels"].to_pylist() if "labels" in table.column_names else [[]] * count
+    labels = table["labels"].to_pylist() if "labels" in table.column_names else [[]] * table.num_rows
     regions = table["regions"].to_pylist() if truth or sources else []
     masks, halves, has_truth = union(regions, image_size) if truth else (None, None, None)
     own = by_source(regions, image_size) if sources else (None, None)
@@ -209,6 +209,7 @@ def decode(table: pa.Table, image_size: int, truth: bool, sources: bool = False)
         masks=masks,
         halves=halves,
         has_truth=has_truth,
+        quiet=quiet(regions) if truth else None,
         start_s=times[0],
         duration_s=times[1],
         sources=own[0],
@@ -238,6 +239,7 @@ def outline(table: pa.Table, image_size: int, truth: bool, sources: bool = False
         frames=np.empty((count, 1, image_size, image_size, 0), np.uint8),
         stft=np.empty((count, lengths.pop() if lengths else 0, 0, 2), np.float16),
         has_truth=union(regions, image_size)[-1] if truth else None,
+        quiet=quiet(regions) if truth else None,
         start_s=np.array(known["start_s"], np.float64),
         duration_s=np.array(known["duration_s"], np.float64),
         sources=own,

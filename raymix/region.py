@@ -51,6 +51,11 @@ def union(region_lists: list[list[dict[str, Any]]], size: int) -> tuple[np.ndarr
     return masks_NYX, halves_NYX, known_N | halves_NYX.any(axis=(1, 2))
 
 
+def quiet(region_lists: list[list[dict[str, Any]]]) -> np.ndarray:
+    """Clips (N,) of which it is told what is seen, and that none of it sounds."""
+    return np.array([bool(of) and not any(region["sounding"] for region in of) for of in region_lists], bool)
+
+
 def _heard(region: dict[str, Any]) -> bool:
     """Whether it is a sounding region of frame 0."""
     return bool(region["sounding"] and region["frame"] == 0)

@@ -122,8 +122,8 @@ def compose_list(
 ) -> Scenes:
     """The scenes of a pair list, in the order of their ids; the list, its id, rule and level are part of their hash.
 
-    A duet has as many sources as any of the list's clips; those that a clip lacks have empty masks. Raises ValueError
-    naming the row of the list whose clip is not there.
+    A duet has as many sources as any of the list's clips; those that a clip lacks have empty masks, and so has a frame
+    that hears another clip. Raises ValueError naming the row of the list whose clip is not there.
     """
     frames = window_frames(seconds, clips.stft.shape[1])
     start = (clips.stft.shape[1] - frames) // 2
@@ -133,8 +133,10 @@ def compose_list(
     place_NP = np.argsort(~sounding_NP, axis=1, kind="stable")  # the first ones sound
     cast_NP = np.take_along_axis(seen_NP, place_NP, axis=1)
     told = [pairs.id, pairs.hash, rule, level, clips.clip_id[cast_NP].tolist(), start, frames]
-    gain_NP = np.take_along_axis(gain_NP, place_NP, axis=1)
-    stage = _Stage(pairs.layout, pairs.ids, cast_NP, place_NP, int(sounding_NP[0].sum()), gain_NP)
+    gain_NP, sounds_N1 = np.take_along_axis(gain_NP, place_NP, axis=1), pairs.sounds(clips)
+    if sounds_N1 is not None:
+        told.append(clips.clip_id[sounds_N1].tolist())
+    stage = _Stage(pairs.layout, pairs.ids, cast_NP, place_NP, int(sounding_NP[0].sum()), gain_NP, sounds_N1)
     return stage.show(clips, start, frames, rule, level, told)
 
 
@@ -148,6 +150,7 @@ class _Stage:
     place_NP: np.ndarray
     heard: int
     gain_NP: np.ndarray | None = None
+    sounds_NS: np.ndarray | None = None  # the clips that are heard, where some are heard in another's place
 
     def show(self, clips: Clips, start: int, frames: int, rule: str, level: str, told: list[Any]) -> Scenes:
         """The scenes; `told` is what their hash is of."""
@@ -157,11 +160,13 @@ class _Stage:
         heard_NS, panels_NS = self.cast_NP[:, : self.heard], self.place_NP[:, : self.heard].copy()
         gain_NS = None if self.gain_NP is None else self.gain_NP[:, : self.heard]
         seen_NP = np.take_along_axis(self.cast_NP, np.argsort(self.place_NP, axis=1), axis=1)  # clip in each panel
+        silent_N = None if self.sounds_NS is None else (self.sounds_NS != heard_NS).any(axis=1)
         masks_NSYX, halves_NSYX = (
-            None if each is None else on_canvas(each, heard_NS, panels_NS, rects)
+            None if each is None else on_canvas(each, heard_NS, panels_NS, rects, silent_N)
             for each in (clips.masks, clips.halves)
         )
-        label_NS = clips.label[heard_NS]
+        sounds_NS = heard_NS if self.sounds_NS is None else self.sounds_NS
+        label_NS = clips.label[sounds_NS]
         if self.layout == "natural":
             (masks_NSYX, label_NS), halves_NSYX = self._own_sources(clips), None
             panels_NS = np.zeros(label_NS.shape, np.int64)
@@ -170,22 +175,35 @@ class _Stage:
             ids=self.ids,
             videos=[tuple(map(str, names)) for names in clips.video[self.cast_NP]],
             frames_N3YX=_canvas(clips.frames[:, 0], seen_NP, rows, columns),
-            mixture_NTF=_soundtrack(clips.stft, heard_NS, start, frames, rule, level, gain_NS),
+            mixture_NTF=_soundtrack(clips.stft, sounds_NS, start, frames, rule, level, gain_NS),
             panels_NS=torch.from_numpy(panels_NS),
             rects_P4=torch.tensor(rects),
             masks_NSYX=None if masks_NSYX is None else torch.from_numpy(masks_NSYX),
             halves_NSYX=None if halves_NSYX is None else torch.from_numpy(halves_NSYX),
-            has_truth_N=None if clips.has_truth is None else torch.from_numpy(clips.has_truth[heard_NS].all(1)),
+            has_truth_N=self._known(clips, silent_N),
             hash=blake2b(json.dumps(told).encode(), digest_size=8).hexdigest(),
             labels=[tuple(names) for names in label_NS.tolist()],
             preprocessing=clips.preprocessing,
-            outline=self._outline(clips, panels_NS, np.array(rects)),
+            outline=self._outline(clips, panels_NS, np.array(rects), silent_N),
         )
 
-    def _outline(self, clips: Clips, panels_NS: np.ndarray, rects_P4: np.ndarray) -> Outline | None:
+    def _known(self, clips: Clips, silent_N: np.ndarray | None) -> Tensor | None:
+        """Scenes of which it is known where all that is heard is, or (of single frames) that nothing is to be seen of it."""
+        if clips.has_truth is None:
+            return None
+        heard_NS = self.cast_NP[:, : self.heard]
+        known_N = clips.has_truth[heard_NS].all(axis=1)
+        if self.layout == "single" and clips.quiet is not None:
+            known_N |= clips.quiet[heard_NS[:, 0]]
+        return torch.from_numpy(known_N if silent_N is None else known_N | silent_N)
+
+    def _outline(
+        self, clips: Clips, panels_NS: np.ndarray, rects_P4: np.ndarray, silent_N: np.ndarray | None
+    ) -> Outline | None:
         if clips.regions is None:
             return None
-        whole = Outline(clips.regions, self.cast_NP[:, : self.heard], panels_NS, rects_P4, self.layout == "natural")
+        cast_NC, own = self.cast_NP[:, : self.heard], self.layout == "natural"
+        whole = Outline(clips.regions, cast_NC, panels_NS, rects_P4, own, silent_N)
         return whole.take(np.arange(len(panels_NS)))  # without the clips that no scene has
 
     def _own_sources(self, clips: Clips) -> tuple[np.ndarray | None, np.ndarray]:

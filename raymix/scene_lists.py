@@ -127,9 +127,11 @@ def _given(pairs: PairList, names: Clips, split: str, uri: str) -> Listed:
     kept: list[tuple[Panel, ...]] = []
     gone: list[tuple[str, str]] = []
     for panels in pairs.scenes:
-        of = sorted({place for panel in panels for place in places.get(panel.clip_id or panel.video, [])})
+        named = {name for panel in panels for name in (panel.clip_id or panel.video, panel.heard)}
+        of = sorted({place for name in named for place in places.get(name, [])})
         try:
-            found_P = replace(pairs, scenes=(panels,)).find(names.take(of))[0]
+            found_P = (one := replace(pairs, scenes=(panels,))).find(names.take(of))[0]
+            one.sounds(names.take(of))
         except ValueError as error:
             gone.append((panels[0].scene_id, str(error)))
             continue

@@ -25,6 +25,7 @@ class Outline:
     panels_NS: np.ndarray
     rects_P4: np.ndarray
     own: bool  # sources of one clip
+    silent_N: np.ndarray | None = None  # bool, scenes in which nothing that is seen is heard; None: there are none
 
     @property
     def votes(self) -> bool:
@@ -35,7 +36,10 @@ class Outline:
         """Those of some scenes, with the regions of their clips and no others."""
         clips, at = np.unique(self.clips_NC[index], return_inverse=True)
         at_NC = at.reshape(len(index), self.clips_NC.shape[1])
-        return replace(self, regions=self.regions[clips], clips_NC=at_NC, panels_NS=self.panels_NS[index])
+        silent_N = None if self.silent_N is None else self.silent_N[index]
+        return replace(
+            self, regions=self.regions[clips], clips_NC=at_NC, panels_NS=self.panels_NS[index], silent_N=silent_N
+        )
 
     def draw(self) -> dict[str, Any]:
         """What `Truth` has of them, by name: `masks_NSYX`, `halves_NSYX`."""
@@ -44,7 +48,7 @@ class Outline:
             masks_NYX, halves_NYX, _ = union(regions, size)
             there = {"masks_NSYX": masks_NYX} | ({} if halves_NYX is None else {"halves_NSYX": halves_NYX})
             where = self.clips_NC, self.panels_NS, self.rects_P4
-            return {name: on_canvas(each_NYX, *where) for name, each_NYX in there.items()}
+            return {name: on_canvas(each_NYX, *where, self.silent_N) for name, each_NYX in there.items()}
         there_NSYX, (n, s) = (
             by_source(regions, size)[0][self.clips_NC[:, 0], : self.panels_NS.shape[1]],
             self.panels_NS.shape,
@@ -54,13 +58,21 @@ class Outline:
         return {"masks_NSYX": masks_NSYX}
 
 
-def on_canvas(masks_NYX: np.ndarray, clips_NS: np.ndarray, panels_NS: np.ndarray, rects_P4: Any) -> np.ndarray:
-    """Masks of clips where the panels of scenes are, (N, S, Y, X) of the canvas."""
+def on_canvas(
+    masks_NYX: np.ndarray,
+    clips_NS: np.ndarray,
+    panels_NS: np.ndarray,
+    rects_P4: Any,
+    silent_N: np.ndarray | None = None,
+) -> np.ndarray:
+    """Masks of clips where the panels of scenes are, (N, S, Y, X) of the canvas; empty where nothing seen is heard."""
     rects = np.asarray(rects_P4)
     out_NSYX = np.zeros((*panels_NS.shape, rects[:, 3].max(), rects[:, 2].max()), bool)
     for scene, source in np.ndindex(*panels_NS.shape):
         left, top, right, bottom = rects[panels_NS[scene, source]]
         out_NSYX[scene, source, top:bottom, left:right] = masks_NYX[clips_NS[scene, source]]
+    if silent_N is not None:
+        out_NSYX[silent_N] = False
     return out_NSYX
 
 

@@ -11,6 +11,8 @@ Parquet or CSV, one row for each panel of a scene, the rows of a scene together:
     time_s     a time in that video in seconds, which picks the clip; may be empty where the video has one clip only
     sounding   whether the panel is heard: true or false (or 1, 0); absent: all are
     gain       factor on its sound after it was brought to a level; absent: 1
+    heard      layout single: another clip_id, whose sound is heard instead, so that nothing in the frame sounds (the
+               negatives of SLAVC's extended sets); empty or absent: its own
     label      class name, for the reader; nothing is done with it
 
 A list that `raymix.prepare pair_lists=` made of a given one also says what that one was and how many of its scenes are missing:

@@ -29,6 +29,7 @@ SCHEMA = pa.schema(
         ("sounding", pa.bool_()),
         ("gain", pa.float64()),
         ("label", pa.string()),
+        ("heard", pa.string()),  # where any is
     ]
 )
 PUBLISHED = ("file1", "class1", "file2", "class2")  # the columns of AVGN's list, which has no header
@@ -40,20 +41,20 @@ _BOOLS = {"true": True, "1": True, "false": False, "0": False, "": True}
 
 def write(pairs: PairList, uri: str) -> None:
     """The list as a file, CSV or Parquet by its name; it carries the list's content, and its own name is the id."""
+    every = [panel for panels in pairs.scenes for panel in panels]
+    schema = SCHEMA if any(panel.heard for panel in every) else SCHEMA.remove(SCHEMA.get_field_index("heard"))
     rows = [
-        {name: pairs.layout if name == "layout" else getattr(panel, name) for name in SCHEMA.names}
-        for panels in pairs.scenes
-        for panel in panels
+        {name: pairs.layout if name == "layout" else getattr(panel, name) for name in schema.names} for panel in every
     ]
     filesystem, path = resolve(uri)
     if path.endswith(".parquet"):
         with making(filesystem, path) as part:
             told = {ORIGIN_KEY: json.dumps(asdict(pairs.origin)).encode()} if pairs.origin else None
-            pq.write_table(pa.Table.from_pylist(rows, SCHEMA.with_metadata(told)), part)
+            pq.write_table(pa.Table.from_pylist(rows, schema.with_metadata(told)), part)
         return
     text = io.StringIO()
     of = {f"{OF}{name}": value for name, value in (asdict(pairs.origin) if pairs.origin else {}).items()}
-    writer = csv.DictWriter(text, [*SCHEMA.names, *of], lineterminator="\n")
+    writer = csv.DictWriter(text, [*schema.names, *of], lineterminator="\n")
     writer.writeheader()
     for row in rows:
         shown = {
@@ -166,6 +167,8 @@ def _panel(row: Mapping[str, Any], number: int, layout: str, uri: str) -> Panel:
         raise refuse("time_s", "seconds from 0")
     if gain is not None and not 0.0 < gain < math.inf:
         raise refuse("gain", "a factor above 0")
+    if cells.get("heard") and layout != "single":
+        raise refuse("heard", "empty: only the clip of a single frame can be heard in another's place")
     return Panel(
         scene_id=cells["scene_id"],
         place=int(cells["place"]),
@@ -175,6 +178,7 @@ def _panel(row: Mapping[str, Any], number: int, layout: str, uri: str) -> Panel:
         sounding=_BOOLS[cells.get("sounding", "").lower()],
         gain=1.0 if gain is None else gain,
         label=cells.get("label", ""),
+        heard=cells.get("heard", ""),
         row=number,
     )
 

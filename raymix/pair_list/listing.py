@@ -33,6 +33,7 @@ class Panel:
     sounding: bool = True
     gain: float = 1.0
     label: str = ""
+    heard: str = ""  # clip_id of another clip that is heard instead: nothing in the frame sounds
     row: int = 0  # in its file, from 1: for messages
 
     @property
@@ -78,7 +79,10 @@ class PairList:
     @property
     def hash(self) -> str:
         """Sixteen hex digits that name the content."""
-        told = [[[p.scene_id, p.place, *p.named, p.sounding, p.gain] for p in panels] for panels in self.scenes]
+        told = [
+            [[p.scene_id, p.place, *p.named, p.sounding, p.gain, *filter(None, [p.heard])] for p in panels]
+            for panels in self.scenes
+        ]
         return blake2b(json.dumps([self.layout, told]).encode(), digest_size=8).hexdigest()
 
     def take(self, count: int | None) -> PairList:
@@ -99,6 +103,21 @@ class PairList:
                 if at in found_NP[scene, :place]:
                     raise ValueError(f"{where}: clip {str(clips.clip_id[at])!r} is in this scene twice")
         return found_NP
+
+    def sounds(self, clips: Clips) -> np.ndarray | None:
+        """The clip whose sound each single frame hears, (N, 1); None where all hear their own. ValueError as in `find`."""
+        if not any(panel.heard for panels in self.scenes for panel in panels):
+            return None
+        sounds_N1 = self.find(clips)
+        known = {name: place for place, name in enumerate(clips.clip_id.tolist())}
+        for scene, (panel, *_) in enumerate(self.scenes):
+            where = f"pair list {self.id}, row {panel.row}, scene {panel.scene_id!r}, heard"
+            if panel.heard:
+                other = _find(Panel(panel.scene_id, 0, panel.heard), clips, known, {}, where)
+                if clips.video[other] == clips.video[sounds_N1[scene, 0]]:
+                    raise ValueError(f"{where}: clip {panel.heard!r} is of the same video, which is no other's sound")
+                sounds_N1[scene, 0] = other
+        return sounds_N1
 
 
 def _find(panel: Panel, clips: Clips, known: Mapping[str, int], of_video: Mapping[str, list[int]], where: str) -> int:
