@@ -22,6 +22,10 @@ class Pictures:
         self.plan, self.how, self.origin, self.ratio = plan, plan.how, origin, ratio
         self.end_s, self.count = 0.0, 0
         self._last: tuple[float, av.VideoFrame] | None = None
+        self._turn = (
+            0,
+            False,
+        )  # of the whole film, by its first frame: a frame that is asked is freed late, and costs memory
         self.step_s = 0.0
         self._planned = 0  # cuts whose frames are wanted
         self._wanted: list[tuple[float, int, int]] = []  # heap of (time, cut, position)
@@ -37,8 +41,9 @@ class Pictures:
         before = self._last
         now = before[0] + self.step_s if before and frame.time is None else (frame.time or 0.0) - self.origin
         if before is None:
-            wide, high = _display_size(frame, self.ratio)
-            entry.width, entry.height, entry.rotation = wide, high, _turn(frame)[0]
+            self._turn = _turn(frame)
+            wide, high = _display_size(frame, self.ratio, self._turn[0])
+            entry.width, entry.height, entry.rotation = wide, high, self._turn[0]
             self.step_s = 1 / entry.fps if entry.fps else 0.04
         elif now > before[0]:
             self.step_s = now - before[0]
@@ -60,7 +65,8 @@ class Pictures:
             self._planned += 1
 
     def _keep(self, number: int, position: int, chosen: tuple[float, av.VideoFrame]) -> None:
-        self._got.setdefault(number, {})[position] = (chosen[0], _picture(chosen[1], self.how.frame_size, self.ratio))
+        image_YX3 = _picture(chosen[1], self.how.frame_size, self.ratio, self._turn)
+        self._got.setdefault(number, {})[position] = (chosen[0], image_YX3)
 
     def finish(self) -> None:
         """At the end of the film its last frame stays on the screen, if need be for whole cuts."""
@@ -91,17 +97,17 @@ def _turn(frame: av.VideoFrame) -> tuple[int, bool]:
     return round(math.degrees(math.atan2(b + c, d - a))), True
 
 
-def _display_size(frame: av.VideoFrame, ratio: float) -> tuple[int, int]:
+def _display_size(frame: av.VideoFrame, ratio: float, degrees: int) -> tuple[int, int]:
     """Width and height on the screen: pixels need not be square, and the file may ask for a turn."""
     wide, high = max(1, round(frame.width * ratio)), frame.height
-    return (high, wide) if round(_turn(frame)[0] / 90) % 2 else (wide, high)
+    return (high, wide) if round(degrees / 90) % 2 else (wide, high)
 
 
-def _picture(frame: av.VideoFrame, frame_size: int, ratio: float) -> np.ndarray:
+def _picture(frame: av.VideoFrame, frame_size: int, ratio: float, turn: tuple[int, bool]) -> np.ndarray:
     """The frame as shown: turned and mirrored as the file asks, shorter side at most `frame_size`; uint8 YX3."""
-    wide, high = _display_size(frame, ratio)
+    degrees, mirrored = turn
+    wide, high = _display_size(frame, ratio, degrees)
     scale = min(1.0, frame_size / min(wide, high))
-    degrees, mirrored = _turn(frame)
     turns = round(degrees / 90) % 4
     wide, high = max(1, round(wide * scale)), max(1, round(high * scale))
     stored = (high, wide) if turns % 2 else (wide, high)
