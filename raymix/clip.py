@@ -121,7 +121,7 @@ class Clips:
     stft: np.ndarray  # float16 (N, T, F, 2)
     masks: np.ndarray | None = None  # bool (N, Y, X): union of the sounding regions of frame 0, of annotators who agree
     halves: np.ndarray | None = (
-        None  # bool (N, Y, X): pixels beside these that one annotator alone has; None: no clip has any
+        None  # bool (N, Y, X): pixels beside these that one annotator alone has; None: none has any
     )
     has_truth: np.ndarray | None = None  # bool (N,)
     quiet: np.ndarray | None = None  # bool (N,): it is told what is seen, and that none of it sounds
@@ -194,16 +194,12 @@ def decode(table: pa.Table, image_size: int, truth: bool, sources: bool = False)
     for row, frames in enumerate(frame_lists):
         for position, frame in enumerate(frames):
             frames_NnYX3[row, position] = _picture(frame["jpeg"], image_size)
-    labels = table["labels"].to_pylist() if "labels" in table.column_names else [[]] * table.num_rows
     regions = table["regions"].to_pylist() if truth or sources else []
     masks, halves, has_truth = union(regions, image_size) if truth else (None, None, None)
     own = by_source(regions, image_size) if sources else (None, None)
     times = [np.array(table[name].to_pylist(), np.float64) if truth else None for name in ("start_s", "duration_s")]
     return Clips(
-        clip_id=np.array(table["clip_id"].to_pylist(), dtype=str),
-        video=np.array(table["video"].to_pylist(), dtype=str),
-        group=np.array(table["group"].to_pylist(), dtype=str),
-        label=np.array([names[0] if names else "" for names in labels], dtype=str),
+        **_names(table),
         frames=frames_NnYX3,
         stft=stft_NTF2,
         masks=masks,
@@ -214,8 +210,15 @@ def decode(table: pa.Table, image_size: int, truth: bool, sources: bool = False)
         duration_s=times[1],
         sources=own[0],
         source_label=own[1],
-        preprocessing=(table.schema.metadata or {}).get(HASH_KEY, b"").decode(),
     )
+
+
+def _names(table: pa.Table) -> dict[str, Any]:
+    """What rows say of themselves, as columns of `Clips`."""
+    labels = table["labels"].to_pylist() if "labels" in table.column_names else [[]] * table.num_rows
+    names = {name: np.array(table[name].to_pylist(), dtype=str) for name in ("clip_id", "video", "group")}
+    label = np.array([each[0] if each else "" for each in labels], dtype=str)
+    return names | {"label": label, "preprocessing": (table.schema.metadata or {}).get(HASH_KEY, b"").decode()}
 
 
 def outline(table: pa.Table, image_size: int, truth: bool, sources: bool = False) -> Clips:
@@ -226,25 +229,21 @@ def outline(table: pa.Table, image_size: int, truth: bool, sources: bool = False
     count, lengths = table.num_rows, set(table["stft_frames"].to_pylist())
     if len(lengths) > 1:
         raise ValueError(f"rows of one dataset need one shape: STFT frames {sorted(lengths)}")
-    known = {name: table[name].to_pylist() for name in OUTLINE if name in table.column_names}
-    regions, own, label_NS = known.get("regions", []), None, None
+    regions = table["regions"].to_pylist() if truth or sources else []
+    own, label_NS = None, None
     if sources:
         masks_NSYX, label_NS = by_source(regions, image_size)
         own = np.asarray(masks_NSYX.any(axis=(2, 3), keepdims=True))
     return Clips(
-        clip_id=np.array(known["clip_id"], dtype=str),
-        video=np.array(known["video"], dtype=str),
-        group=np.array(known["group"], dtype=str),
-        label=np.array([names[0] if names else "" for names in known["labels"]], dtype=str),
+        **_names(table),
         frames=np.empty((count, 1, image_size, image_size, 0), np.uint8),
         stft=np.empty((count, lengths.pop() if lengths else 0, 0, 2), np.float16),
         has_truth=union(regions, image_size)[-1] if truth else None,
         quiet=quiet(regions) if truth else None,
-        start_s=np.array(known["start_s"], np.float64),
-        duration_s=np.array(known["duration_s"], np.float64),
+        start_s=np.array(table["start_s"].to_pylist(), np.float64),
+        duration_s=np.array(table["duration_s"].to_pylist(), np.float64),
         sources=own,
         source_label=label_NS,
-        preprocessing=(table.schema.metadata or {}).get(HASH_KEY, b"").decode(),
         regions=np.fromiter(regions, object, count) if truth else None,
     )
 

@@ -20,9 +20,7 @@ class Region:
     frame: int = 0
     box_xyxy: tuple[float, float, float, float] | None = None
     mask: bytes | None = None
-    weight: float = (
-        1.0  # what its pixels count in a truth of several annotators: 1 where two agree, 0.5 where one alone is
-    )
+    weight: float = 1.0  # of its pixels in a truth of several annotators: 1 where two agree, 0.5 where one is alone
 
     def __post_init__(self) -> None:
         if self.weight not in (0.5, 1.0):

@@ -133,7 +133,7 @@ def compose_list(
     place_NP = np.argsort(~sounding_NP, axis=1, kind="stable")  # the first ones sound
     cast_NP = np.take_along_axis(seen_NP, place_NP, axis=1)
     told = [pairs.id, pairs.hash, rule, level, clips.clip_id[cast_NP].tolist(), start, frames]
-    gain_NP, sounds_N1 = np.take_along_axis(gain_NP, place_NP, axis=1), pairs.sounds(clips)
+    gain_NP, sounds_N1 = np.take_along_axis(gain_NP, place_NP, axis=1), pairs.sounds(clips, seen_NP)
     if sounds_N1 is not None:
         told.append(clips.clip_id[sounds_N1].tolist())
     stage = _Stage(pairs.layout, pairs.ids, cast_NP, place_NP, int(sounding_NP[0].sum()), gain_NP, sounds_N1)

@@ -130,8 +130,9 @@ def _given(pairs: PairList, names: Clips, split: str, uri: str) -> Listed:
         named = {name for panel in panels for name in (panel.clip_id or panel.video, panel.heard)}
         of = sorted({place for name in named for place in places.get(name, [])})
         try:
-            found_P = (one := replace(pairs, scenes=(panels,))).find(names.take(of))[0]
-            one.sounds(names.take(of))
+            one, here = replace(pairs, scenes=(panels,)), names.take(of)
+            (found_P,) = found_1P = one.find(here)
+            one.sounds(here, found_1P)
         except ValueError as error:
             gone.append((panels[0].scene_id, str(error)))
             continue

@@ -39,13 +39,9 @@ class Film:
         self._starts: deque[float] = deque()  # times of those in the queue that decoding can begin at
         self._bytes = 0
         self._stopped = False  # damaged to the end: packets came, but no frames
-        self._latest_s, self._holds_s = (
-            0.0,
-            0.0,
-        )  # of the packets so far: the latest time, and how long that frame stays
-        self.stays_s = (
-            0.0  # until when the last frame is on the screen by the container's word, where packets do not say
-        )
+        self._latest_s = 0.0  # of the packets so far
+        self._holds_s = 0.0  # how long that frame stays
+        self.stays_s = 0.0  # until when the last frame stays by the container's word, where packets do not say
 
     @property
     def now_s(self) -> float:

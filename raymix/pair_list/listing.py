@@ -104,11 +104,12 @@ class PairList:
                     raise ValueError(f"{where}: clip {str(clips.clip_id[at])!r} is in this scene twice")
         return found_NP
 
-    def sounds(self, clips: Clips) -> np.ndarray | None:
-        """The clip whose sound each single frame hears, (N, 1); None where all hear their own. ValueError as in `find`."""
+    def sounds(self, clips: Clips, seen_NP: np.ndarray) -> np.ndarray | None:
+        """The clip whose sound each single frame hears, (N, 1); None where all hear their own. ValueError as in `find`,
+        which gave `seen_NP`."""
         if not any(panel.heard for panels in self.scenes for panel in panels):
             return None
-        sounds_N1 = self.find(clips)
+        sounds_N1 = seen_NP.copy()
         known = {name: place for place, name in enumerate(clips.clip_id.tolist())}
         for scene, (panel, *_) in enumerate(self.scenes):
             where = f"pair list {self.id}, row {panel.row}, scene {panel.scene_id!r}, heard"
