@@ -1,4 +1,4 @@
-"""The house: which room stands on which floor, what it may import, and how large it may grow."""
+"""Which layer each module belongs to and what it may import."""
 
 from __future__ import annotations
 
@@ -51,8 +51,6 @@ TORCH_FREE = {
     "config", "rules", "storage", "expression", "study", "ledger", "protocol", "space", "search_space", "metrics", "truth",
     "resampling", "precision", "door", "leaderboard", "watch", "session", "room", "lock",
 }  # fmt: skip
-LINES, FUNCTION_LINES = 300, 40
-PAGES = {("fit", "fit")}  # the training loop alone may fill a page
 
 
 def room_of(path: Path) -> str:
@@ -103,12 +101,5 @@ def test_doors_that_only_query_do_not_pay_for_torch(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
-def test_rooms_stay_small(path: Path) -> None:
-    text = path.read_text()
-    assert len(text.splitlines()) <= LINES
-    tree = ast.parse(text)
-    assert ast.get_docstring(tree), f"{path.name}: a room's first words say what it is"
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (room_of(path), node.name) not in PAGES:
-            length = (node.end_lineno or 0) - node.lineno + 1
-            assert length <= FUNCTION_LINES, f"{path.name}: {node.name} has {length} lines"
+def test_every_module_has_a_docstring(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))
