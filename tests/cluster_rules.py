@@ -23,7 +23,7 @@ LAUNCHER = ("on_prem.yaml", "aws.yaml", "gcp.yaml")
 CLOUDS = LAUNCHER[1:]
 KUBERAY = {"raycluster.yaml": "ray.io_rayclusters.yaml", "rayjob.yaml": "ray.io_rayjobs.yaml"}
 IDLE_MINUTES, MOST_WORKERS = 10, 8
-VERSIONS = {"ray": "RAY", "torch": "TORCH", "torchvision": "TORCHVISION", "torchaudio": "TORCHAUDIO"}
+SAME_ON_ALL_NODES = ("ray", "torch", "torchvision", "torchaudio")
 SECRET = re.compile(
     r"AKIA[0-9A-Z]{12}|BEGIN [A-Z ]*PRIVATE KEY|(?i:secret_?access_?key|password|auth_token)\W*[:=]\s*\S"
 )
@@ -253,7 +253,7 @@ def image(name: str, header: str) -> list[str]:
 
 
 def dockerfile(text: str) -> list[str]:
-    """Not root at the end, token mode, no secrets, the pins of pyproject.toml with their patch releases named."""
+    """Not root at the end, token mode, no secrets, every package in the version that constraints.txt names."""
     lines = [line for line in text.replace("\\\n", " ").splitlines() if not line.lstrip().startswith("#")]
     users = [line.split()[1] for line in lines if line.startswith("USER ")]
     wrong = []
@@ -266,14 +266,23 @@ def dockerfile(text: str) -> list[str]:
     ):
         wrong.append("a secret in the image")
     pins = project_pins()
-    for package, argument in VERSIONS.items():
-        found = re.search(rf"^ARG {argument}=(\d+\.\d+\.\d+)$", text, re.M)
-        if not found or found[1] not in pins[package]:
-            wrong.append(f"{package} is not as in pyproject.toml")
+    wrong += unconstrained(lines)
     python = re.search(r"^FROM python:(\d+\.\d+\.\d+)-", text, re.M)
     if not python or python[1] not in pins["python"]:
         wrong.append("python is not as in pyproject.toml")
     return wrong
+
+
+def unconstrained(commands: list[str]) -> list[str]:
+    """Commands that install packages in versions of the day."""
+    installs = [command for command in commands if re.search(r"\bpip install\b", command)]
+    return [f"without constraints.txt: {each}" for each in installs if not re.search(r"-c \S*constraints\.txt\b", each)]
+
+
+def constraints() -> dict[str, str]:
+    """Package -> its version in constraints.txt."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
 
 
 def project_pins() -> dict[str, Any]:

@@ -111,7 +111,7 @@ def test_one_image_everywhere() -> None:
     bare = header.rpartition(":")[0]
     assert rules.image("other/" + header, header)
     assert all(rules.image(moving, moving) for moving in (bare, f"{bare}:latest"))
-    [ray] = re.findall(r"^ARG RAY=(\S+)$", DOCKERFILE, re.M)
+    ray = rules.constraints()["ray"]
     [python] = re.findall(r"^FROM python:(\d+\.\d+)\.", DOCKERFILE, re.M)
     from raymix import __version__
 
@@ -120,14 +120,17 @@ def test_one_image_everywhere() -> None:
 
 def test_versions_are_those_of_the_project() -> None:
     assert rules.dockerfile(DOCKERFILE) == []
-    [ray] = re.findall(r"^ARG RAY=(\S+)$", DOCKERFILE, re.M)
+    pins, tested = rules.project_pins(), rules.constraints()
+    assert [name for name in rules.SAME_ON_ALL_NODES if tested[name] not in pins[name]] == []
+    ray = tested["ray"]
     for name in KUBERAY:
         assert rules.cluster_spec(manifest(name))["rayVersion"] == ray
     for path in FILES:
         found = set(re.findall(r"\bray(?:\[[a-z,]*\])?==(\d[\d.]*\d)", path.read_text()))
         assert found <= {ray}, path.name
     on_prem = (CLUSTER / "on_prem.yaml").read_text()
-    assert f"ray=={ray}" in on_prem
+    assert rules.unconstrained(load("on_prem.yaml")["setup_commands"]) == []
+    assert load("on_prem.yaml")["file_mounts"]["~/raymix-src/constraints.txt"] == "constraints.txt"
     pythons = re.findall(r"\bpython(3\.\d+)", on_prem)
     assert pythons and all(f"{version}.0" in rules.project_pins()["python"] for version in pythons)
 
@@ -138,8 +141,8 @@ def test_versions_are_those_of_the_project() -> None:
         ("USER ray", ""),
         ("USER ray", "USER root"),
         ("RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled"),
-        ("ARG TORCH=2.11.0", "ARG TORCH=2.10.0"),
-        ("ARG RAY=2.60.0", "ARG RAY=2.60"),
+        ("RUN pip install --no-cache-dir -c constraints.txt .", "RUN pip install --no-cache-dir ."),
+        ("RUN pip install --no-cache-dir -c constraints.txt boto3", "RUN pip install --no-cache-dir boto3"),
         ("FROM python:3.11.14-", "FROM python:3.10.14-"),
         ("COPY raymix raymix", "COPY . ."),
         ("COPY raymix raymix", "COPY cluster/token /home/ray/.raymix"),
