@@ -18,9 +18,11 @@ import torch
 from raymix import checkpoint, clip_files
 from raymix.config import Run, from_plain
 from raymix.methods import Maps, Method, from_run
+from raymix.metrics import sounding_chance
 from raymix.protocol import protocol as named
 from raymix.scene import Scenes, compose, derangement
 from raymix.scoring import Table, score
+from raymix.significance import pack, scene_record
 from raymix.truth import Truth
 
 BATCH = 16  # scenes in one forward pass
@@ -87,32 +89,68 @@ def mean(table: Table) -> dict[str, float]:
 
 
 def judge(method: Method, bench: Bench, run: Run, device: torch.device | str = "cpu") -> dict[str, float]:
-    """What the search sees of a checkpoint: sounding accuracy and its shuffled twin, and pair metrics where truth is.
+    """The metrics of `assess`."""
+    return assess(method, bench, run, device)[0]
 
-    The same where one panel sounds is for methods with one map, which cannot name two panels, and for who asks for it.
+
+def assess(
+    method: Method, bench: Bench, run: Run, device: torch.device | str = "cpu"
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """What the search records of a checkpoint: its metrics, and which scenes succeeded.
+
+    Metrics are sounding accuracy, the same with shuffled audio, and those of pairs where there are regions; of methods
+    with one map, which cannot name two panels, and where the objective asks for it, also of scenes in which one panel sounds.
+    The outcomes are those of the scenes that sounding accuracy is of: `{"scenes", "real", "shuffled"}`, see
+    `raymix.significance`.
     """
-    maps, found = _listening(method, bench, "quad", run, device)
-    if maps.shape[1] > 1:
-        found["same_peak"] = same_peak(maps)
-    if maps.shape[1] == 1 or run.study.metric.startswith("val/solo/"):
-        _, solo = _listening(method, bench, "solo", run, device)
-        found |= {f"solo/{name}": value for name, value in solo.items()}
+    quad = _listening(method, bench, "quad", run, device)
+    found, told = quad.metrics(), quad
+    if quad.maps_NMHW.shape[1] > 1:
+        found["same_peak"] = same_peak(quad.maps_NMHW)
+    if quad.maps_NMHW.shape[1] == 1 or run.study.metric.startswith("val/solo/"):
+        told = _listening(method, bench, "solo", run, device)
+        found |= told.metrics("solo/")
     if bench.truth["pair"].has_truth_N.any():
         maps = localise(method, bench.scenes["pair"], device)
         found |= mean(score(maps, bench.truth["pair"], named(run.evaluation.protocol)))
-    return {f"{bench.split}/{name}": value for name, value in found.items()}
+    return {f"{bench.split}/{name}": value for name, value in found.items()}, told.outcomes(bench)
 
 
-def _listening(
-    method: Method, bench: Bench, layout: str, run: Run, device: torch.device | str
-) -> tuple[np.ndarray, dict[str, float]]:
-    """The maps of one of the LABEL_FREE layouts, and sounding accuracy with its own sound and with another's."""
+@dataclass(frozen=True)
+class _Listening:
+    """Maps on one of the LABEL_FREE layouts, and the scores of each scene with its own audio and with another's."""
+
+    layout: str
+    maps_NMHW: np.ndarray
+    real: Table
+    shuffled: Table
+
+    def metrics(self, prefix: str = "") -> dict[str, float]:
+        real, shuffled = (mean(each)["sounding_accuracy"] for each in (self.real, self.shuffled))
+        return {f"{prefix}sounding_accuracy": real, f"{prefix}sounding_accuracy_shuffled": shuffled}
+
+    def outcomes(self, bench: Bench) -> dict[str, Any]:
+        """Which scenes succeeded, with what a test of them needs to know of the scenes."""
+        truth = bench.truth[self.layout]
+        metric = f"{bench.split}/{'solo/' if self.layout == 'solo' else ''}sounding_accuracy"
+        chance = blind_chance(truth)
+        scenes = scene_record(metric, chance, truth.scenes_hash, truth.heard(), bench.shuffled[self.layout])
+        real, shuffled = (pack(each.values["sounding_accuracy"] > 0) for each in (self.real, self.shuffled))
+        return {"scenes": scenes, "real": real, "shuffled": shuffled}
+
+
+def blind_chance(truth: Truth) -> float:
+    """The most that maps which do not depend on the audio can expect of sounding accuracy: one choice of panels, always."""
+    panels, sounding = len(truth.rects_P4), truth.panels_NS.shape[1]
+    return sounding_chance(panels, sounding, sounding, distinct=True)
+
+
+def _listening(method: Method, bench: Bench, layout: str, run: Run, device: torch.device | str) -> _Listening:
     scenes, how = bench.scenes[layout], named(run.evaluation.protocol)
     truth = replace(bench.truth[layout], masks_NSYX=None)  # who listens needs no region, and no pixel sorted
     maps = localise(method, scenes, device)
-    deaf = localise(method, scenes.with_audio(torch.from_numpy(bench.shuffled[layout])), device)
-    heard, shuffled = (mean(score(each, truth, how))["sounding_accuracy"] for each in (maps, deaf))
-    return maps, {"sounding_accuracy": heard, "sounding_accuracy_shuffled": shuffled}
+    other = localise(method, scenes.with_audio(torch.from_numpy(bench.shuffled[layout])), device)
+    return _Listening(layout, maps, *(score(each, truth, how) for each in (maps, other)))
 
 
 def load(uri: str) -> tuple[Method, Run]:
@@ -143,14 +181,14 @@ class Evaluator:
         return node
 
     def score(self, uri: str) -> dict[str, Any]:
-        """{"metrics", "seconds", "pid"} of the checkpoint at `uri` on the validation scenes."""
+        """{"metrics", "outcomes", "seconds", "pid"} of the checkpoint at `uri` on the validation scenes."""
         began = time.time()
         method, run = load(uri)
         key = Bench.key(run)
         if key not in self._benches:
             self._benches[key] = Bench.open(run, "val", run.evaluation.scenes)
-        metrics = judge(method.to(self._device), self._benches[key], run, self._device)
-        return {"metrics": metrics, "seconds": time.time() - began, "pid": os.getpid()}
+        metrics, outcomes = assess(method.to(self._device), self._benches[key], run, self._device)
+        return {"metrics": metrics, "outcomes": outcomes, "seconds": time.time() - began, "pid": os.getpid()}
 
     def warm(self, plain: dict[str, Any]) -> None:
         """Compose the scenes before the first checkpoint comes."""

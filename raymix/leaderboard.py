@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from pyarrow import fs
 
+from raymix import significance
 from raymix.config import BadInput, flatten, nearest
 from raymix.expression import Expression
 from raymix.ledger import Ledger
@@ -165,6 +166,8 @@ def _cells(table: list[dict[str, Any]], folder: str) -> tuple[list[str], list[li
 def show(study: Study, folder: str, top: int | None = None) -> None:
     """Prints a study's leaderboard, as the door does."""
     _print(_title(study), *_cells(rows(study, folder, Query(top)), folder))
+    for sentence in significance.sentences(study):
+        print(sentence)
 
 
 def _print(title: str, header: list[str], lines: list[list[str]]) -> None:
@@ -263,13 +266,20 @@ def run(arguments: argparse.Namespace) -> int:
     opened = [open_study(arguments.root, name) for name in names]
     tables = [(study, rows(study, folder, query)) for folder, study in opened]
     if arguments.json:
-        print(
-            json.dumps([{"study": s.name, "objective": s.objective, "trials": table} for s, table in tables], indent=1)
-        )
+        print(json.dumps([_document(study, table) for study, table in tables], indent=1))
         return DONE
     for (folder, _), (study, table) in zip(opened, tables, strict=True):
         _print(_title(study), *_cells(table, folder))
+        for sentence in significance.sentences(study):
+            print(sentence)
     return DONE
+
+
+def _document(study: Study, table: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `--json` prints of one study."""
+    finding = significance.of_study(study)
+    above = finding.record() if finding else None
+    return {"study": study.name, "objective": study.objective, "above_chance": above, "trials": table}
 
 
 def main(argv: list[str] | None = None) -> int:

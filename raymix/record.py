@@ -49,12 +49,21 @@ class Recorder(tune.Callback):
         self._write(
             "epoch_scored", trial=number, epoch=epoch, metrics=result["metrics"], training=result["training"],
             checkpoint=result["checkpoint"], seconds=result["training"]["ended"] - result["training"]["began"],
-            score_seconds=result["score_seconds"],
+            score_seconds=result["score_seconds"], outcomes=self._outcomes(result.get("outcomes")),
         )  # fmt: skip
         self.clocks.epoch(result)
         self.board.epoch(number, epoch, {**result["metrics"], **result["training"]["train"]})
         self._tidy()
         self.watch.scored(self.study.trials[number])
+
+    def _outcomes(self, outcomes: dict[str, Any] | None) -> dict[str, str] | None:
+        """The outcomes of an epoch as they are recorded: what they share with others on the same scenes goes in once."""
+        if outcomes is None:
+            return None
+        scenes = outcomes["scenes"]
+        if scenes["scenes_hash"] not in self.study.scenes:
+            self._write("scenes", **scenes)
+        return {"scenes_hash": scenes["scenes_hash"], "real": outcomes["real"], "shuffled": outcomes["shuffled"]}
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         last = trial.last_result or {}

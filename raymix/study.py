@@ -14,6 +14,7 @@ KINDS: dict[str, tuple[str, ...]] = {  # each kind of record and the fields that
     "study": ("name", "objective", "mode", "planned", "space_hash", "seed"),
     "extended": ("planned",),  # the new total
     "trial_started": ("trial", "params"),
+    "scenes": ("scenes_hash", "metric", "chance", "videos", "shuffled"),  # what outcomes on these scenes share
     "epoch_scored": ("trial", "epoch", "metrics"),
     "trial_perturbed": ("trial", "parent", "epoch", "params"),
     "trial_ended": ("trial", "state"),
@@ -33,6 +34,7 @@ class Epoch:
     checkpoint: str | None
     seconds: float | None
     at: float  # Unix time of the record
+    outcomes: dict[str, str] | None = None  # which scenes succeeded: scenes_hash, real, shuffled (`significance.pack`)
 
 
 @dataclass
@@ -111,6 +113,9 @@ class Study:
     overheads: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     extensions: list[dict[str, Any]] = field(default_factory=list)
+    scenes: dict[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # the validation scenes of `outcomes`, by their hash
     exists: bool = False  # a "study" record was found
     unreadable: int = 0  # lines or objects that hold no whole record, for instance one torn by a crash
 
@@ -161,6 +166,8 @@ def apply(study: Study, record: dict[str, Any]) -> None:
     elif kind == "extended":
         study.planned = max(study.planned, record["planned"])
         study.extensions.append(record)
+    elif kind == "scenes":
+        study.scenes.setdefault(record["scenes_hash"], record)
     elif kind == "overheads":
         study.overheads.append(record)
     elif kind == "evaluated":
@@ -180,7 +187,8 @@ def _fold_trial(row: TrialRow, record: dict[str, Any]) -> None:
         epoch = int(record["epoch"])
         if epoch not in row.epochs:
             training, checkpoint, seconds = record.get("training", {}), record.get("checkpoint"), record.get("seconds")
-            row.epochs[epoch] = Epoch(record["metrics"], training, checkpoint, seconds, record["at"])
+            outcomes = record.get("outcomes")
+            row.epochs[epoch] = Epoch(record["metrics"], training, checkpoint, seconds, record["at"], outcomes)
     elif kind == "trial_perturbed":
         row.perturbed.append({"parent": record["parent"], "epoch": record["epoch"], "params": record["params"]})
         row.params = record["params"]

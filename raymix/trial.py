@@ -111,6 +111,7 @@ class Trial(tune.Trainable):
             "epoch": epoch,
             "trial": self.number,
             "metrics": scores["metrics"],
+            "outcomes": scores.get("outcomes"),
             "training": {k: v for k, v in found.items() if k != "checkpoint"},
             "checkpoint": found["checkpoint"].removeprefix(self.shared.uri.rstrip("/") + "/"),
             "score_seconds": scores["seconds"],

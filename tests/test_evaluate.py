@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ from raymix import evaluate as door
 from raymix.config import BadInput, Dataset, Encoder, Evaluate, Evaluation, Mixture, Run, to_plain
 from raymix.door import Nothing
 from raymix.evaluate import evaluate
-from raymix.evaluator import Bench, judge
+from raymix.evaluator import Bench, assess, judge
 from raymix.ledger import Ledger
 from raymix.methods import from_run
 from raymix.prepare import prepare
+from raymix.scoring import sounding_accuracy
+from raymix.significance import unpack
 
 LAYOUTS = {"quad", "solo", "pair", "single"}
 STORED = [f"predictions-{layout}.parquet" for layout in ("grid2x2", "solo2x2", "hconcat", "single")]
@@ -141,6 +144,31 @@ def test_scores_are_those_of_the_method(tested: tuple[door.Report, list[str]], h
     assert len(expected) > 6
     assert 0 <= expected.pop("test/same_peak") <= 1  # a sign of collapse for the search, not a score
     assert {name: best["scores"][name] for name in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_search_records_which_scenes_succeeded(tested: tuple[door.Report, list[str]]) -> None:
+    method, run = evaluator.load(tested[0].scores["checkpoints"][0]["uri"])
+    bench = Bench.open(run, "val", 12)
+    metrics, outcomes = assess(method, bench, run)
+    scenes = outcomes["scenes"]
+    assert (scenes["metric"], scenes["chance"]) == ("val/sounding_accuracy", pytest.approx(1 / 6))
+    assert scenes["scenes_hash"] == bench.truth["quad"].scenes_hash
+    for name, audio in (("real", None), ("shuffled", bench.shuffled["quad"])):
+        succeeded = unpack(outcomes[name], len(scenes["videos"]))
+        assert succeeded.mean() == pytest.approx(
+            metrics["val/sounding_accuracy" + (f"_{name}" if audio is not None else "")]
+        )
+        shown = bench.scenes["quad"] if audio is None else bench.scenes["quad"].with_audio(audio)
+        truth = bench.truth["quad"]
+        for place in range(len(truth)):  # scene by scene, in their order
+            alone = evaluator.localise(method, next(each for n, each in enumerate(shown.batches(1)) if n == place))
+            assert sounding_accuracy(alone, truth.take(np.array([place])))[0] == succeeded[place]
+    videos = bench.truth["quad"].heard()
+    for one, other in combinations(range(len(videos)), 2):  # numbers stand for the videos
+        shared = len(set(videos[one]) & set(videos[other]))
+        assert len(set(scenes["videos"][one]) & set(scenes["videos"][other])) == shared
+    assert all(set(videos[n]).isdisjoint(videos[other]) for n, other in enumerate(scenes["shuffled"]))
+    json.dumps(outcomes)
 
 
 def test_files_are_all_there_and_named(tested: tuple[door.Report, list[str]]) -> None:

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "raymix"
 FLOORS: dict[str, int] = {
     "config": 1, "spectrogram": 1, "walk": 1, "metrics": 1, "storage": 1, "expression": 1, "study": 1, "room": 2, "lock": 2,
     "encoders": 2, "rules": 2, "ledger": 2, "checkpoint": 2, "clip": 2, "protocol": 2, "space": 2, "truth": 2, "door": 2,
-    "distributed": 2, "precision": 2, "crew": 1, "resampling": 1, "progress": 3,
+    "distributed": 2, "precision": 2, "crew": 1, "resampling": 1, "progress": 3, "significance": 2,
     "search_space": 3, "common_space": 1, "sampler": 3, "mixture": 3, "clip_files": 3, "datasets": 4, "scene": 4,
     "methods": 5, "scoring": 5,
     "comparison": 6, "published": 1, "gallery": 7, "chart": 7, "paths": 7, "tables": 7, "figures": 6, "watch": 6, "fit": 6,
@@ -49,7 +49,7 @@ RAY = {
 TORCH_FREE = {
     "asking", "layout", "region", "casting", "pair_list", "scene_lists", "predictions", "results",
     "config", "rules", "storage", "expression", "study", "ledger", "protocol", "space", "search_space", "metrics", "truth",
-    "resampling", "precision", "door", "leaderboard", "watch", "session", "room", "lock",
+    "resampling", "significance", "precision", "door", "leaderboard", "watch", "session", "room", "lock",
 }  # fmt: skip
 
 
