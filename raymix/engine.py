@@ -152,12 +152,15 @@ def search(plan: Plan, began: float, live: bool | None, lost: threading.Event) -
     Once `lost` is set another driver may have the study: nothing is written to it any more.
     """
     from raymix.record import Recorder
+    from raymix.remaining import survival
     from raymix.watch import Watch
 
     run, study = plan.run, begin(plan)
     if not study.owed:
         return {}
-    watch = Watch(study, run.fit.epochs, live)
+    settings = getattr(run, "search", None)
+    expected = survival(settings.scheduler, run.fit.epochs, settings.grace, settings.reduction) if settings else None
+    watch = Watch(study, run.fit.epochs, live, expected)
     recorder = Recorder(plan.ledger, plan.uri, study, run.fit.keep, watch, began)
     stopped, found = "", {}
     try:

@@ -15,6 +15,7 @@ from raymix.config import Run
 from raymix.datasets import folder
 from raymix.engine import Plan
 from raymix.prepare import present
+from raymix.remaining import survival
 from raymix.room import room
 from raymix.study import ENDS, Study
 
@@ -77,29 +78,13 @@ def _search(run: Run, study: Study, n: int) -> str:
     search, epochs = getattr(run, "search", None), run.fit.epochs
     if search is None:
         return f"one run of {epochs} epochs"
-    most, about = n * epochs, n * epochs_of_one(search.scheduler, epochs, search.grace, search.reduction)
+    most, about = n * epochs, n * sum(survival(search.scheduler, epochs, search.grace, search.reduction))
     text = f"{search.sampler} proposes, {search.scheduler} stops; {n} trials of at most {epochs} epochs: "
     text += f"about {about:.0f} epochs ({most} if none were stopped)" if about < most else f"{most} epochs"
     seconds = [e.seconds for row in study.trials.values() for e in row.epochs.values() if e.seconds]
     if seconds:
         text += f"; one took {median(seconds):.1f} s so far, {about * median(seconds) / 3600:.1f} h over all slots"
     return text
-
-
-def epochs_of_one(scheduler: str, epochs: int, grace: int, reduction: int) -> float:
-    """Epochs that a trial gets on average; under successive halving 1/reduction of the trials pass each rung."""
-    if scheduler != "asha":
-        return epochs
-    total, share, at = 0.0, 1.0, 0
-    milestone = grace
-    while milestone < epochs:
-        total, at, share, milestone = (
-            total + share * (milestone - at),
-            milestone,
-            share / reduction,
-            milestone * reduction,
-        )
-    return total + share * (epochs - at)
 
 
 def _slots(run: Run) -> str:

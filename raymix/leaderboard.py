@@ -3,6 +3,7 @@
 python -m raymix.leaderboard                                   lists the studies
 python -m raymix.leaderboard mine --top 10                     the best trials, one column per searched setting
 python -m raymix.leaderboard mine --where "mixture.k==2 and method.temperature<0.1"
+python -m raymix.leaderboard mine --wide                       all columns, with checkpoints and reasons, on a terminal too
 python -m raymix.leaderboard mine --json                       the same for programs
 python -m raymix.leaderboard mine --best-checkpoint            one path, and nothing else
 """
@@ -12,13 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from pyarrow import fs
 
-from raymix import significance
+from raymix import columns, significance
 from raymix.config import BadInput, flatten, nearest
 from raymix.expression import Expression
 from raymix.ledger import Ledger
@@ -27,6 +29,9 @@ from raymix.study import Study, TrialRow
 
 DONE, BAD_INPUT, NOTHING_USABLE = 0, 2, 3
 FIXED = ["rank", "trial", "state", "score", "shuffled", "epochs"]
+SHORT_NAMES = {"rank": "#", "shuffled": "shuf", "epochs": "ep"}  # on a terminal
+SHORT_STATES = {"completed": "done"}
+REASONS = 5  # lines about failed trials below the table
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ def _text(value: Any) -> str:
 
 
 def _cells(table: list[dict[str, Any]], folder: str) -> tuple[list[str], list[list[str]]]:
-    """Header and cells; empty columns (reason, shuffled) are left out, checkpoints are relative to the study."""
+    """Header and cells in full; empty columns (reason, shuffled) are left out, checkpoints are relative to the study."""
     stem = _absolute(folder, "")
     searched = _searched(table)
     lines = []
@@ -163,29 +168,58 @@ def _cells(table: list[dict[str, Any]], folder: str) -> tuple[list[str], list[li
     return [header[i] for i in used], [[_text(line[i]) for i in used] for line in lines]
 
 
-def show(study: Study, folder: str, top: int | None = None) -> None:
-    """Prints a study's leaderboard, as the door does."""
-    _print(_title(study), *_cells(rows(study, folder, Query(top)), folder))
+def show(study: Study, folder: str, top: int | None = None, wide: bool = False) -> None:
+    """Print a study's leaderboard: fitted to the terminal, or in full where the output is none, or with `wide`."""
+    _show(study, rows(study, folder, Query(top)), folder, wide)
+
+
+def _show(study: Study, table: list[dict[str, Any]], folder: str, wide: bool) -> None:
+    if sys.stdout.isatty() and table and not wide:
+        _print_fitted(_title(study), table)
+    else:
+        _print(_title(study), *_cells(table, folder))
     for sentence in significance.sentences(study):
-        print(sentence)
+        for line in (
+            columns.wrapped(sentence, shutil.get_terminal_size().columns) if sys.stdout.isatty() else [sentence]
+        ):
+            print(line)
+
+
+def _print_fitted(title: str, table: list[dict[str, Any]]) -> None:
+    """One line a trial, no longer than the terminal is wide; why trials failed stands below."""
+    width, searched = shutil.get_terminal_size().columns, _searched(table)
+    fixed = [name for name in FIXED if any(line[name] is not None for line in table)]
+    cells = [
+        [SHORT_STATES.get(str(line[name]), columns.number(line[name])) for name in fixed]
+        + [columns.number(line["params"].get(name)) for name in searched]
+        for line in table
+    ]
+    header = [*(SHORT_NAMES.get(name, name) for name in fixed), *searched]
+    fitted = columns.fit(header, cells, width, len(fixed), more="; --wide shows all")
+    for line in [*columns.wrapped(title, width), *fitted.lines, *fitted.notes, *_failures(table, width)]:
+        print(line)
+
+
+def _failures(table: list[dict[str, Any]], width: int) -> list[str]:
+    """A line for each reason for which trials failed, the most frequent first, at most REASONS of them."""
+    found: dict[str, list[str]] = {}
+    for line in table:
+        if line["state"] == "failed":
+            found.setdefault(" ".join(str(line["reason"]).split()) or "no reason given", []).append(str(line["trial"]))
+    order = sorted(found.items(), key=lambda pair: -len(pair[1]))
+    lines = []
+    for reason, trials in order[:REASONS]:
+        some = ", ".join(trials[:5]) + (f" and {len(trials) - 5} more" if len(trials) > 5 else "")
+        lines.append(columns.cut(f"failed: trial{'s' if len(trials) > 1 else ''} {some}: {reason}", width))
+    if len(order) > REASONS:
+        lines.append(columns.cut(f"failed: {len(order) - REASONS} more reasons; --wide shows all", width))
+    return lines
 
 
 def _print(title: str, header: list[str], lines: list[list[str]]) -> None:
-    """A rich table on a terminal; aligned plain columns, two spaces apart, elsewhere."""
+    """Aligned columns in full, two spaces apart."""
     if not lines:
         print(f"{title}\nno trial to show")
-        return
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        grid = Table(title=title, title_justify="left")
-        for name in header:
-            grid.add_column(Text(name), overflow="fold")
-        for line in lines:
-            grid.add_row(*map(Text, line))
-        Console().print(grid)
         return
     widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
     print(title)
@@ -212,7 +246,18 @@ def _list(root: str, as_json: bool) -> None:
         print(f"no studies under {root}/studies yet; python -m raymix.tune makes one")
     else:
         lines = [[name, f"{len(s.trials)}/{s.planned}", s.objective, _text(_top(s))] for name, s in found]
-        _print(f"studies under {root}/studies", ["study", "trials", "objective", "best"], lines)
+        _print_studies(f"studies under {root}/studies", ["study", "trials", "objective", "best"], lines)
+
+
+def _print_studies(title: str, header: list[str], lines: list[list[str]]) -> None:
+    if not sys.stdout.isatty():
+        _print(title, header, lines)
+        return
+    width = shutil.get_terminal_size().columns
+    room = max(8, width - 2 * len(header) - sum(max(len(line[i]) for line in [header, *lines]) for i in range(1, 4)))
+    fitted = columns.fit(header, [[columns.cut(line[0], room), *line[1:]] for line in lines], width, len(header))
+    for text in [*columns.wrapped(title, width), *fitted.lines]:
+        print(text)
 
 
 def _top(study: Study) -> float | None:
@@ -240,6 +285,9 @@ def parser() -> Parser:
     new.add_argument("--metric", metavar="NAME", help="rank by this metric instead of the study's objective")
     new.add_argument(
         "--mode", choices=["max", "min"], help="whether larger or smaller is better (default: the study's)"
+    )
+    new.add_argument(
+        "--wide", action="store_true", help="all columns, with checkpoints and reasons, as long as they are"
     )
     new.add_argument("--json", action="store_true", help="JSON on standard output")
     new.add_argument(
@@ -269,9 +317,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps([_document(study, table) for study, table in tables], indent=1))
         return DONE
     for (folder, _), (study, table) in zip(opened, tables, strict=True):
-        _print(_title(study), *_cells(table, folder))
-        for sentence in significance.sentences(study):
-            print(sentence)
+        _show(study, table, folder, arguments.wide)
     return DONE
 
 

@@ -4,28 +4,43 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from rich.text import Text
 
+from raymix import columns
+from raymix.remaining import TimeLeft, duration, survival
 from raymix.study import Study, TrialRow
 
 SHOWN = 12  # trials in the live table
+HEADER = ["trial", "state", "epoch", "score", "shuf", "best"]
 
 
 class Watch:
-    """Fed by the recorder; `close` leaves the last table on the screen."""
+    """Fed by the recorder; `close` leaves the last table on the screen.
 
-    def __init__(self, study: Study, epochs: int, live: bool | None = None) -> None:
-        self.epochs, self.planned, self.mode, self.objective = epochs, study.planned, study.mode, study.objective
+    Args:
+        study: what the ledger says before the search goes on.
+        epochs: of a trial that is not stopped.
+        live: a table that is redrawn, or plain lines; None: by whether standard output is a terminal.
+        expected: the share of trials expected to train each epoch (see `remaining.survival`); None: all train all.
+    """
+
+    def __init__(
+        self, study: Study, epochs: int, live: bool | None = None, expected: Sequence[float] | None = None
+    ) -> None:
+        self.name, self.epochs, self.planned = study.name, epochs, study.planned
+        self.mode, self.objective = study.mode, study.objective
         self.rows: dict[int, TrialRow] = dict(study.trials)
-        self.began, self._before = time.time(), self._done()
+        self.began = time.time()
+        self.left = TimeLeft(study.planned, expected or survival("fifo", epochs, 1, 2))
         self.console = Console(file=sys.stdout, soft_wrap=True)
         self._live: Live | None = None
         if live if live is not None else self.console.is_terminal:
-            self._live = Live(self._table(), console=self.console, refresh_per_second=2)
+            self._live = Live(get_renderable=self._table, console=self.console, refresh_per_second=1)
             self._live.start()
 
     def say(self, line: str) -> None:
@@ -41,6 +56,7 @@ class Watch:
     def scored(self, row: TrialRow) -> None:
         self.rows[row.number] = row
         epoch = row.last_epoch
+        self.left.scored(row.epochs[epoch].seconds, len(self._running()))
         score, shuffled = row.scores.get(epoch), row.values(self.objective + "_shuffled").get(epoch)
         twin = f" (shuffled {shuffled:.3f})" if shuffled is not None else ""
         self._show(
@@ -54,44 +70,49 @@ class Watch:
 
     def close(self) -> None:
         if self._live:
-            self._live.update(self._table())
+            self._live.refresh()
             self._live.stop()
 
     def _show(self, line: str) -> None:
         if self._live:
-            self._live.update(self._table())
+            self._live.refresh()
         else:
             print(line, flush=True)
 
-    def _done(self) -> int:
-        return sum(row.state != "running" for row in self.rows.values())
+    def _running(self) -> list[TrialRow]:
+        return [row for row in self.rows.values() if row.state == "running"]
 
     def _best(self) -> float | None:
         scores = [row.score for row in self.rows.values() if row.score is not None and row.state != "failed"]
         return (max(scores) if self.mode == "max" else min(scores)) if scores else None
 
     def _status(self) -> str:
-        best, done = self._best(), self._done()
+        best, done = self._best(), len(self.rows) - len(self._running())
         text = f"{done}/{self.planned} trials" + (f", best {best:.3f}" if best is not None else "")
-        new, spent = done - self._before, time.time() - self.began
-        return text + (f", about {spent / new * (self.planned - done) / 60:.0f} min left" if new else "")
+        left = self.left.seconds(self.rows.values()) if done < self.planned else None
+        return text + (f", about {duration(left)} left" if left is not None else "")
 
-    def _table(self) -> Table:
-        table = Table(title=self._status(), box=None, header_style="bold", title_justify="left", title_style="")
-        for name in ("trial", "state", "epoch", "score", "shuffled", "best", "values"):
-            table.add_column(name, justify="left" if name in ("state", "values") else "right", overflow="ellipsis")
-        order = sorted(self.rows.values(), key=lambda row: (row.state != "running", -row.number))
-        for row in order[:SHOWN]:
-            last = row.last_epoch
-            cells = [row.scores.get(last), row.values(self.objective + "_shuffled").get(last), row.score]
-            shown = ["" if value is None else f"{value:.3f}" for value in cells]
-            table.add_row(str(row.number), row.state, f"{last}/{self.epochs}", *shown, brief(row.params))
-        return table
+    def _table(self) -> Text:
+        """Study, objective, time and one line for each of the trials that run or ended last, as wide as the terminal."""
+        width = self.console.width
+        order = sorted(self.rows.values(), key=lambda row: (row.state != "running", -row.number))[:SHOWN]
+        names = list(dict.fromkeys(name for row in order for name in row.params))
+        fitted = columns.fit(
+            [*HEADER, *names], [self._cells(row, names) for row in order], width, len(HEADER),
+            more=f"; python -m raymix.leaderboard {self.name} shows all",
+        )  # fmt: skip
+        title = f"{self.name}: {self._status()}, {duration(time.time() - self.began)} so far; {self.objective} ({self.mode})"
+        return Text("\n".join([*columns.wrapped(title, width), *fitted.lines, *fitted.notes]), no_wrap=True)
+
+    def _cells(self, row: TrialRow, names: Sequence[str]) -> list[str]:
+        last = row.last_epoch
+        scores = [row.scores.get(last), row.values(self.objective + "_shuffled").get(last), row.score]
+        shown = ["" if value is None else f"{value:.3f}" for value in scores]
+        state = {"running": "run", "completed": "done"}.get(row.state, row.state)
+        values = [columns.number(row.params.get(name)) for name in names]
+        return [str(row.number), state, f"{last}/{self.epochs}", *shown, *values]
 
 
 def brief(params: dict[str, Any]) -> str:
     """Parameters by the last part of their names, numbers short."""
-    return " ".join(
-        f"{k.rsplit('.', 1)[-1]}={v:.3g}" if isinstance(v, float) else f"{k.rsplit('.', 1)[-1]}={v}"
-        for k, v in params.items()
-    )
+    return " ".join(f"{name.rsplit('.', 1)[-1]}={columns.number(value)}" for name, value in params.items())

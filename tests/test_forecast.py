@@ -10,23 +10,8 @@ import pytest
 from conftest import SMALL
 
 from raymix import session, train, tune, upload
-from raymix.forecast import epochs_of_one
 
 HERE = Path(__file__).resolve().parent.parent
-
-
-@pytest.mark.parametrize(
-    ("scheduler", "epochs", "grace", "reduction", "mean"),
-    [
-        ("fifo", 30, 3, 3, 30.0),
-        ("asha", 30, 30, 3, 30.0),
-        ("asha", 9, 3, 3, 3 + 6 / 3),
-        ("asha", 30, 3, 3, 3 + 6 / 3 + 18 / 9 + 3 / 27),
-        ("asha", 20, 4, 2, 4 + 4 / 2 + 8 / 4 + 4 / 8),
-    ],
-)
-def test_epochs_of_a_trial(scheduler: str, epochs: int, grace: int, reduction: int, mean: float) -> None:
-    assert epochs_of_one(scheduler, epochs, grace, reduction) == pytest.approx(mean)
 
 
 def door(monkeypatch: pytest.MonkeyPatch, module: str, *words: str) -> int | str | None:

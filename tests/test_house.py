@@ -12,7 +12,8 @@ PACKAGE = ROOT / "raymix"
 
 # Room -> floor. A room imports rooms of lower floors, or those named beside it on its own floor.
 FLOORS: dict[str, int] = {
-    "config": 1, "spectrogram": 1, "walk": 1, "metrics": 1, "storage": 1, "expression": 1, "study": 1, "room": 2, "lock": 2,
+    "config": 1, "spectrogram": 1, "walk": 1, "metrics": 1, "storage": 1, "expression": 1, "study": 1,
+    "columns": 1, "remaining": 2, "room": 2, "lock": 2,
     "encoders": 2, "rules": 2, "ledger": 2, "checkpoint": 2, "clip": 2, "protocol": 2, "space": 2, "truth": 2, "door": 2,
     "distributed": 2, "precision": 2, "crew": 1, "resampling": 1, "progress": 3, "significance": 2,
     "search_space": 3, "common_space": 1, "sampler": 3, "mixture": 3, "clip_files": 3, "datasets": 4, "scene": 4,
@@ -48,7 +49,8 @@ RAY = {
 }
 TORCH_FREE = {
     "asking", "layout", "region", "casting", "pair_list", "scene_lists", "predictions", "results",
-    "config", "rules", "storage", "expression", "study", "ledger", "protocol", "space", "search_space", "metrics", "truth",
+    "config", "rules", "storage", "expression", "study", "columns", "remaining",
+    "ledger", "protocol", "space", "search_space", "metrics", "truth",
     "resampling", "significance", "precision", "door", "leaderboard", "watch", "session", "room", "lock",
 }  # fmt: skip
 

@@ -187,12 +187,3 @@ def test_needs_neither_torch_nor_ray(root: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)[0]["study"] == "mine"
-
-
-def test_a_terminal_gets_a_table_of_rich(
-    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
-    code, out, _ = ask(root, capsys, "mine")
-    assert code == 0 and "method.temperature" in out and "━" in out
