@@ -13,7 +13,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -35,12 +35,18 @@ class Torn(ValueError):
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """What a folder held; tensors are on the CPU."""
+class Weights:
+    """What scoring needs of a checkpoint; tensors are on the CPU."""
 
     uri: str
     config: dict[str, Any]
     weights: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint(Weights):
+    """All that a checkpoint holds: training resumes from it."""
+
     training: dict[str, Any]
 
 
@@ -75,6 +81,15 @@ def save(uri: str, weights: Mapping[str, Tensor], training: Mapping[str, Any], c
 def verify(uri: str) -> None:
     """Returns if the folder is a whole checkpoint; raises Torn otherwise."""
     _read(uri)
+
+
+def load_weights(uri: str) -> Weights:
+    """Reads and verifies weights and config of a checkpoint; the training state is neither read nor verified.
+
+    Raises Torn where there is no manifest, or weights or config do not fit it.
+    """
+    contents = _read(uri, (WEIGHTS, CONFIG))
+    return Weights(uri, json.loads(contents[CONFIG]), safetensors.torch.load(contents[WEIGHTS]))
 
 
 def load(uri: str) -> Checkpoint:
@@ -175,12 +190,12 @@ def _pack(training: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _read(uri: str) -> dict[str, bytes]:
-    """The contents of a whole checkpoint's files, checked against its manifest."""
+def _read(uri: str, names: Sequence[str] = (WEIGHTS, TRAINING, CONFIG)) -> dict[str, bytes]:
+    """The contents of these files of a checkpoint, checked against its manifest."""
     filesystem, path = resolve(uri)
     manifest = _manifest(filesystem, path, uri)
     contents: dict[str, bytes] = {}
-    for name in (WEIGHTS, TRAINING, CONFIG):
+    for name in names:
         try:
             contents[name] = get(filesystem, f"{path}/{name}")
         except FileNotFoundError:

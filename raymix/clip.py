@@ -7,7 +7,8 @@ mixing is an addition and shifting a slice. Every row of a shard is usable; what
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -83,14 +84,38 @@ class Clip:
     status: str = "ok"
 
 
+class NonFinite(ValueError):
+    """A clip holds NaN or infinite values.
+
+    Args:
+        clip_id: which clip.
+        what: which of its values, and how many.
+        row: its place among the rows that were looked at, from 0.
+        where: the file, '' where that is not known.
+    """
+
+    def __init__(self, clip_id: str, what: str, row: int = 0, where: str = "") -> None:
+        super().__init__(clip_id, what, row, where)  # all of them: an exception is pickled by its arguments
+        self.clip_id, self.what, self.row, self.where = clip_id, what, row, where
+
+    def __str__(self) -> str:
+        place = f"{self.where}, row {self.row} (clip {self.clip_id})" if self.where else f"clip {self.clip_id}"
+        return f"{place}: {self.what}"
+
+
 def encode(clip: Clip, jpeg_quality: int = 90) -> dict[str, Any]:
-    """The Parquet row of a clip: frames as JPEG, sound as float16 (T, F, 2) of real and imaginary parts."""
+    """The Parquet row of a clip: frames as JPEG, sound as float16 (T, F, 2) of real and imaginary parts.
+
+    Raises:
+        NonFinite: where the row would hold a value that is not finite, also one that is too large for half precision.
+    """
     import torch  # only who encodes pays for torch; who reads a table does not
 
     from raymix.spectrogram import stft
 
     spectrum_TF = stft(torch.from_numpy(np.ascontiguousarray(clip.wave, dtype=np.float32))[None])[0]
-    pairs_TF2 = torch.view_as_real(spectrum_TF).numpy().astype(np.float16)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused below
+        pairs_TF2 = torch.view_as_real(spectrum_TF).numpy().astype(np.float16)
     frames = [
         {"t_s": float(t), "jpeg": _jpeg(image, jpeg_quality), "width": image.shape[1], "height": image.shape[0]}
         for image, t in zip(clip.frames, clip.frame_times, strict=True)
@@ -100,7 +125,24 @@ def encode(clip: Clip, jpeg_quality: int = 90) -> dict[str, Any]:
     row["frames"] = frames
     row["stft"], row["stft_frames"], row["stft_bins"] = pairs_TF2.tobytes(), pairs_TF2.shape[0], pairs_TF2.shape[1]
     row["regions"] = [{f.name: getattr(region, f.name) for f in fields(Region)} for region in clip.regions]
+    times = all(map(math.isfinite, clip.frame_times))
+    if what := _not_finite(row, pairs_TF2) or ("" if times else "the time of a frame is not finite"):
+        raise NonFinite(clip.clip_id, what)
     return row
+
+
+def _not_finite(row: Mapping[str, Any], pairs_TF2: np.ndarray) -> str:
+    """Which values of a row are not finite, '' where all are; `row` needs only those columns that were read."""
+    if count := pairs_TF2.size - int(np.isfinite(pairs_TF2).sum()):
+        return f"{count} of {pairs_TF2.size} values of its sound (STFT) are not finite"
+    for name in ("start_s", "duration_s"):
+        if name in row and not math.isfinite(row[name]):
+            return f"{name} is {row[name]}"
+    for region in row.get("regions") or ():
+        numbers = [*(region["box_xyxy"] or ()), *([] if region["weight"] is None else [region["weight"]])]
+        if not all(map(math.isfinite, numbers)):
+            return "a box or the weight of one of its regions is not finite"
+    return ""
 
 
 def _jpeg(image_YX3: np.ndarray, quality: int) -> bytes:
@@ -176,10 +218,19 @@ class Clips:
         return replace(parts[0], **every)
 
 
-def decode(table: pa.Table, image_size: int, truth: bool, sources: bool = False) -> Clips:
-    """Rows to arrays: frames and masks squeezed to `image_size` squared; ValueError if the rows differ in shape.
+def decode(table: pa.Table, image_size: int, truth: bool, sources: bool = False, where: str = "") -> Clips:
+    """Rows to arrays: frames and masks squeezed to `image_size` squared.
 
-    With `sources` also the masks of each sounding source for itself.
+    Args:
+        table: rows of a shard, with the columns that `columns` names.
+        image_size: side of the frames, px.
+        truth: also the regions, as masks.
+        sources: also the masks of each sounding source for itself.
+        where: the file, for messages.
+
+    Raises:
+        ValueError: where the rows differ in shape.
+        NonFinite: where a row holds a value that is not finite (a shard of an earlier raymix, or of other software).
     """
     require(table.schema, columns(truth, labels=False), "these rows")
     bins = set(zip(table["stft_frames"].to_pylist(), table["stft_bins"].to_pylist(), strict=True))
@@ -190,6 +241,7 @@ def decode(table: pa.Table, image_size: int, truth: bool, sources: bool = False)
     stft_NTF2 = np.empty((table.num_rows, *(bins.pop() if bins else (0, 0)), 2), np.float16)
     for row, value in enumerate(v for chunk in table["stft"].chunks for v in chunk):
         stft_NTF2[row] = np.frombuffer(value.as_buffer(), np.float16).reshape(stft_NTF2.shape[1:])
+    _all_finite(table, stft_NTF2, where)
     frames_NnYX3 = np.empty((table.num_rows, per_clip.pop() if per_clip else 0, image_size, image_size, 3), np.uint8)
     for row, frames in enumerate(frame_lists):
         for position, frame in enumerate(frames):
@@ -211,6 +263,15 @@ def decode(table: pa.Table, image_size: int, truth: bool, sources: bool = False)
         sources=own[0],
         source_label=own[1],
     )
+
+
+def _all_finite(table: pa.Table, stft_NTF2: np.ndarray, where: str) -> None:
+    """NonFinite for the first row of a table that holds a value that is not finite."""
+    numbers = table.select([name for name in ("start_s", "duration_s", "regions") if name in table.column_names])
+    rows = numbers.to_pylist() if numbers.num_columns else [dict[str, Any]()] * table.num_rows
+    for place, (row, pairs_TF2) in enumerate(zip(rows, stft_NTF2, strict=True)):
+        if what := _not_finite(row, pairs_TF2):
+            raise NonFinite(table["clip_id"][place].as_py(), what, place, where)
 
 
 def _names(table: pa.Table) -> dict[str, Any]:

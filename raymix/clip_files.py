@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from raymix.clip import OUTLINE, SCHEMA_VERSION, VERSION_KEY, Clips, columns, de
 from raymix.storage import get, patiently, resolve, unreachable
 
 CHUNK = 64  # clips whose masks are in memory at once, where clips keep none
+BUFFER = 1 << 20  # bytes of a column that are read at once, where not all of it is wanted
 
 
 def describe(directory: str) -> dict[str, Any]:
@@ -56,25 +58,71 @@ def read(
     sources: bool = False,
     limit: int | None = None,
 ) -> Clips:
-    """The clips of one split, decoded, by plain pyarrow; `limit`: so many rows (videos are in random order)."""
-    paths, (filesystem, _) = shards(directory, split), resolve(directory)
+    """The clips of one split, decoded, by plain pyarrow.
+
+    Args:
+        directory: a prepared dataset.
+        split: train, val or test.
+        image_size: side of the frames, px.
+        truth, sources: also the regions, see `raymix.clip.decode`.
+        labels: also the class names.
+        limit: the first so many clips (videos are in random order); about as much is read as they take up.
+
+    Raises:
+        ValueError: where the folder is no prepared dataset, the split has no clips, or a row cannot be used.
+    """
+    filesystem, wanted = resolve(directory)[0], columns(truth or sources, labels)
     parts: list[Clips] = []
-    for path in paths:
+    for path in shards(directory, split):
         left = None if limit is None else limit - sum(map(len, parts))
         if left is None or left > 0:
-            rows = usable(filesystem, path, columns(truth or sources, labels)).slice(0, left)
-            parts.append(decode(rows, image_size, truth, sources))
+            parts.append(decode(usable(filesystem, path, wanted, left), image_size, truth, sources, path))
     if not sum(map(len, parts)):
         raise ValueError(f"{directory}: split '{split}' holds no clips")
     return Clips.concat([part for part in parts if len(part)])
 
 
-def outlines(directory: str, split: str, image_size: int, *, truth: bool, sources: bool = False) -> Clips:
-    """The clips of one split as `raymix.clip.outline` reads them: neither pictures nor sounds, and no mask is kept."""
+@dataclass(frozen=True)
+class ClipShape:
+    """What every clip of a split has the same of."""
+
+    frames: int  # pictures
+    stft_frames: int
+    stft_bins: int
+
+    def decoded_bytes(self, image_size: int) -> int:
+        """Bytes of one decoded clip whose pictures have a side of `image_size` px: uint8 pictures, float16 pairs."""
+        return 3 * self.frames * image_size**2 + 4 * self.stft_frames * self.stft_bins
+
+
+def clip_shape(directory: str, split: str) -> ClipShape:
+    """The shape of the clips of a split, from its first row; no picture and no sound is read.
+
+    Raises:
+        ValueError: as `read`.
+    """
+    filesystem, wanted = resolve(directory)[0], ["stft_frames", "stft_bins", "frames.list.element.width"]
+    for path in shards(directory, split):
+        if (rows := usable(filesystem, path, wanted, 1)).num_rows:
+            row = rows.to_pylist()[0]
+            return ClipShape(len(row["frames"]), row["stft_frames"], row["stft_bins"])
+    raise ValueError(f"{directory}: split '{split}' holds no clips")
+
+
+def outlines(
+    directory: str, split: str, image_size: int, *, truth: bool, sources: bool = False, limit: int | None = None
+) -> Clips:
+    """The clips of one split as `raymix.clip.outline` reads them: neither pictures nor sounds, and no mask is kept.
+
+    With `limit` only the first so many.
+    """
     filesystem, parts = resolve(directory)[0], list[Clips]()
     wanted = [name for name in OUTLINE if name != "regions" or truth or sources]
     for path in shards(directory, split):
-        rows = usable(filesystem, path, wanted)
+        left = None if limit is None else limit - sum(map(len, parts))
+        if left is not None and left <= 0:
+            break
+        rows = usable(filesystem, path, wanted, left)
         parts += [outline(rows.slice(at, CHUNK), image_size, truth, sources) for at in range(0, rows.num_rows, CHUNK)]
     if not parts:
         raise ValueError(f"{directory}: split '{split}' holds no clips")
@@ -88,18 +136,34 @@ def videos(directory: str, split: str) -> list[str]:
     return [video for table in tables for video in table["video"].to_pylist()]
 
 
-def usable(filesystem: fs.FileSystem, path: str, wanted: list[str]) -> pa.Table:
-    """These columns of the usable rows of one shard; ValueError in one line where it is none."""
+def usable(filesystem: fs.FileSystem, path: str, wanted: list[str], limit: int | None = None) -> pa.Table:
+    """These columns of the usable rows of one shard, at most the first `limit`; ValueError in one line where it is none.
+
+    `a.list.element.b` is a field of the structures in the list column `a`.
+    """
     try:
-        table = patiently(lambda: _table(filesystem, path, [*wanted, "status"]))
+        return patiently(lambda: _table(filesystem, path, [*wanted, "status"], limit))
     except (pa.ArrowException, OSError) as error:  # ArrowInvalid is a ValueError too, but of several lines
         raise ValueError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error
-    return table.filter(pc.equal(table["status"], "ok")).drop_columns(["status"])
 
 
-def _table(filesystem: fs.FileSystem, path: str, wanted: list[str]) -> pa.Table:
-    with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
+def _table(filesystem: fs.FileSystem, path: str, wanted: list[str], limit: int | None) -> pa.Table:
+    # Few rows: a column is read, a buffer at a time, as far as it is wanted; else row groups in few large requests.
+    how: dict[str, Any] = {"pre_buffer": True} if limit is None else {"pre_buffer": False, "buffer_size": BUFFER}
+    with filesystem.open_input_file(path) as source, pq.ParquetFile(source, **how) as file:
         if VERSION_KEY not in (file.schema_arrow.metadata or {}):
             raise ValueError(f"{path}: a Parquet file, but not clips of raymix (no schema version in it)")
-        require(file.schema_arrow, wanted, path)
-        return file.read(columns=wanted)
+        require(file.schema_arrow, [name.partition(".")[0] for name in wanted], path)
+        if limit is None:
+            return _ok(file.read(columns=wanted))
+        parts, count = list[pa.Table](), 0
+        for batch in file.iter_batches(batch_size=max(1, min(limit, CHUNK)), columns=wanted):
+            parts.append(_ok(pa.Table.from_batches([batch])))
+            count += len(parts[-1])
+            if count >= limit:
+                break
+        return pa.concat_tables(parts).slice(0, limit) if parts else _ok(file.read(columns=wanted))
+
+
+def _ok(table: pa.Table) -> pa.Table:
+    return table.filter(pc.equal(table["status"], "ok")).drop_columns(["status"])

@@ -155,7 +155,7 @@ def _listening(method: Method, bench: Bench, layout: str, run: Run, device: torc
 
 def load(uri: str) -> tuple[Method, Run]:
     """A trained method and its run from a checkpoint, which carries all it needs."""
-    whole = checkpoint.load(uri)
+    whole = checkpoint.load_weights(uri)
     run: Run = from_plain(whole.config)
     method = from_run(run, pretrained=False)
     method.load_state_dict(whole.weights)

@@ -59,7 +59,7 @@ def _frames(run: Run) -> None:
     from raymix.methods import needs
 
     directory, wanted = run.dataset.prepared, needs(run).frames
-    stored = clip_files.read(directory, "train", 16, truth=False, labels=False, limit=1).frames.shape[1]
+    stored = clip_files.clip_shape(directory, "train").frames
     if stored < wanted:
         raise BadInput(
             f"method={run.method['name']}: needs {wanted} frames of each clip, {directory} has {stored}; prepare it with "
@@ -82,7 +82,7 @@ def clips(run: Run) -> None:
             f"scenes are made of {PANELS} different ones"
         )
     if run.study.metric not in metrics(run.evaluation.protocol)[:LABEL_FREE]:
-        known = clip_files.read(directory, "val", 16, truth=True, limit=LOOKED_AT).has_truth
+        known = clip_files.outlines(directory, "val", 16, truth=True, limit=LOOKED_AT).has_truth
         if known is None or not known.any():
             raise BadInput(
                 f"study.metric={run.study.metric}: needs regions, and {directory} has none for its val split"

@@ -78,8 +78,7 @@ def open_source(run: Run) -> Source:
     if count < run.fit.batch:
         raise BadInput(f"fit.batch={run.fit.batch}: more than the {count} training clips in {run.dataset.prepared}")
     size = run.encoder.image_size
-    one = clip_files.read(run.dataset.prepared, "train", size, truth=False, labels=False, limit=1)
-    nbytes = count * (one.frames.nbytes + one.stft.nbytes)
+    nbytes = count * clip_files.clip_shape(run.dataset.prepared, "train").decoded_bytes(size)
     store = _smallest_store()  # every node that has workers gets a copy of its own
     share = nbytes / store if store else 1.0
     said = f"{count} training clips, {nbytes / 2**20:.0f} MiB decoded, {share:.0%} of the object store"

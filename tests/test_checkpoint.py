@@ -9,9 +9,23 @@ from typing import Any
 
 import pytest
 import torch
+from counting import Handler
+from pyarrow import fs
 
 from raymix import checkpoint
-from raymix.checkpoint import Torn, delete, epochs, folder, latest_valid, load, orphans, retain, save, verify
+from raymix.checkpoint import (
+    Torn,
+    delete,
+    epochs,
+    folder,
+    latest_valid,
+    load,
+    load_weights,
+    orphans,
+    retain,
+    save,
+    verify,
+)
 from raymix.study import Epoch, TrialRow
 
 CONFIG = {"method": {"name": "cycle", "temperature": 0.07}, "encoder": {"image_size": 64, "weights": None}}
@@ -60,6 +74,34 @@ def test_comes_back_bit_by_bit(tmp_path: Path, scheme: str) -> None:
     assert found.config == CONFIG and found.uri == uri
     names = {"model.safetensors", "training.pt", "config.json", "manifest.json"}
     assert {path.name for path in (tmp_path / "checkpoints/trial-0003/epoch-0007").iterdir()} == names
+
+
+def test_scoring_reads_weights_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri, handler = f"{tmp_path}/{folder(0, 1)}", Handler()
+    weights, training = state(1)
+    save(uri, weights, {**training, "moments": torch.zeros(100_000)}, CONFIG)
+    monkeypatch.setattr(checkpoint, "resolve", lambda uri: (fs.PyFileSystem(handler), uri))
+    found = load_weights(uri)
+    assert_same(found.weights, weights)
+    assert found.config == CONFIG and found.uri == uri and not hasattr(found, "training")
+    sizes = {name: Path(uri, name).stat().st_size for name in ("model.safetensors", "config.json", "manifest.json")}
+    assert dict(handler.bytes_read) == {f"{uri}/{name}": size for name, size in sizes.items()}
+    load(uri)
+    assert handler.bytes_read[f"{uri}/training.pt"] > 400_000
+    Path(uri, "training.pt").write_bytes(b"torn")
+    assert_same(load_weights(uri).weights, weights)
+    with pytest.raises(Torn, match=r"training\.pt"):
+        load(uri)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "manifest.json"])
+def test_what_scoring_reads_is_verified(tmp_path: Path, name: str) -> None:
+    save(str(tmp_path), *state(1), CONFIG)
+    data = bytearray((tmp_path / name).read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    (tmp_path / name).write_bytes(bytes(data))
+    with pytest.raises(Torn, match=name):
+        load_weights(str(tmp_path))
 
 
 def test_relative_paths_and_homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from counting import Handler
 from PIL import Image
+from pyarrow import fs
 
 from raymix import clip, clip_files
 from raymix.clip import Clip, Clips, Region
+from raymix.datasets import shards
 
 
 def png(mask: np.ndarray) -> bytes:
@@ -182,6 +188,87 @@ def test_limit_and_rows_that_are_not_ok(tmp_path: Path) -> None:
     folder = str(prepared(tmp_path, table(*(make(n) for n in range(4)), make(9, status="missing"))))
     assert len(clip_files.read(folder, "train", 16, truth=False)) == 4
     assert len(clip_files.read(folder, "train", 16, truth=False, limit=3)) == 3
+
+
+@pytest.mark.parametrize("rows_of_a_group", [16, 160])
+def test_a_few_rows_are_read_without_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_of_a_group: int
+) -> None:
+    """Bytes read from a shard of 160 clips: in proportion to what is wanted, whatever the row groups."""
+    noise = np.random.default_rng(0)
+    one = clip.encode(make())
+    rows = [
+        {**one, "clip_id": f"{n}", "stft": noise.random(201 * 81 * 2).astype(np.float16).tobytes()} for n in range(160)
+    ]
+    path, written = tmp_path / "train-00000.parquet", pa.Table.from_pylist(rows, schema=clip.schema())
+    prepared(tmp_path, written)
+    with pq.ParquetWriter(path, written.schema, compression="zstd", write_batch_size=shards.PAGE_ROWS) as file:
+        file.write_table(written, row_group_size=rows_of_a_group)
+    handler = Handler()
+    monkeypatch.setattr(clip_files, "resolve", lambda uri: (fs.PyFileSystem(handler), uri))
+    monkeypatch.setattr(clip_files, "BUFFER", 1 << 14)
+    size = path.stat().st_size
+
+    def bytes_of(read: Callable[[], Any]) -> int:
+        handler.bytes_read.clear()
+        read()
+        return handler.bytes_read[str(path)]
+
+    def clips(limit: int | None) -> Clips:
+        return clip_files.read(str(tmp_path), "train", 32, truth=False, limit=limit)
+
+    assert list(clips(5).clip_id) == [str(n) for n in range(5)] and len(clips(None)) == 160
+    everything = bytes_of(lambda: clips(None))
+    assert everything > 0.9 * size
+    assert bytes_of(lambda: clips(1)) < everything / 4
+    assert everything / 4 < bytes_of(lambda: clips(64)) < everything * 0.65
+    shape: list[clip_files.ClipShape] = []
+    assert bytes_of(lambda: shape.append(clip_files.clip_shape(str(tmp_path), "train"))) < everything / 20
+    assert shape == [clip_files.ClipShape(1, 201, 81)]
+    whole = clips(1)
+    assert shape[0].decoded_bytes(32) == whole.frames.nbytes + whole.stft.nbytes
+
+
+def test_a_shard_of_one_large_row_group_and_page_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As folders of an earlier raymix are: the shape needs no picture and no sound."""
+    written = table(*(make(number) for number in range(8)))
+    pq.write_table(written, prepared(tmp_path, written) / "train-00000.parquet", row_group_size=8)
+    handler = Handler()
+    monkeypatch.setattr(clip_files, "resolve", lambda uri: (fs.PyFileSystem(handler), uri))
+    assert clip_files.clip_shape(str(tmp_path), "train") == clip_files.ClipShape(1, 201, 81)
+    assert sum(handler.bytes_read.values()) < (tmp_path / "train-00000.parquet").stat().st_size / 4
+
+
+def test_a_value_that_is_not_finite_is_not_written() -> None:
+    with pytest.raises(clip.NonFinite, match=r"^clip folder:a/v0\.mp4:0: [0-9]+ of 32562 values of its sound"):
+        clip.encode(make(wave=np.full(16_000, np.nan, np.float32)))
+    with pytest.raises(clip.NonFinite, match="values of its sound"):  # finite, but too large for half precision
+        clip.encode(make(wave=(np.random.default_rng(0).standard_normal(16_000) * 1e5).astype(np.float32)))
+    with pytest.raises(clip.NonFinite, match="start_s is nan"):
+        clip.encode(make(start_s=float("nan")))
+    with pytest.raises(clip.NonFinite, match="time of a frame"):
+        clip.encode(make(frame_times=[float("inf")]))
+    with pytest.raises(clip.NonFinite, match="box or the weight"):
+        clip.encode(make(regions=(Region(label="a", box_xyxy=(0.0, 0.0, float("nan"), 1.0)),)))
+
+
+def test_a_stored_value_that_is_not_finite_is_refused_with_file_and_row(tmp_path: Path) -> None:
+    rows = [clip.encode(make(number)) for number in range(3)]
+    sound = np.frombuffer(rows[1]["stft"], np.float16).copy()
+    sound[7:9] = np.inf, np.nan
+    rows[1]["stft"] = sound.tobytes()
+    prepared(tmp_path, pa.Table.from_pylist(rows, schema=clip.schema()))
+    for limit in (None, 2):
+        with pytest.raises(clip.NonFinite) as refusal:
+            clip_files.read(str(tmp_path), "train", 32, truth=False, limit=limit)
+        said = f"{tmp_path}/train-00000.parquet, row 1 (clip folder:a/v1.mp4:0): 2 of 32562 values of its sound"
+        assert str(refusal.value).startswith(said) and "\n" not in str(refusal.value)
+        assert str(pickle.loads(pickle.dumps(refusal.value))) == str(refusal.value)
+    assert len(clip_files.read(str(tmp_path), "train", 32, truth=False, limit=1)) == 1
+    rows[1] = {**clip.encode(make(1)), "duration_s": float("inf")}
+    prepared(tmp_path, pa.Table.from_pylist(rows, schema=clip.schema()))
+    with pytest.raises(clip.NonFinite, match=r"row 1 .*: duration_s is inf"):
+        clip_files.read(str(tmp_path), "train", 32, truth=True)
 
 
 def test_rows_of_several_lengths_are_refused() -> None:

@@ -30,6 +30,7 @@ from raymix.storage import get, making, put, resolve
 
 UNIT_FILES, UNIT_BYTES = 32, 1 << 30  # a unit ends at so many files, or bytes of input
 GROUP_ROWS, GROUP_BYTES = 128, 32 << 20  # a row group ends at so many rows, or bytes
+PAGE_ROWS = 4  # after so many rows a page of 1 MiB may end: who wants few rows reads few pages
 UNLISTED = ("unlisted", "not in the split file")
 
 
@@ -101,7 +102,8 @@ class _Shards:
             number = len(self.files)
             self.files.append(f"{self.unit.name}{f'-{number}' if number else ''}.parquet")
             part = self._place.enter_context(making(self.filesystem, f"{self.path}/{self.files[-1]}"))
-            self._writer = self._place.enter_context(pq.ParquetWriter(part, self.schema, compression="zstd"))
+            writer = pq.ParquetWriter(part, self.schema, compression="zstd", write_batch_size=PAGE_ROWS)
+            self._writer = self._place.enter_context(writer)
         group = pa.concat_tables(self._rows).combine_chunks().cast(self.schema)
         self._writer.write_table(group, row_group_size=len(group))
         self._in_file += len(self._rows)

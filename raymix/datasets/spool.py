@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from raymix.clip import encode, schema
+from raymix.clip import NonFinite, encode, schema
 from raymix.config import Dataset
 from raymix.datasets import DATASETS
 from raymix.datasets.source import Entry, RootLost, Source, Unusable
@@ -124,6 +124,8 @@ def _rows(settings: Dataset, source: Source, entry: Entry, crashes: int) -> Iter
             entry.reason = "; ".join(filter(None, (entry.reason, *source.repairs[:3])))
     except Unusable as error:
         entry.status, entry.reason = error.status, str(error)
+    except NonFinite as error:
+        entry.status, entry.reason = "corrupt", str(error)
     except Exception as error:  # one bad file must not end a long run
         if isinstance(error, OSError):
             if no_room(error):  # the demo writes its videos
