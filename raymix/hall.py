@@ -6,21 +6,22 @@ its maps is held against the sources of a column.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from pyarrow import fs
 
-from raymix import deaf, verdict
-from raymix.config import Dataset, Evaluate
+from raymix import clip_files, deaf, verdict
+from raymix.config import Evaluate, Run
 from raymix.evaluator import predict
 from raymix.methods import Maps
 from raymix.protocol import Protocol
 from raymix.protocol import protocol as named
 from raymix.scene import Scenes
 from raymix.staging import Stage, staged
-from raymix.storage import resolve
+from raymix.storage import parted, resolve
 from raymix.truth import Truth
 from raymix.verdict import Contender
 
@@ -73,12 +74,15 @@ class Hall:
         cannot be read.
         """
         run = self.shown[0].contender.run
-        prepared = _prepared(run.dataset, subset)
+        prepared = _prepared(run, subset)
+        if not prepared:
+            how = f"python -m raymix.prepare dataset={run.dataset.name} dataset.subset={subset}"
+            return f"no clips of dataset.subset={subset} are prepared beside {run.dataset.prepared}: {how}"
         key = (layout, prepared, fewer)
         if key not in self.acts:
             few = run.evaluation.final_scenes
             stage = staged(Evaluate(split=self.split, layout=layout, scenes=few, prepared=prepared), run)
-            self.acts[key] = _act(stage, fewer, prepared == run.dataset.prepared)
+            self.acts[key] = _act(stage, fewer)
         return self.acts[key]
 
     def maps(self, shown: Shown, act: Act, without: str = HEARING) -> Maps:
@@ -103,14 +107,11 @@ class Hall:
         return self.means[key]
 
 
-def _act(stage: Stage, fewer: bool, own: bool) -> Act | str:
-    """The scenes of a stage, or why there are none; clips of the run's `own` folder have to be there."""
-    filesystem, path = resolve(stage.prepared)
-    if not own and filesystem.get_file_info(f"{path}/dataset.json").type != fs.FileType.File:
-        return f"no clips are prepared in {stage.prepared}"
-    clips = stage.clips() if own else None
+def _act(stage: Stage, fewer: bool) -> Act | str:
+    """The scenes of a stage, or why there are none; its clips have to be there."""
+    clips = stage.clips()
     try:
-        scenes = stage.compose(stage.clips() if clips is None else clips, fewer)
+        scenes = stage.compose(clips, fewer)
     except ValueError as error:  # too few videos, or no clip in which so many things sound
         return " ".join(str(error).split())
     if stage.layout == "natural" and scenes.panels_NS.shape[1] < stage.heard:
@@ -119,11 +120,32 @@ def _act(stage: Stage, fewer: bool, own: bool) -> Act | str:
     return Act(stage, scenes, Truth.of(scenes), deaf.strangers(scenes, stage.seed, notes), notes)
 
 
-def _prepared(dataset: Dataset, subset: str) -> str:
-    """Where the clips of a subset are: those of the run, or beside them in a folder whose name ends with the other's."""
-    own = dataset.subset
-    same = not own or not subset or own == subset
-    return dataset.prepared if same else f"{dataset.prepared.rstrip('/').removesuffix(own)}{subset}"
+def _prepared(run: Run, subset: str) -> str:
+    """The folder of a subset's clips: that of the run, or one beside it or in the run's home that was prepared as such.
+
+    The folders' own records say what is in them. Of several the one whose other settings are most like the run's; ''
+    where there is none.
+    """
+    dataset = run.dataset
+    if not dataset.subset or not subset or dataset.subset == subset:
+        return dataset.prepared
+    own, found = asdict(dataset), list[tuple[int, str]]()
+    for above in dict.fromkeys((parted(dataset.prepared.rstrip("/"))[0], f"{run.home.rstrip('/')}/clips")):
+        filesystem, path = resolve(above)
+        for info in filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True)):
+            place = f"{above.rstrip('/')}/{info.base_name}"
+            settings = _settings(place) if info.type == fs.FileType.Directory else {}
+            if (settings.get("name"), settings.get("subset")) == (dataset.name, subset):
+                found.append((sum(own.get(name) != value for name, value in settings.items()), place))
+    return min(found, default=(0, ""))[1]
+
+
+def _settings(directory: str) -> dict[str, Any]:
+    """The settings that a dataset was prepared with; none where the folder is no dataset of this raymix."""
+    try:
+        return dict(clip_files.describe(directory).get("settings", {}))
+    except ValueError:
+        return {}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,19 @@ from raymix import importing, inspection, lock, scene_lists, session
 from raymix.clip import SCHEMA_VERSION
 from raymix.clip_files import describe
 from raymix.config import BadInput, Dataset, Prepare, nearest
-from raymix.datasets import DATASETS, OPTIONAL, extracted, faces, folder, ground, leaks, published_lists, shards
+from raymix.datasets import (
+    DATASETS,
+    OPTIONAL,
+    duplicates,
+    extracted,
+    faces,
+    folder,
+    ground,
+    leaks,
+    manifest,
+    published_lists,
+    shards,
+)
 from raymix.datasets.leaks import Leak
 from raymix.datasets.source import Source
 from raymix.door import Nothing, enter, refusing, words
@@ -79,6 +91,9 @@ def prepare(settings: Dataset, echo: Echo = print, workers: int = 1) -> PrepareR
     report = PrepareReport(settings.prepared, fresh, there["statuses"], clips, there["classes"], seconds)
     if fresh:
         _tell(report, DATASETS[settings.name].OWN, echo)
+        files = [entry.file for entry in manifest.read(settings.prepared).entries if entry.clips]
+        if settings.name == "folder" and (how := folder.class_folders(settings, files)):
+            echo(f"prepare: {how}")
     return report
 
 
@@ -176,7 +191,10 @@ def _readable(settings: Dataset) -> tuple[list[Source], dict[str, str], list[Lea
         sources = DATASETS[settings.name].sources(settings)
     if not sources:
         raise NothingUsable(f"{settings.root}: no video files ({' '.join(folder.SUFFIXES)}) below it")
-    leaks.allowed(leaked := leaks.of_sources(sources), settings.prepared, settings.allow_leaks)
+    leaked = leaks.of_sources(sources)
+    if settings.name == "folder" and settings.splits:  # a list may put one content into two splits
+        leaked += duplicates.across_splits(settings.root, sources)
+    leaks.allowed(leaked, settings.prepared, settings.allow_leaks)
     return sources, read, leaked
 
 
@@ -195,7 +213,9 @@ def _make(
         reasons = [f"{e['file']}: {e['reason'] or e['status']}" for r in done.values() for e in r["entries"]]
         shown = "; ".join(sorted(reasons)[:3]) or "the split file lists none of them"
         raise NothingUsable(f"{settings.root}: none of {len(sources)} files gave a clip ({shown})")
-    leaked += leaks.of_media(entry for unit in wanted for entry in done[unit.name]["entries"])
+    known = {(leak.kind, leak.name) for leak in leaked}
+    media = leaks.of_media(entry for unit in wanted for entry in done[unit.name]["entries"])
+    leaked += [leak for leak in media if (leak.kind, leak.name) not in known]
     leaks.forget(settings.prepared)
     leaks.allowed(leaked, settings.prepared, settings.allow_leaks)
     if doubt := extracted.doubted([entry for unit in wanted for entry in done[unit.name]["entries"]]):

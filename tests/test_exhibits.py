@@ -119,7 +119,10 @@ def test_why_nothing_was_measured_stands_in_the_table(clips: Dataset, monkeypatc
     monkeypatch.setattr(Hall, "of", lambda self, *what: asked.append(what) or of(self, *what))
     text, found = exhibits.table(3, [a_hall(music, {"cycle": right})])
     assert asked[-2:] == [("grid2x2", "solo", False), ("natural", "duet", True)]  # of the duet every annotated frame
-    assert f"- MUSIC-Duet: nothing measured: no clips are prepared in {clips.prepared}duet\n" in text
+    told = (
+        f"- MUSIC-Duet: nothing measured: no clips of dataset.subset=duet are prepared beside {clips.prepared}: python "
+    )
+    assert told in text
     assert {each["layout"] for each in found if each["kind"] == "measured"} == {"grid2x2"}
     assert "### " not in text
 

@@ -77,8 +77,8 @@ def test_the_card_counts_what_is_there(boxed: Dataset) -> None:
     text = Path(boxed.prepared, "README.md").read_text()
     clips = {split: clip_files.read(boxed.prepared, split, 16, truth=True) for split in ("train", "test")}
     for split, found in clips.items():
-        videos, hours = len(set(found.video)), f"{len(found) / 3600:.4f}"
-        assert f"| {split} | {len(found)} | {hours} | {int(found.has_truth.sum())} | {videos} | " in text
+        videos, length = len(set(found.video)), f"{len(found):.{2 - len(found) // 10}f} s"  # clips of one second
+        assert f"| {split} | {len(found)} | {length} | {int(found.has_truth.sum())} | {videos} | " in text
         for name in ("cello", "guitar"):
             counts = {each: int((of.label == name).sum()) for each, of in clips.items()}
             assert f"| {name} | {counts['train']} | 0 | {counts['test']} | {sum(counts.values())} |" in text
@@ -103,6 +103,21 @@ def test_the_cards_commands_run_on_the_same_clips(boxed: Dataset) -> None:
     assert there is not None and composed.layouts == ["single", "hconcat", "grid2x2"]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0.00 s"), (7.5, "7.50 s"), (40, "40.0 s"), (90, "1.50 min"), (400, "6.67 min"), (3599, "60.0 min"),
+     (3600, "1.00 h"), (450_000, "125 h"), (4_500_000, "1250 h")],
+)  # fmt: skip
+def test_lengths_have_three_digits_and_a_unit_that_fits(seconds: float, text: str) -> None:
+    assert card._length(seconds) == text
+
+
+def test_reasons_keep_their_numbers() -> None:
+    assert card._ranges(["every clip is below -60 dB"] * 3) == "every clip is below -60 dB"
+    reasons = [f"video stops at {at} s of {of} s" for at, of in ((1.5, 9), (10.25, 9), (2, 30))]
+    assert card._ranges(reasons) == "video stops at 1.5 to 10.25 s of 9 to 30 s"
+
+
 def test_repairs_and_reasons_are_told_and_put_together(boxed: Dataset) -> None:
     found = manifest.read(boxed.prepared)
     rows = [
@@ -111,7 +126,7 @@ def test_repairs_and_reasons_are_told_and_put_together(boxed: Dataset) -> None:
     ]
     odd = [dataclasses.replace(rows[0], id=f"w{n}", status="error", reason="x" * (n + 1), repairs=0) for n in range(20)]
     text = card.markdown(card.sections(dataclasses.replace(found, entries=(*rows, *odd))))
-    assert "| repaired | box N clipped | 30 | v0 |" in text and "60 in the annotations of 30 ids" in text
+    assert "| repaired | box 0.5 to 29.5 clipped | 30 | v0 |" in text and "60 in the annotations of 30 ids" in text
     assert "9 more ids have 9 others" in text and "50 ids: 30 repaired, 20 error." in text
 
 

@@ -276,8 +276,10 @@ def test_each_column_of_the_papers_table_has_its_own_clips(raw: Path, tmp_path: 
         chosen = settings(raw, prepared=str(tmp_path / f"music-{subset}"), root=str(raw / root), subset=subset)
         if subset == "duet":
             hall = a_hall(replace(chosen, subset="solo", prepared=str(tmp_path / "music-solo")))
-            folder = tmp_path / "music-duet"
-            assert hall.of("natural", "duet") == f"no clips are prepared in {folder}"
+            told = (
+                f"no clips of dataset.subset=duet are prepared beside {tmp_path}/music-solo: python -m raymix.prepare "
+            )
+            assert hall.of("natural", "duet") == f"{told}dataset=music dataset.subset=duet"
         prepare(chosen, echo=lambda line: None)
     solo = a_hall(replace(chosen, subset="solo", prepared=str(tmp_path / "music-solo")))
     for hall in (solo, a_hall(chosen)):
@@ -292,8 +294,26 @@ def test_each_column_of_the_papers_table_has_its_own_clips(raw: Path, tmp_path: 
         assert isinstance(usual, Act) and len(usual.truth) == 1 and of_one_source(usual) == 0
 
 
-def a_hall(chosen: Dataset) -> Hall:
-    run = Run(dataset=chosen, encoder=Encoder(image_size=32))
+def test_a_subset_is_found_by_what_its_folder_says(raw: Path, tmp_path: Path) -> None:
+    """Wherever `dataset.prepared` was: no part of the path is a name of a subset, or all of them are."""
+    solo, duet, other = tmp_path / "clips/music", tmp_path / "clips/two", tmp_path / "clips/musicduet"
+    for place, root, changes in (
+        (solo, "videos", {"subset": "solo"}), (duet, "duets", {"subset": "duet"}),
+        (other, "duets", {"subset": "duet", "frame_size": 32}),
+    ):  # fmt: skip
+        prepare(settings(raw, prepared=str(place), root=str(raw / root), **changes), echo=lambda line: None)
+    hall = a_hall(settings(raw, prepared=f"{solo}/", root=str(raw / "videos"), subset="solo"))
+    act = hall.of("natural", "duet", True)
+    assert isinstance(act, Act) and act.stage.prepared == str(duet) and set(act.scenes.videos) == {(DUET,)}
+    back = a_hall(settings(raw, prepared=str(duet), root=str(raw / "duets"), subset="duet")).of("single", "solo")
+    assert isinstance(back, Act) and back.stage.prepared == str(solo)
+    away = a_hall(settings(raw, prepared=str(tmp_path / "far/music"), subset="solo"), home=str(tmp_path))
+    found = away.of("natural", "duet", True)
+    assert isinstance(found, Act) and found.stage.prepared == str(duet)
+
+
+def a_hall(chosen: Dataset, home: str = "/none") -> Hall:
+    run = Run(home=home, dataset=chosen, encoder=Encoder(image_size=32))
     contender = Contender("cycle", "", METHODS["cycle"], run, 1, None, None, {}, {})  # only the run is asked
     return Hall([Shown("cycle", "", contender)], "test", "cpu")
 

@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from films import film, turned
@@ -399,16 +400,119 @@ def test_after_a_kill_only_what_was_at_hand_is_read_again(tmp_path: Path, monkey
     assert len(read) == 3 and content(chosen.prepared) == content(one_go.prepared)
 
 
-def test_a_file_in_two_splits_stops_with_the_list(tmp_path: Path) -> None:
+def test_a_list_that_puts_one_file_into_two_splits_stops_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     film(tmp_path / "in" / "a.mp4", 1.0)
     (tmp_path / "in" / "b.mp4").write_bytes((tmp_path / "in" / "a.mp4").read_bytes())
     film(tmp_path / "in" / "c.mp4", 1.5)
     (tmp_path / "splits.csv").write_text("file,split\na.mp4,train\nb.mp4,test\nc.mp4,test\n")
     chosen = settings(tmp_path, splits=str(tmp_path / "splits.csv"), allow_leaks=False)
-    with pytest.raises(ValueError, match=r"one file as b.mp4 \(test\), a.mp4 \(train\); dataset.allow_leaks=true"):
-        prepare(chosen, quiet)
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "clips", lambda *of: pytest.fail("a video was read"))
+        with pytest.raises(ValueError, match=r"one file as b.mp4 \(test\), a.mp4 \(train\); dataset.allow_leaks=true"):
+            prepare(chosen, quiet)
     assert not (tmp_path / "out" / "dataset.json").exists()
     assert prepare(dataclasses.replace(chosen, allow_leaks=True), quiet).clips == {"train": 1, "val": 0, "test": 2}
+    assert clip_files.describe(chosen.prepared)["leaks"] == 1
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_of_files_of_one_content_one_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: bool) -> None:
+    names = [f"{folder}/{n}.mp4" for folder in ("cello", "flute") for n in range(6)]
+    film(tmp_path / "in" / names[0], 1.0)
+    for name in names[1:]:
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes((tmp_path / "in" / names[0]).read_bytes())
+    film(tmp_path / "in" / "flute/other.mp4", 2.0)
+    (tmp_path / "splits.csv").write_text("file,split\n" + "".join(f"{n},test\n" for n in (*names, "flute/other.mp4")))
+    read, honest = list[str](), folder.clips
+
+    def clips(chosen: Dataset, source: Any, entry: Any) -> Any:
+        read.append(source.path)
+        return honest(chosen, source, entry)
+
+    monkeypatch.setattr(folder, "clips", clips)
+    given = {"splits": str(tmp_path / "splits.csv")} if listed else {"val": 0.3, "test": 0.3}
+    chosen, lines = settings(tmp_path, allow_leaks=False, classes="parent", **given), list[str]()
+    report = prepare(chosen, lines.append)
+    assert sorted(read) == ["cello/0.mp4", "flute/other.mp4"] and sum(report.clips.values()) == 3
+    rows = manifest(chosen.prepared)
+    assert report.statuses == {"ok": 2, "duplicate": 11} or report.statuses == {"duplicate": 11, "ok": 2}
+    for name in names[1:]:
+        row = rows[name]
+        assert (row["status"], row["split"], row["clips"]) == ("duplicate", "", 0)
+        assert row["reason"] == "same content as cello/0.mp4, which is used"
+    (own,) = [s for s in report.clips if s == rows["cello/0.mp4"]["split"]]
+    labels = [
+        row["labels"]
+        for path in Path(chosen.prepared).glob(f"{own}-*.parquet")
+        for row in pq.read_table(path).to_pylist()
+    ]
+    assert ["cello", "flute"] in labels  # it was in both folders
+    assert "11 duplicate" in " ".join(lines)
+    again = prepare(dataclasses.replace(chosen, overwrite=True, allow_leaks=True), quiet)
+    assert sum(again.clips.values()) == 14 and "duplicate" not in again.statuses
+
+
+def test_a_copy_with_regions_is_the_one_that_is_used(tmp_path: Path) -> None:
+    film(tmp_path / "in" / "a.mp4", 1.0)
+    (tmp_path / "in" / "b.mp4").write_bytes((tmp_path / "in" / "a.mp4").read_bytes())
+    (tmp_path / "regions.json").write_text(json.dumps({"b.mp4": {"box": [0, 0, 1, 1]}}))
+    chosen = settings(tmp_path, allow_leaks=False, regions=str(tmp_path / "regions.json"))
+    found = {source.path: source for source in folder.sources(chosen)}
+    assert found["a.mp4"].refused == ("duplicate", "same content as b.mp4, which is used")
+    assert found["b.mp4"].refused is None and found["b.mp4"].split == "train"
+
+
+def test_files_that_differ_in_the_middle_are_both_used_in_one_split(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(8):
+        content = bytearray(5 << 20)
+        content[(2 << 20) + number] = 1
+        (tmp_path / "in" / f"{number}.mp4").write_bytes(bytes(content))
+    found = folder.sources(settings(tmp_path, allow_leaks=False, val=0.3, test=0.3))
+    assert len({source.split for source in found}) == 1 and not any(source.refused for source in found)
+    said = [source.repairs for source in found if source.path != "0.mp4"]
+    assert set(said) == {("in one split with 0.mp4, which has the same size, beginning and end",)}
+    assert len({source.split for source in folder.sources(settings(tmp_path, val=0.3, test=0.3))}) > 1
+
+
+def test_folders_that_may_be_classes_are_told_at_the_end(tmp_path: Path) -> None:
+    for name in ("bell/a.mp4", "drum/loud/b.mp4"):
+        film(tmp_path / "in" / name, 1.0)
+    lines: list[str] = []
+    prepare(settings(tmp_path), lines.append)
+    how = "dataset.classes=parent dataset.overwrite=true"
+    assert lines[-1] == (
+        "prepare: all videos lie in folders (bell, loud); to use the folders' names as classes, prepare again with "
+        + how
+    )
+    lines.clear()
+    prepare(settings(tmp_path, classes="parent", overwrite=True), lines.append)
+    assert not any("to use the folders'" in line for line in lines)
+    assert folder.class_folders(settings(tmp_path), ["bell/a.mp4", "b.mp4"]) == ""
+    assert folder.class_folders(settings(tmp_path), ["bell/a.mp4", "bell/b.mp4"]) == ""
+    four = folder.class_folders(settings(tmp_path), [f"{name}/x.mp4" for name in "dcba"])
+    assert four.startswith("all videos lie in folders (a, b, c, ...); to use")
+
+
+def test_a_sound_that_is_not_finite_is_a_row_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        film(tmp_path / "in" / name, 1.0)
+    honest = folder.clips
+
+    def loud(chosen: Dataset, source: Any, entry: Any) -> Any:
+        for one in honest(chosen, source, entry):
+            yield dataclasses.replace(one, wave=one.wave * np.float32(1e7)) if source.path == "a.mp4" else one
+
+    monkeypatch.setattr(folder, "clips", loud)
+    assert prepare(settings(tmp_path), quiet).clips["train"] == 1
+    row = manifest(str(tmp_path / "out"))["a.mp4"]
+    assert (row["status"], row["clips"]) == ("corrupt", 0) and "values of its sound (STFT) are not finite" in row[
+        "reason"
+    ]
+    assert np.isfinite(clip_files.read(str(tmp_path / "out"), "train", 32, truth=False).stft).all()
 
 
 def test_a_unit_of_other_settings_in_between_is_not_taken_for_done(tmp_path: Path) -> None:

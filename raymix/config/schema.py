@@ -40,7 +40,9 @@ class Dataset:
     jpeg_quality: int = ranged(90, low=1, high=100)
     rows_per_file: int = ranged(1024, low=1)
     overwrite: bool = False
-    allow_leaks: bool = False  # go on where a video, a speaker or a file is in two splits
+    allow_leaks: bool = (
+        False  # go on where a video, a speaker or a file is in two splits; `folder` uses all copies of a file
+    )
     annotations: str = (
         ""  # folder or file of the publisher's lists; "": the root. From here on the paper's datasets alone
     )

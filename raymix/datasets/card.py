@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,6 +25,7 @@ from raymix.storage import get, put, resolve
 
 CARD, SCENES = "README.md", "scenes/scenes.json"
 REASONS = 12  # lines of the table of drop-outs
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
 FILES = ("splits", "regions", "annotations")  # of which the settings keep hashes
 UNSAID = ("name", "splits", "val", "test", "seed")  # settings that have a section of their own
 
@@ -101,8 +102,13 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", r"\|")
 
 
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.{2 if seconds >= 3600 else 4}f}"
+def _length(seconds: float) -> str:
+    """A duration in the largest unit of which there is at least one, with three digits or more."""
+    for unit, of in (("h", 3600.0), ("min", 60.0), ("s", 1.0)):
+        if seconds >= of or unit == "s":
+            count = seconds / of
+            return f"{count:.{max(0, 3 - len(str(int(count))))}f} {unit}"
+    raise AssertionError
 
 
 def _counts(of: Prepared) -> Section:
@@ -113,11 +119,11 @@ def _counts(of: Prepared) -> Section:
         counts = [found["clips"], found["clips"] * each_s, found["videos"], seen_s]
         total = [before + now for before, now in zip(total, counts, strict=True)]
         boxes = str(found["with_regions"]) if "with_regions" in found else "?"
-        rows.append((split, str(counts[0]), _hours(counts[1]), boxes, str(counts[2]), _hours(counts[3])))
+        rows.append((split, str(counts[0]), _length(counts[1]), boxes, str(counts[2]), _length(counts[3])))
     known = all("with_regions" in found for found in of.facts["splits"].values())
     boxes = str(sum(found["with_regions"] for found in of.facts["splits"].values())) if known else "?"
-    rows.append(("all", str(total[0]), _hours(total[1]), boxes, str(total[2]), _hours(total[3])))
-    columns = ("split", "clips", "hours of clips", "clips with regions", "files with clips", "hours of these files")
+    rows.append(("all", str(total[0]), _length(total[1]), boxes, str(total[2]), _length(total[3])))
+    columns = ("split", "clips", "length of clips", "clips with regions", "files with clips", "length of these files")
     return Section("Counts", table=(columns, *rows))
 
 
@@ -136,20 +142,33 @@ def _classes(of: Prepared) -> Section:
 
 
 def _fates(entries: Sequence[Entry]) -> Section:
-    """What became of every listed id: by status, and what was said; numbers in reasons are put together as N."""
-    said = Counter((entry.status, re.sub(r"\d+(\.\d+)?", "N", entry.reason)) for entry in entries)
-    known = {
-        (entry.status, re.sub(r"\d+(\.\d+)?", "N", entry.reason)): entry.id or entry.file for entry in entries[::-1]
-    }
-    ordered = sorted(said.items(), key=lambda item: (item[0][0] != "ok", -item[1], item[0]))
-    rows = [(status, reason or "-", str(count), known[status, reason]) for (status, reason), count in ordered[:REASONS]]
+    """What became of every listed id: by status and reason; reasons that differ in numbers only are one row."""
+    alike = defaultdict[tuple[str, str], list[Entry]](list)
+    for entry in entries:
+        alike[entry.status, NUMBER.sub("0", entry.reason)].append(entry)
+    ordered = sorted(alike.items(), key=lambda item: (item[0][0] != "ok", -len(item[1]), item[0]))
+    rows = [
+        (status, _ranges([each.reason for each in of]) or "-", str(len(of)), of[0].id or of[0].file)
+        for (status, _), of in ordered[:REASONS]
+    ]
     statuses = Counter(entry.status for entry in entries).most_common()
     told = [f"{len(entries)} ids: {', '.join(f'{count} {status}' for status, count in statuses)}."]
     if len(ordered) > REASONS:
-        rest = sum(count for _, count in ordered[REASONS:])
+        rest = sum(len(of) for _, of in ordered[REASONS:])
         told.append(f"The table has the most frequent reasons; {rest} more ids have {len(ordered) - REASONS} others.")
     told.append("`manifest.parquet` has a row for each.")
     return Section("What became of every id", (" ".join(told),), (("status", "reason", "ids", "for instance"), *rows))
+
+
+def _ranges(reasons: Sequence[str]) -> str:
+    """Reasons that differ in numbers only as one: each number, or from the smallest to the largest."""
+    numbers = iter(list(zip(*(NUMBER.findall(reason) for reason in reasons), strict=True)))
+
+    def spread(_: re.Match[str]) -> str:
+        found = sorted(set(next(numbers)), key=float)
+        return found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+    return NUMBER.sub(spread, reasons[0])
 
 
 def _repairs(entries: Sequence[Entry]) -> Section:

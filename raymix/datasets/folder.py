@@ -1,10 +1,11 @@
 """Any tree of video files as a dataset: the ordinary importer.
 
 `classes=parent`: the folder a video lies in names its class, `a+b` two classes. `splits`: a CSV with the columns
-`file,split`; videos that it does not list are left out. `regions`: a JSON file, {"path/below/root.mp4": [region, ...]},
-where a region is {"label": "bell", "sounding": true, "box": [left, top, right, bottom] in 0 to 1, "mask": base64 PNG,
-"mask_file": PNG beside the sidecar, "from_s": 0.0, "to_s": 2.0 or null}: a box or a mask, the rest may be
-missing. Times are seconds after the first frame; a region holds for the frames from `from_s` to just before `to_s`.
+`file,split`; videos that it does not list are left out. Of files of one content one is used, unless `allow_leaks`.
+`regions`: a JSON file, {"path/below/root.mp4": [region, ...]}, where a region is {"label": "bell", "sounding": true, "box":
+[left, top, right, bottom] in 0 to 1, "mask": base64 PNG, "mask_file": PNG beside the sidecar, "from_s": 0.0, "to_s": 2.0 or
+null}: a box or a mask, the rest may be missing. Times are seconds after the first frame; a region holds for the frames from
+`from_s` to just before `to_s`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from PIL import Image
@@ -23,7 +24,7 @@ from pyarrow import fs
 
 from raymix.clip import SPLITS
 from raymix.config import Dataset
-from raymix.datasets import published_lists
+from raymix.datasets import duplicates, published_lists
 from raymix.datasets.clips import clips as clips  # the contract of an importer
 from raymix.datasets.source import Source, same_name, shuffled, split_of
 from raymix.storage import below, resolve
@@ -53,7 +54,25 @@ def sources(settings: Dataset) -> list[Source]:
         )
     gone = ("missing", "in the split file, not in the folder")
     missing = [Source(path, split, refused=gone) for path, split in (split_by_path or {}).items()]
+    if not settings.allow_leaks:
+        found = duplicates.left_out(settings.root, found, given=split_by_path is not None)
     return shuffled(settings, found + missing)
+
+
+def class_folders(settings: Dataset, files: Iterable[str]) -> str:
+    """How to use the folders that videos lie in as classes, in one line; '' where they are used, or are none.
+
+    Args:
+        settings: those of the dataset.
+        files: paths below the root.
+    """
+    folders = {path.rpartition("/")[0] for path in map(same_name, files)}
+    if settings.classes == "parent" or len(folders) < 2 or "" in folders:
+        return ""
+    names = sorted({folder.rpartition("/")[2] for folder in folders})
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    more = "dataset.classes=parent dataset.overwrite=true"
+    return f"all videos lie in folders ({shown}); to use the folders' names as classes, prepare again with {more}"
 
 
 def listing(root: str) -> dict[str, int]:
