@@ -143,6 +143,7 @@ def begin(plan: Plan) -> Study:
         ledger.append("study", record)
     elif plan.planned > plan.study.planned:
         ledger.append("extended", {"planned": plan.planned, "by": run.study.extend})
+    ledger.compact()
     return ledger.read()
 
 
@@ -203,6 +204,7 @@ def settle(plan: Plan) -> None:
     from raymix.rebuild import journal
     from raymix.suggest import OptunaSuggest
 
+    plan.ledger.compact()
     study = plan.ledger.read()
     for path in checkpoint.orphans(plan.uri, study.trials.values()):
         checkpoint.delete(f"{plan.uri}/{path}")

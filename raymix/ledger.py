@@ -1,19 +1,28 @@
 """The single truth about a study: append-only records, on local disk or object storage, readable without Ray or torch.
 
 Layout: `<study>/ledger/`. On a local disk one JSON-lines file: each line is written whole, under a lock, and fsynced.
-On an object store one small object per record, whose names sort in order. Optuna's study and ASHA's rungs are rebuilt
-from here (`raymix.suggest`), never the other way round; `raymix.study` says what the records mean.
+On an object store one small object per record, `<time>-<writer>.json`, and compacted objects of many records,
+`<time>-<id>-all.json`. Optuna's study and ASHA's rungs are rebuilt from here (`raymix.suggest`), never the other way round;
+`raymix.study` says what the records mean.
+
+Compaction never loses a record, whoever else reads, writes or compacts, and wherever it is killed: an object is deleted only
+after another one with all of its lines is stored, and a record that is in two objects counts once, by its id. A reader that
+finds an object deleted lists again. Names are compared too: a compacted object sorts after all that it replaces, so a listing
+that comes in pages cannot miss both.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
+import logging
 import math
 import os
+import re
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,6 +32,14 @@ from raymix.storage import get, put, resolve
 from raymix.study import ENDS, KINDS, Study, fold
 
 FILE = "records.jsonl"
+COMPACTED = "-all.json"
+NAME = re.compile(r"/\d{20}-[^/]+\.json$")  # of an object; what else lies in the folder is left alone
+LOOSE = 8  # objects of one record: an `append` that finds as many compacts them
+GROWTH = (
+    4  # a compacted object is rewritten once what came after it has a quarter of its bytes: few objects, few rewrites
+)
+RETRIES = 50  # of a reading, each time since objects were compacted meanwhile
+_log = logging.getLogger(__name__)
 
 
 class Ledger:
@@ -34,12 +51,14 @@ class Ledger:
         self._local = isinstance(self._fs, fs.LocalFileSystem)
         self._writer, self._stamp = uuid.uuid4().hex[:8], 0
         self._records: dict[str, dict[str, Any]] = {}  # by id; grows as `records` reads on
-        self._offset, self._seen, self._unreadable = 0, set[str](), 0
+        self._offset, self._unreadable = 0, 0
+        self._seen: set[str] = set()  # objects that were read
+        self._appended, self._compacts = 0, True
 
     def append(self, kind: str, record: dict[str, Any]) -> dict[str, Any]:
         """Writes one record for good and gives it back as `records` would, once it is stored.
 
-        Numbers that are not finite become null.
+        Numbers that are not finite become null. On an object store every few records are compacted.
         """
         if kind not in KINDS:
             raise ValueError(f"{kind}: not a kind of record; one of {', '.join(KINDS)}")
@@ -54,6 +73,9 @@ class Ledger:
             return json.loads(line)
         self._stamp = max(time.time_ns(), self._stamp + 1)  # strictly growing, so names keep this writer's order
         put(self._fs, f"{self.folder}/{self._stamp:020d}-{self._writer}.json", line)
+        if self._appended % LOOSE == 0:  # the first one too: what earlier writers left
+            self._compact(LOOSE)
+        self._appended += 1
         return json.loads(line)
 
     def records(self) -> list[dict[str, Any]]:
@@ -71,26 +93,35 @@ class Ledger:
         return study
 
     def compact(self) -> None:
-        """On an object store: many small objects into one. Safe at any instant: a record read twice counts once."""
-        if self._local:
+        """On an object store: all objects into one. Safe at any instant; an error is logged, since no record is lost by it."""
+        self._compact(None)
+
+    def _compact(self, loose: int | None) -> None:
+        """Compact into one object (None), or the newest objects into one if there are so many of one record each."""
+        if self._local or not self._compacts:
             return
-        self._read_objects()
-        if len(self._seen) < 2:
-            return
-        merged = f"{max(self._seen).rsplit('/', 1)[-1][:20]}-{self._writer}-all.json"  # sorts before what comes next
-        lines = [json.dumps(record, separators=(",", ":")).encode() for record in self._records.values()]
-        put(self._fs, f"{self.folder}/{merged}", b"\n".join(lines))
-        for path in self._seen - {f"{self.folder}/{merged}"}:
+        try:
+            found = self._contents(_to_compact(self._sizes(), loose))
+            found = {path: content for path, content in found.items() if _whole(content)}
+            if len(found) > 1:
+                stamp = int(max(path.rpartition("/")[2][:20] for path in found)) + 1
+                lines = dict.fromkeys(line for path in sorted(found) for line in found[path].split(b"\n"))
+                put(self._fs, f"{self.folder}/{stamp:020d}-{uuid.uuid4().hex}{COMPACTED}", b"\n".join(lines))
+                with ThreadPoolExecutor(16) as pool:
+                    list(pool.map(self._delete, found))
+        except OSError as error:
+            self._compacts = False  # where nothing can be deleted the folder would only grow
+            _log.warning("%s: cannot be compacted (%s)", self.folder, " ".join(str(error).split()))
+
+    def _delete(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):  # another one compacts too
             self._fs.delete_file(path)
-        self._seen = {f"{self.folder}/{merged}"}
 
     def _take(self, lines: Iterable[bytes]) -> None:
         for line in lines:
-            try:
-                record = json.loads(line)
-                if all(name in record for name in KINDS[record["kind"]]):
-                    self._records.setdefault(record["id"], record)
-            except (ValueError, TypeError, KeyError):
+            if (record := _record(line)) is not None:
+                self._records.setdefault(record["id"], record)
+            else:
                 self._unreadable += bool(line.strip())
 
     def _read_file(self) -> None:
@@ -105,23 +136,69 @@ class Ledger:
         self._take(new[:whole].split(b"\n"))
 
     def _read_objects(self) -> None:
-        for _ in range(3):  # `compact` of another process may take an object away between the listing and the reading
-            listing = self._fs.get_file_info(fs.FileSelector(self.folder, allow_not_found=True))
-            names = sorted(info.path for info in listing if info.is_file and info.path not in self._seen)
-            with ThreadPoolExecutor(16) as pool:
-                contents = list(pool.map(self._content, names))
-            for name, content in zip(names, contents, strict=True):
-                if content is not None:
-                    self._take(content.split(b"\n"))
-                    self._seen.add(name)
-            if None not in contents:
+        for _ in range(RETRIES):
+            names = [path for path in self._sizes() if path not in self._seen]
+            contents = self._contents(names)
+            for name, content in contents.items():
+                self._take(content.split(b"\n"))
+                self._seen.add(name)
+            if len(contents) == len(names):
                 return
+        raise OSError(f"{self.folder}: its objects change faster than they can be read")
+
+    def _sizes(self) -> dict[str, int]:
+        """The objects of the ledger in the order of their names, and how many bytes each has."""
+        listing = self._fs.get_file_info(fs.FileSelector(self.folder, allow_not_found=True))
+        return {info.path: info.size for info in sorted(listing, key=lambda info: info.path) if info.is_file}
+
+    def _contents(self, paths: Sequence[str]) -> dict[str, bytes]:
+        """What is in these objects; one that was deleted since, after it was compacted, is left out."""
+        with ThreadPoolExecutor(16) as pool:
+            found = zip(paths, pool.map(self._content, paths), strict=True)
+            return {path: content for path, content in found if content is not None}
 
     def _content(self, path: str) -> bytes | None:
         try:
             return get(self._fs, path)
         except FileNotFoundError:
             return None
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The record of a line, None where it is none that this raymix knows."""
+    try:
+        record: dict[str, Any] = json.loads(line)
+        return (
+            record if isinstance(record["id"], str) and all(name in record for name in KINDS[record["kind"]]) else None
+        )
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _whole(content: bytes) -> bool:
+    """Whether an object holds records only; one that does not stays as it is, for a raymix that can read it."""
+    return all(_record(line) is not None for line in content.split(b"\n"))
+
+
+def _to_compact(sizes: Mapping[str, int], loose: int | None) -> list[str]:
+    """The objects to put into one, given how many bytes each has; [] where it is not worth it.
+
+    With `loose` those of one record, if there are so many, and the compacted ones that are not much larger than what is put
+    together: of n records there are then about log(n) objects, and each was rewritten about log(n) times.
+    """
+    own = {path: size for path, size in sizes.items() if NAME.search(path)}
+    if loose is None:
+        return list(own)
+    chosen = [path for path in own if not path.endswith(COMPACTED)]
+    if len(chosen) < loose:
+        return []
+    total = sum(own[path] for path in chosen)
+    for path in sorted(own.keys() - set(chosen), key=own.__getitem__):
+        if own[path] > GROWTH * total:
+            break
+        chosen.append(path)
+        total += own[path]
+    return chosen
 
 
 def _append_line(folder: str, line: bytes) -> None:

@@ -163,7 +163,7 @@ def test_every_importer_answers_the_same_questions(tmp_path: Path) -> None:
 def test_folder_finds_videos_and_their_classes(tmp_path: Path) -> None:
     for name in ("a/x.MP4", "a+b/y.webm", "z.mov", ".hidden/q.mp4", "a/._x.mp4", "a/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
+        (tmp_path / name).write_bytes(name.encode())
     found = {source.path: source.labels for source in folder.sources(settings(tmp_path, classes="parent"))}
     assert found == {"a/x.MP4": ("a",), "a+b/y.webm": ("a", "b"), "z.mov": ()}
     assert all(not source.labels for source in folder.sources(settings(tmp_path)))
@@ -171,7 +171,7 @@ def test_folder_finds_videos_and_their_classes(tmp_path: Path) -> None:
 
 def test_what_a_download_left_is_no_second_video(tmp_path: Path) -> None:
     for name in ("z.mp4", "z.temp.mp4", "z.f137.mp4", "y.f137.mp4", "x.temp.mp4", "v1.f2.mkv", "v1.mkv"):
-        (tmp_path / name).write_bytes(b"1")
+        (tmp_path / name).write_bytes(name.encode())
     (tmp_path / "x.mp4").write_bytes(b"")
     found = {source.path: source for source in folder.sources(settings(tmp_path))}
     told = {path: source.refused[1] for path, source in found.items() if source.refused}

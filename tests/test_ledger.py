@@ -7,15 +7,19 @@ import math
 import multiprocessing
 import os
 import random
+import signal
 import time
+from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from counting import Handler
 from pyarrow import fs
 
-from raymix.ledger import FILE, Ledger
+from raymix.ledger import FILE, LOOSE, Ledger
 from raymix.study import Study, fold
 
 METRIC = "val/sounding_accuracy"
@@ -105,6 +109,146 @@ def test_compacting_keeps_every_record(ledger: Ledger) -> None:
     assert reader.read().planned == again(ledger).read().planned == 7
     if not ledger._local:
         assert len(ledger._fs.get_file_info(fs.FileSelector(ledger.folder))) == 1
+
+
+def counted(folder: Path, before: Callable[[str, str], None] = lambda operation, path: None) -> tuple[Ledger, Handler]:
+    """A ledger in an object store, and what counts its requests."""
+    handler = Handler(before)
+    return Ledger(str(folder), fs.PyFileSystem(handler)), handler
+
+
+def test_a_query_opens_a_few_objects_however_many_events_there_are(tmp_path: Path) -> None:
+    """Written by one driver, one event at a time, as a study does; nobody calls `compact`."""
+    writer, written = counted(tmp_path)
+    writer.append("study", STUDY)
+    for number in range(600):
+        writer.append("epoch_scored", scored(number % 20, number // 20 + 1, 0.5))
+        if number in (3, 99, 402, 599):
+            reader, handler = counted(tmp_path)
+            assert len(reader.records()) == number + 2
+            assert sum(handler.opened.values()) <= LOOSE + 5
+    assert sum(written.bytes_read.values()) < 12 * sum(path.stat().st_size for path in (tmp_path / "ledger").iterdir())
+    writer.compact()
+    reader, handler = counted(tmp_path)
+    assert len(reader.records()) == 601 and sum(handler.opened.values()) == 1
+    assert [record["id"] for record in reader.records()] == [record["id"] for record in writer.records()]
+
+
+def test_what_earlier_commands_left_is_compacted_too(tmp_path: Path) -> None:
+    """Each command that scores a study appends one record by a writer of its own."""
+    for number in range(40):
+        counted(tmp_path)[0].append("evaluated", {"number": number})
+    reader, handler = counted(tmp_path)
+    assert [each["number"] for each in reader.read().evaluations] == list(range(40))
+    assert sum(handler.opened.values()) <= LOOSE + 3
+
+
+def _compact_until(folder: str, step: int) -> None:
+    """Compacts, and is killed before its operation number `step`."""
+    done = 0
+
+    def before(operation: str, path: str) -> None:
+        nonlocal done
+        if done == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done += 1
+
+    counted(Path(folder), before)[0].compact()
+
+
+def test_a_kill_between_any_two_steps_of_compacting_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    context, killed, deletes = multiprocessing.get_context("fork"), 0, 0
+    for step in range(40):
+        folder = tmp_path / str(step)
+        ledger, _ = counted(folder)
+        fill_objects(ledger, 7)
+        before = ledger.records()
+        process = context.Process(target=_compact_until, args=(str(folder), step))
+        process.start()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
+        left = list((folder / "ledger").iterdir())
+        deletes += any(path.name.endswith("-all.json") for path in left) and len(left) > 1
+        for reader in (ledger, counted(folder)[0]):
+            assert sorted(reader.records(), key=itemgetter("at")) == before
+        counted(folder)[0].append("extended", {"planned": 8})
+        counted(folder)[0].compact()
+        reader, handler = counted(folder)
+        assert len(reader.records()) == len(before) + 1 and sum(handler.opened.values()) == 1
+        if process.exitcode == 0:
+            break
+    assert process.exitcode == 0 and killed == 1 + 7 + 1 + 7 and deletes == 7  # list, reads, the write, deletes
+
+
+def fill_objects(ledger: Ledger, count: int) -> None:
+    """So many records, each in an object of its own."""
+    ledger.append("study", STUDY)
+    for epoch in range(1, count):
+        ledger.append("epoch_scored", scored(0, epoch, 0.5))
+
+
+def test_a_reader_at_work_while_objects_are_compacted_misses_nothing(tmp_path: Path) -> None:
+    """Before each of a reader's requests another process compacts, and appends a record."""
+    writer, _ = counted(tmp_path)
+    fill_objects(writer, 7)
+    rounds = 0
+
+    def interfere(operation: str, path: str) -> None:
+        nonlocal rounds
+        if rounds < 12:
+            rounds += 1
+            other, _ = counted(tmp_path)
+            other.append("extended", {"planned": 10 + rounds})
+            other.compact()
+
+    reader, _ = counted(tmp_path, interfere)
+    first = reader.records()
+    assert rounds == 12 and len({record["id"] for record in first}) == len(first) >= 7 + 1
+    assert {record["kind"] for record in first} == {"study", "epoch_scored", "extended"}
+    assert reader.read().planned == 22 and len(reader.records()) == 7 + 12
+
+
+def test_two_that_compact_at_once_lose_nothing(tmp_path: Path) -> None:
+    for step in range(18):
+        folder = tmp_path / str(step)
+        writer, _ = counted(folder)
+        fill_objects(writer, 7)
+        done = 0
+
+        def between(operation: str, path: str, step: int = step, folder: Path = folder) -> None:
+            nonlocal done
+            done += 1
+            if done == step + 1:
+                counted(folder)[0].append("extended", {"planned": 9})
+                counted(folder)[0].compact()
+
+        counted(folder, between)[0].compact()
+        assert len(counted(folder)[0].records()) == len(writer.records()) == 7 + (done > step)
+
+
+def test_what_this_raymix_cannot_read_is_left_alone(tmp_path: Path) -> None:
+    ledger, _ = counted(tmp_path)
+    fill_objects(ledger, 5)
+    newer = {f"{9:020d}-cafe.json": b'{"kind": "invented later", "id": "x"}', f"{8:020d}-cafe.json": b'{"kind": "stu'}
+    for name, content in {**newer, "note.txt": b"by hand"}.items():
+        (tmp_path / "ledger" / name).write_bytes(content)
+    counted(tmp_path)[0].compact()
+    left = {path.name: path.read_bytes() for path in (tmp_path / "ledger").iterdir()}
+    assert newer.items() <= left.items() and left["note.txt"] == b"by hand" and len(left) == 4
+    assert len(counted(tmp_path)[0].records()) == 5
+
+
+def test_a_place_where_nothing_can_be_deleted_still_takes_records(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(operation: str, path: str) -> None:
+        if operation == "delete":
+            raise PermissionError("AccessDenied")
+
+    writer, _ = counted(tmp_path, refuse)
+    fill_objects(writer, 30)
+    assert len(counted(tmp_path)[0].records()) == 30
+    assert len(list((tmp_path / "ledger").iterdir())) == 31 and "cannot be compacted (AccessDenied)" in caplog.text
 
 
 def test_extending_and_owing(ledger: Ledger) -> None:
