@@ -66,12 +66,14 @@ class Ledger:
             raise ValueError(f"{kind}: a record needs {', '.join(lacking)}")
         if kind == "trial_ended" and record["state"] not in ENDS:
             raise ValueError(f"trial_ended: state {record['state']!r} must be one of {', '.join(ENDS)}")
-        whole = {"kind": kind, "id": uuid.uuid4().hex[:16], "at": time.time(), **record}
+        self._stamp = max(
+            time.time_ns(), self._stamp + 1
+        )  # strictly growing, so names and times keep this writer's order
+        whole = {"kind": kind, "id": uuid.uuid4().hex[:16], "at": self._stamp / 1e9, **record}
         line = json.dumps(_finite(whole), allow_nan=False, separators=(",", ":"), default=_plain).encode()
         if self._local:
             _append_line(self.folder, line)
             return json.loads(line)
-        self._stamp = max(time.time_ns(), self._stamp + 1)  # strictly growing, so names keep this writer's order
         put(self._fs, f"{self.folder}/{self._stamp:020d}-{self._writer}.json", line)
         if self._appended % LOOSE == 0:  # the first one too: what earlier writers left
             self._compact(LOOSE)
@@ -83,7 +85,8 @@ class Ledger:
         if self._local:
             self._read_file()
         else:
-            self._read_objects()
+            self._read_objects()  # two that compact at once may put a later record into an earlier object
+            self._records = dict(sorted(self._records.items(), key=lambda item: item[1].get("at", 0.0)))
         return list(self._records.values())
 
     def read(self) -> Study:
