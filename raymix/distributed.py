@@ -100,6 +100,19 @@ def collect_objects(own: list[T]) -> list[T]:
     return [each for part in every for each in part]
 
 
+@torch.no_grad()
+def largest(values: Tensor) -> Tensor:
+    """The elementwise maximum over all ranks of equally shaped tensors, on the device of `values`.
+
+    Where the group communicates over nccl, Python does not wait for it.
+    """
+    if ranks() == 1:
+        return values
+    carrier = values.to("cuda" if dist.get_backend() == "nccl" else "cpu", copy=True)
+    dist.all_reduce(carrier, op=dist.ReduceOp.MAX)
+    return carrier.to(values.device)
+
+
 def of_first_rank(make: Callable[[], T]) -> T:
     """What `make` gives on rank 0, on every rank: two machines may round a decision differently."""
     if ranks() == 1:

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from raymix.config import Fit, Optimizer
+from raymix.distributed import largest
 from raymix.mixture import Mixture
 
-CHECK_EVERY = 4  # updates between two looks at "stop?" and "finite?"; both need all ranks to agree
+CHECK_EVERY = 4  # updates after which Python reads whether to stop, and whether a loss was not finite
 
 
 class TrialFailed(Exception):
@@ -48,8 +49,76 @@ class Clock:
 
 
 def adam(method: nn.Module, settings: Optimizer) -> torch.optim.Adam:
-    """Adam as the paper's code uses it: L2 weight decay in the gradient; the learning rate is the one in the config."""
-    return torch.optim.Adam(method.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    """Adam as the paper's code uses it: L2 weight decay in the gradient; the learning rate is the one in the config.
+
+    Fused: one kernel an update, which can be skipped by a tensor on the device (see `NonFiniteGuard`).
+    """
+    return torch.optim.Adam(
+        method.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
+
+
+class NonFiniteGuard:
+    """Skips every update from the first non-finite loss or gradient on, on all ranks, without waiting for the device.
+
+    Whether to skip is a tensor on the device. It reaches the optimizer as `found_inf`, the way `torch.amp.GradScaler` skips
+    a step: a fused optimizer then changes neither parameters nor its own state. For an optimizer that is not fused, Python
+    reads the tensor before each update.
+
+    Args:
+        optimizer: Steps the parameters of all its groups.
+        device: Where losses and gradients are.
+        clip_gradient: Largest 2-norm of the gradient; 0 leaves it as it is.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, clip_gradient: float = 0.0) -> None:
+        self._optimizer, self._clip = optimizer, clip_gradient
+        self._parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        self._fused = all(group.get("fused") for group in optimizer.param_groups)
+        self._found = torch.zeros(
+            2, device=device
+        )  # 1 where the first skipped update had a non-finite [loss, gradient]
+        self._loss = torch.zeros((), device=device)  # 1 when a loss since the last update was not finite
+        self._done = torch.zeros((), device=device)  # updates of this epoch that were not skipped
+
+    def begin_epoch(self) -> None:
+        self._done.zero_()
+
+    @torch.no_grad()
+    def add_loss(self, loss: Tensor) -> None:
+        """Take in one loss (a scalar) of the coming update."""
+        self._loss = torch.maximum(self._loss, (~loss.detach().isfinite()).float())
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Clip the gradient and step the optimizer, unless a loss or gradient of any rank was not finite by now."""
+        found = largest(torch.stack([self._loss, (~self._norm().isfinite()).float()]))
+        self._found = torch.where(self._found.any(), self._found, found)
+        self._loss.zero_()
+        skip = self._found.amax()
+        self._done += 1 - skip
+        if self._fused:
+            self._optimizer.found_inf = skip  # type: ignore[attr-defined]
+            self._optimizer.step()
+        elif not self.stopped:
+            self._optimizer.step()
+
+    def _norm(self) -> Tensor:
+        """The 2-norm of the gradient before clipping; under DDP it is the same on all ranks."""
+        if self._clip > 0:
+            return nn.utils.clip_grad_norm_(self._parameters, self._clip)
+        gradients = [each.grad for each in self._parameters if each.grad is not None]
+        return nn.utils.get_total_norm(gradients)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether updates are being skipped; the same on all ranks. Waits for the device."""
+        return bool(self._found.amax())
+
+    def reason(self, epoch: int) -> str:
+        """One sentence: what was not finite, and in which step."""
+        what = "loss" if bool(self._found[0]) else "gradient"
+        return f"the {what} is not finite (epoch {epoch}, step {int(self._done) + 1})"
 
 
 def fit(
@@ -71,10 +140,13 @@ def fit(
     `method(mixture)` returns (loss, diagnostics); `batches(epoch)` gives this rank's mixtures, `settings.accumulate` of them
     to an update (a rest too few for one moves no weight). `agree` takes numbers of this rank and returns their largest
     over all ranks, so that every rank leaves at the same step; `after` is called between an epoch's last step and its
-    yield. Raises TrialFailed, on every rank alike, when the loss
-    is no longer finite.
+    yield.
+
+    Raises TrialFailed, on every rank alike, when a loss or gradient of any rank is not finite: the weights are then those
+    before that step.
     """
     device, clock = torch.device(device), clock or Clock()
+    guard = NonFiniteGuard(optimizer, device, clip_gradient)
     half = torch.autocast(device.type, torch.bfloat16) if settings.precision == "bf16" else contextlib.nullcontext()
     alone = getattr(method, "no_sync", contextlib.nullcontext)  # DDP: leave the gradient on this rank for now
     for number in range(first, settings.epochs + 1):
@@ -82,6 +154,7 @@ def fit(
         if settings.frozen_batch_norm:
             _freeze_batch_norm(method)
         epoch = Epoch(number)
+        guard.begin_epoch()
         sums: dict[str, Tensor] = {}
         mark = time.perf_counter()
         for piece, mixture in enumerate(batches(number)):
@@ -97,28 +170,33 @@ def fit(
                 with half:
                     loss, diagnostics = method(mixture)
                 (loss / settings.accumulate).backward()
+            guard.add_loss(loss)
             for name, value in {"loss": loss, **diagnostics}.items():
                 # Summed on the device: reading a number every step would make the GPU wait for Python.
                 sums[name] = sums.get(name, 0.0) + value.detach().float()
             if ends:
-                if clip_gradient > 0:
-                    nn.utils.clip_grad_norm_(method.parameters(), clip_gradient)
-                optimizer.step()
+                guard.step()
                 epoch.steps += 1
             mark = time.perf_counter()
             epoch.step_seconds += mark - waited
             clock.steps += mark - waited
             if ends and epoch.steps % CHECK_EVERY == 0:
-                halt, broken = agree([float(stop()), float(not math.isfinite(float(sums["loss"])))])
-                if broken:
-                    raise TrialFailed(f"the loss is not finite (epoch {number}, step {epoch.steps})")
-                if halt:
+                if guard.stopped:
+                    raise TrialFailed(guard.reason(number))
+                if agree([float(stop())])[0]:
                     return
         if not epoch.steps:
             raise TrialFailed("no batch: fewer training clips than one batch on some worker")
+        if guard.stopped:
+            raise TrialFailed(guard.reason(number))
         means = {name: float(total) / (piece + 1) for name, total in sums.items()}
-        if agree([float(not all(map(math.isfinite, means.values())))])[0]:
-            raise TrialFailed(f"the loss is not finite (epoch {number})")
+        odd = [
+            name for name, mean in means.items() if not math.isfinite(mean)
+        ]  # the loss: of pieces too few for an update
+        if agree([float(bool(odd))])[0]:
+            raise TrialFailed(
+                f"{' and '.join(odd) or 'a value of another worker'}: not finite (mean over epoch {number})"
+            )
         after(number)
         epoch.train, epoch.ended = means, time.time()
         yield epoch
@@ -138,10 +216,21 @@ def training_state(optimizer: torch.optim.Optimizer, epoch: int) -> dict[str, An
     return state
 
 
-def resume(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> int:
-    """Put `training_state` back; returns the epoch to start with."""
-    optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["rng"])
-    if "cuda_rng" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda_rng"])
+def resume(optimizer: torch.optim.Optimizer, state: dict[str, Any], *, generators: bool = True) -> int:
+    """Load what `training_state` saved; returns the epoch to start with.
+
+    The hyper-parameters in the optimizer's groups (learning rate, weight decay and all others) stay those that the optimizer
+    was made with; the checkpoint may be another trial's, as in population-based training. What was accumulated in
+    training (moments, step counts) is loaded.
+
+    Args:
+        generators: Also restore the states of the random number generators; not those of another trial.
+    """
+    saved, own = state["optimizer"], optimizer.state_dict()["param_groups"]
+    groups = [{**group, "params": theirs["params"]} for group, theirs in zip(own, saved["param_groups"], strict=True)]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+    if generators:
+        torch.set_rng_state(state["rng"])
+        if "cuda_rng" in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda_rng"])
     return int(state["epoch"]) + 1

@@ -162,9 +162,10 @@ class _Shift:
         return whole.uri if whole else None
 
     def _restore(self, start: Any, optimizer: Any) -> int:
-        """Optimizer state from the checkpoint; the epoch to begin with."""
-        epoch = resume(optimizer, start.training)
-        return self.order.first if start.uri == self.order.origin else epoch
+        """Load the optimizer's state from a checkpoint of this trial or of the one it copies; returns the first epoch."""
+        copied = start.uri == self.order.origin
+        epoch = resume(optimizer, start.training, generators=not copied)
+        return self.order.first if copied else epoch
 
     def _copy(self, model: Any, optimizer: Any, epoch: Epoch) -> tuple[Any, Any, dict[str, Any]]:
         """Weights and training state on the CPU, apart from what the next epoch changes, and the epoch's result."""

@@ -13,7 +13,7 @@ from ranks import on_ranks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raymix import clip_files
-from raymix.config import Fit, Run
+from raymix.config import Fit, Optimizer, Run
 from raymix.distributed import wrap
 from raymix.fit import CHECK_EVERY, Clock, TrialFailed, adam, fit, resume, training_state
 from raymix.methods import from_run
@@ -228,11 +228,121 @@ class Looks(TorchDispatchMode):
 
 
 def test_python_reads_numbers_every_few_steps_only(demo: Path) -> None:
-    """One look at the loss every CHECK_EVERY updates, and the means at the end."""
+    """Whether updates are being skipped every CHECK_EVERY updates and at the end, where the means are read too."""
     run = small(demo, batch=2, epochs=1)
     method, mixtures = from_run(run), list(loader(run).epoch(run, 1))
-    optimizer = torch.optim.SGD(method.parameters(), lr=1e-3)  # Adam reads its own count of steps, which is on the CPU
+    optimizer = adam(method, run.optimizer)
     with Looks() as looks:
         [epoch] = fit(method, optimizer, lambda n: mixtures, run.fit, clip_gradient=1.0)
     assert epoch.steps >= 12
-    assert looks.count <= epoch.steps // CHECK_EVERY + len(epoch.train)
+    assert looks.count <= epoch.steps // CHECK_EVERY + 1 + len(epoch.train)
+
+
+class Row:
+    """One clip of a `Batches` epoch, where a mixture stands; `fault` says what of this rank's step is not finite."""
+
+    def __init__(self, x_NC: torch.Tensor, fault: str) -> None:
+        self.x_NC, self.fault = x_NC, fault
+
+    def to(self, device: Any) -> Row:
+        return self
+
+
+class BreakingGradient(torch.autograd.Function):
+    """The identity, whose gradient is infinite."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return gradients[0] * float("inf")
+
+
+class Breaking(torch.nn.Module):
+    """A network whose loss is NaN, infinite with a finite gradient, or finite with an infinite gradient, as told by the row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.layers = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+        self.states: list[list[torch.Tensor]] = []  # the weights that each forward pass has met
+
+    def forward(self, row: Row) -> Any:
+        self.states.append([each.detach().clone() for each in self.parameters()])
+        loss = self.layers(row.x_NC).square().mean()
+        if row.fault == "gradient":
+            loss = BreakingGradient.apply(loss)
+        if row.fault in ("nan", "inf"):
+            loss = loss + float(row.fault)  # the gradient stays finite: only the loss tells
+        return loss, {}
+
+
+def broken_run(rank: int, world: int, fault: str, at: int, faulty_rank: int, accumulate: int, which: str) -> list[Any]:
+    """Train with a fault in piece `at` (from 0) on one rank: [reason, weights as before the faulty update, last finite]."""
+    method = Breaking()
+    make: Any = {
+        "adam": lambda p: adam(method, Run().optimizer),
+        "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    }
+    optimizer = make[which](method.parameters())
+    generator = torch.Generator().manual_seed(rank)
+    rows = [
+        Row(torch.randn(4, 3, generator=generator), fault if (n, rank) == (at, faulty_rank) else "") for n in range(20)
+    ]
+    settings = Fit(epochs=2, accumulate=accumulate)
+    wrapped = wrap(method, settings, torch.device("cpu"))
+    reason = ""
+    try:
+        list(fit(wrapped, optimizer, lambda number: rows, settings))
+    except TrialFailed as failure:
+        reason = str(failure)
+    before = method.states[at]  # the weights that the piece with the fault was computed with
+    same = all(torch.equal(now, then) for now, then in zip(method.parameters(), before, strict=True))
+    moved = not torch.equal(method.states[0][0], method.states[-1][0])
+    return [reason, same, moved, len(method.states)]
+
+
+# What is not finite, in which piece (from 0) of the epoch, and how many pieces make an update.
+FAULTS = [("nan", 5, 1), ("inf", 6, 1), ("gradient", 7, 1), ("nan", 19, 1), ("nan", 9, 2)]
+
+
+def broken_runs(rank: int, world: int) -> list[list[Any]]:
+    """Each fault on the last rank alone, with the fused optimizer of the project and with one that is not fused."""
+    cases = [(fault, at, world - 1, pieces, which) for fault, at, pieces in FAULTS for which in ("adam", "sgd")]
+    return [broken_run(rank, world, *case) for case in cases]
+
+
+def test_training_stops_at_the_first_step_that_is_not_finite(tmp_path: Path) -> None:
+    """To the bit, on one rank and on two where only the second has the fault; the reason names the step on both."""
+    for group in on_ranks(broken_runs, (1, 2), tmp_path):
+        for answers in group:
+            for (fault, at, pieces), (reason, same, moved, seen) in zip(
+                [each for each in FAULTS for _ in range(2)], answers, strict=True
+            ):
+                what = "gradient" if fault == "gradient" else "loss"
+                assert reason == f"the {what} is not finite (epoch 1, step {at // pieces + 1})"
+                assert same and moved
+                assert seen <= (at // pieces + 1 + CHECK_EVERY) * pieces
+
+
+def test_a_loaded_optimizer_keeps_its_own_settings() -> None:
+    """Population-based training loads another trial's state: moments and counts are its, rate and decay are not."""
+    donor, own = Weighed(), Weighed()
+    theirs = torch.optim.Adam(donor.parameters(), lr=0.5, weight_decay=0.25, betas=(0.5, 0.6))  # also: not fused
+    donor.weight.grad = torch.ones(())
+    theirs.step()
+    torch.manual_seed(1)
+    state = training_state(theirs, 3)
+    mine = adam(own, Optimizer(learning_rate=0.125, weight_decay=0.0625))
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    assert resume(mine, state, generators=False) == 4
+    [group] = mine.param_groups
+    assert (group["lr"], group["weight_decay"], group["betas"], group["fused"]) == (0.125, 0.0625, (0.9, 0.999), True)
+    assert torch.equal(torch.get_rng_state(), before)
+    kept = mine.state[own.weight]
+    assert float(kept["step"]) == 1 and torch.equal(kept["exp_avg"], theirs.state[donor.weight]["exp_avg"])
+    resume(mine, state)
+    assert torch.equal(torch.get_rng_state(), state["rng"])

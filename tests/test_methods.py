@@ -219,3 +219,19 @@ def test_build_refuses_in_one_line(name: str, encoder: dict, knobs: dict, senten
     with pytest.raises(ValueError, match=sentence) as caught:
         build(name, 2, encoder, knobs)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_number_of_the_config_is_in_the_state(name: str):
+    """Population-based training loads another trial's state: a number that lay in it would replace the trial's own."""
+    numbers = {k: p.default for k, p in signature(METHODS[name]).parameters.items() if isinstance(p.default, float)}
+    states = []
+    for factor in (1.0, 0.5):
+        torch.manual_seed(0)
+        method = build(name, 2, SMALL, sizes(name) | {k: factor * default for k, default in numbers.items()})
+        states.append(method.state_dict())
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    theirs = {k: v for k, v in vars(method).items() if isinstance(v, float)}
+    method.load_state_dict(states[0])
+    assert {k: v for k, v in vars(method).items() if isinstance(v, float)} == theirs
