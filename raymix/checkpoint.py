@@ -28,6 +28,7 @@ from raymix.study import ENDS, TrialRow
 
 WEIGHTS, TRAINING, CONFIG, MANIFEST = "model.safetensors", "training.pt", "config.json", "manifest.json"
 EPOCH = re.compile(r"epoch-(\d+)$")
+TRIAL = re.compile(r"trial-(\d+)(\.\d+)?$")  # with a number behind it: after so many exploitations
 
 
 class Torn(ValueError):
@@ -153,16 +154,24 @@ def retain(
 
 
 def orphans(study_uri: str, rows: Iterable[TrialRow]) -> list[str]:
-    """Checkpoint folders (relative to the study) of ended trials that no record names: written, never scored."""
-    ended = [row for row in rows if row.state in ENDS]
+    """Checkpoint folders (relative to the study) of ended trials that no record names: written, never scored.
 
-    def unnamed(row: TrialRow) -> list[str]:
-        named = {epoch for epoch, scored in row.epochs.items() if scored.checkpoint}
-        there = epochs(f"{study_uri.rstrip('/')}/{folder(row.number)}")
-        return [folder(row.number, epoch) for epoch in there if epoch not in named]
+    A trial of population-based training has several folders of epochs: one more after each exploitation.
+    """
+    ended = {row.number: row for row in rows if row.state in ENDS}
+    named = {scored.checkpoint for row in ended.values() for scored in row.epochs.values()}
+    study_uri = study_uri.rstrip("/")
+    filesystem, path = resolve(f"{study_uri}/checkpoints")
+    listing = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    found = ((TRIAL.search(info.path), info) for info in listing if info.type == fs.FileType.Directory)
+    folders = sorted(f"checkpoints/{match[0]}" for match, _ in found if match and int(match[1]) in ended)
 
-    with ThreadPoolExecutor(16) as pool:  # a listing a trial: an object store takes its time over each
-        return [path for paths in pool.map(unnamed, ended) for path in paths]
+    def unnamed(trial: str) -> list[str]:
+        paths = [f"{trial}/{uri.rsplit('/', 1)[1]}" for uri in epochs(f"{study_uri}/{trial}").values()]
+        return [each for each in paths if each not in named]
+
+    with ThreadPoolExecutor(16) as pool:  # a listing a folder: an object store takes its time over each
+        return [each for paths in pool.map(unnamed, folders) for each in paths]
 
 
 def _rank(row: TrialRow, score: float | None) -> float:

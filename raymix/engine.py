@@ -268,7 +268,9 @@ def tuner(plan: Plan, study: Study, shared: Any, recorder: Any, slots: int) -> A
 
         settings, epochs = run.search, run.fit.epochs  # type: ignore[attr-defined]
         searcher = OptunaSuggest(plan.space, study, settings, epochs, journal(plan.uri))
-        many = {"search_alg": searcher, "scheduler": scheduler(settings, study, epochs, plan.space)}
+        chosen = scheduler(settings, study, epochs, plan.space)
+        recorder.referenced = getattr(chosen, "referenced", frozenset)
+        many = {"search_alg": searcher, "scheduler": chosen}
     return tune.Tuner(
         tune.with_resources(tune.with_parameters(Trial, shared=shared), nodes.waiting(run.cluster)),
         param_space=None if plan.space else {"trial": 0, "params": {}},

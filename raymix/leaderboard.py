@@ -104,7 +104,7 @@ def _line(row: TrialRow, rank: int | None, metric: str, mode: str, folder: str) 
         "shuffled": scored.metrics.get(f"{metric}_shuffled") if scored else None,
         "epochs": row.last_epoch,
         "best_epoch": best[0] if best else None,
-        "params": row.params,
+        "params": row.params_at(best[0] if best else None),
         "reason": row.reason,
         "checkpoint": _absolute(folder, scored.checkpoint) if scored and scored.checkpoint else None,
         "metrics": scored.metrics if scored else {},

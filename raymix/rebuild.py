@@ -58,7 +58,8 @@ def _ended(row: TrialRow, space: SearchSpace) -> FrozenTrial:
     if state == TrialState.COMPLETE and not scores:
         state, reason = TrialState.FAIL, "ended without a score"
     values = {TrialState.COMPLETE: row.score, TrialState.PRUNED: scores[max(scores)] if scores else None}
-    params = {name: value for name, value in row.params.items() if name in space.distributions}
+    given = row.params_at(row.best_epoch)
+    params = {name: value for name, value in given.items() if name in space.distributions}
     trial = create_trial(
         state=state,
         value=values.get(state),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,6 +24,7 @@ class Recorder(tune.Callback):
         self.study = study
         self.clocks = Clocks(began)
         self.board = Board(self.uri)
+        self.referenced: Callable[[], Collection[str]] = frozenset  # checkpoints that must stay for now
         self._deleted: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -43,9 +45,8 @@ class Recorder(tune.Callback):
             return
         number, epoch = result["trial"], result["epoch"]
         if result.get("parent") is not None:
-            self._write(
-                "trial_perturbed", trial=number, parent=result["parent"], epoch=epoch, params=trial.config["params"]
-            )
+            # Not those in `trial.config`: the scheduler may have replaced them again, on seeing this very result.
+            self._write("trial_perturbed", trial=number, parent=result["parent"], epoch=epoch, params=result["params"])
         self._write(
             "epoch_scored", trial=number, epoch=epoch, metrics=result["metrics"], training=result["training"],
             checkpoint=result["checkpoint"], seconds=result["training"]["ended"] - result["training"]["began"],
@@ -53,7 +54,7 @@ class Recorder(tune.Callback):
         )  # fmt: skip
         self.clocks.epoch(result)
         self.board.epoch(number, epoch, {**result["metrics"], **result["training"]["train"]})
-        self._tidy()
+        self._tidy(self.referenced())
         self.watch.scored(self.study.trials[number])
 
     def _outcomes(self, outcomes: dict[str, Any] | None) -> dict[str, str] | None:
@@ -84,20 +85,21 @@ class Recorder(tune.Callback):
     def _end(self, number: int, state: str, reason: str) -> None:
         self._write("trial_ended", trial=number, state=state, reason=reason)
         self.clocks.ended()
-        self._tidy()
+        self._tidy(self.referenced())
         self.watch.ended(self.study.trials[number])
 
     def _write(self, kind: str, **record: Any) -> None:
         apply(self.study, self.ledger.append(kind, record))
 
-    def _tidy(self) -> None:
-        for path in checkpoint.retain(self.study.trials.values(), self.keep):
+    def _tidy(self, referenced: Collection[str] = ()) -> None:
+        for path in checkpoint.retain(self.study.trials.values(), self.keep, referenced=referenced):
             if path not in self._deleted:
                 checkpoint.delete(f"{self.uri}/{path}")
                 self._deleted.add(path)
 
     def close(self, stopped: str = "") -> dict[str, Any]:
-        """The overheads of this sitting, also in the ledger."""
+        """The overheads of this sitting, also in the ledger; no trial is under way any more."""
+        self._tidy()
         self.board.close()
         found = self.clocks.overheads()
         self._write("overheads", **found, stopped=stopped)

@@ -54,8 +54,11 @@ class SearchSpace:
 
     @property
     def hash(self) -> str:
-        """Twelve hex digits for ranges, conditions, rules and fixed values; the points tried first are not in it."""
-        ranges = {name: repr(self.distributions[name]) for name in sorted(self.distributions)}
+        """Twelve hex digits for ranges, conditions, rules and fixed values; the points tried first are not in it.
+
+        They are of our own text (`canonical`), which no other version of Optuna changes.
+        """
+        ranges = {name: canonical(self.distributions[name]) for name in sorted(self.distributions)}
         conditions = {name: self.conditions[name].text for name in sorted(self.conditions)}
         whole = [ranges, conditions, sorted(rule.text for rule in self.rules), sorted(self.fixed.items())]
         return hashlib.blake2b(json.dumps(whole).encode(), digest_size=6).hexdigest()
@@ -139,6 +142,19 @@ class SearchSpace:
             if key not in seen and not self.check(point):
                 yield point
             seen.add(key)
+
+
+def canonical(distribution: BaseDistribution) -> str:
+    """A distribution as the hash of a space spells it: kind, bounds, log and step, or the choices in order.
+
+    The spelling is what Optuna 5.0 printed when studies were first hashed by it, so that their hashes stay valid. It must
+    never change.
+    """
+    if isinstance(distribution, CategoricalDistribution):
+        return f"CategoricalDistribution(choices={tuple(distribution.choices)!r})"
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    d, kind = distribution, "Int" if isinstance(distribution, IntDistribution) else "Float"
+    return f"{kind}Distribution(high={d.high!r}, log={d.log!r}, low={d.low!r}, step={d.step!r})"
 
 
 def draw(distribution: BaseDistribution, rng: np.random.Generator) -> Any:

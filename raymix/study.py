@@ -44,7 +44,8 @@ class TrialRow:
     number: int
     objective: str
     mode: str
-    params: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)  # in force at the last scored epoch
+    initial: dict[str, Any] = field(default_factory=dict)  # in force at the first
     state: str = "running"  # until a trial_ended record: running; then one of ENDS
     reason: str = ""
     attempts: int = 0  # trial_started records, one per process that took the trial up
@@ -52,6 +53,14 @@ class TrialRow:
     started: float | None = None
     ended: float | None = None
     perturbed: list[dict[str, Any]] = field(default_factory=list)  # population-based training: parent, epoch, params
+
+    def params_at(self, epoch: int | None) -> dict[str, Any]:
+        """The parameters in force in an epoch (None: in the last), which population-based training changes on the way."""
+        if epoch is None:
+            return self.params
+        changes = [each for each in self.perturbed if each["epoch"] <= epoch]
+        found: dict[str, Any] = max(changes, key=lambda each: each["epoch"])["params"] if changes else self.initial
+        return found or self.params
 
     @property
     def scores(self) -> dict[int, float]:
@@ -180,6 +189,7 @@ def apply(study: Study, record: dict[str, Any]) -> None:
 def _fold_trial(row: TrialRow, record: dict[str, Any]) -> None:
     kind = record["kind"]
     if kind == "trial_started":
+        row.initial = row.initial or record["params"]
         row.params = row.params or record["params"]
         row.attempts += 1
         row.started = record["at"] if row.started is None else row.started

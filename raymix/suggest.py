@@ -237,6 +237,25 @@ class Population(_Sparing, PopulationBasedTraining):
             log_config=False,
         )
         self._space, self._rng = space, np.random.default_rng(study.seed)
+        self._origins: dict[Any, str] = {}  # by trial: the checkpoint it was given, until it has scored one of its own
+
+    def referenced(self) -> set[str]:
+        """Checkpoints (relative to the study) that a trial starts from, or that the next exploitation may choose."""
+        live = (state.last_result for trial, state in self._trial_state.items() if not trial.is_finished())
+        offered = {str(result["checkpoint"]) for result in live if result and result.get("checkpoint")}
+        return offered | set(self._origins.values())
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        self._origins.pop(trial, None)
+        return super().on_trial_result(tune_controller, trial, result)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self._origins.pop(trial, None)
+        super().on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self._origins.pop(trial, None)
+        super().on_trial_error(tune_controller, trial)
 
     def _explored(self, config: dict[str, Any]) -> dict[str, Any]:
         return {**config, "params": self._space.perturb(config["params"], self._rng)}
@@ -250,4 +269,7 @@ class Population(_Sparing, PopulationBasedTraining):
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         config, operations = super()._get_new_config(trial, trial_to_clone)
         own = {name: trial.config[name] for name in ("trial", "attempt")}
+        given = self._trial_state[trial_to_clone].last_result  # at which the checkpoint was saved that is handed over
+        if given and given.get("checkpoint"):
+            self._origins[trial] = str(given["checkpoint"])
         return {**config, **own, "parent": {"trial": trial_to_clone.config["trial"]}}, operations

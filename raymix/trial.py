@@ -19,6 +19,7 @@ from ray import tune
 
 from raymix import checkpoint
 from raymix.config import from_plain, override
+from raymix.failures import is_transient, summary
 from raymix.mailbox import Order, Position
 from raymix.rules import problems
 from raymix.slot import Slot
@@ -66,7 +67,8 @@ class Trial(tune.Trainable):
 
     def _take(self, config: dict[str, Any]) -> None:
         self.number = int(config["trial"])
-        self.plain = override(self.shared.plain, config["params"])
+        self.params: dict[str, Any] = config["params"]
+        self.plain = override(self.shared.plain, self.params)
         self.position: Position = ray.get(self.shared.mailbox.position.remote(self.number))
         self.folder = self._folder(self.position.lineage)
         self.origin: str | None = None
@@ -97,6 +99,8 @@ class Trial(tune.Trainable):
             return self._failed(epoch, found["failed"])
         asked = time.time()
         scores = self._score(found["checkpoint"])
+        if "failed" in scores:
+            return self._failed(epoch, scores["failed"])
         objective = scores["metrics"].get(self._study["metric"])
         if objective is None or not math.isfinite(objective):
             return self._failed(epoch, f"{self._study['metric']} is {objective}")
@@ -107,6 +111,7 @@ class Trial(tune.Trainable):
         return {
             self._study["metric"]: objective,
             "parent": parent,
+            "params": self.params,
             "slot": self.slot.name,
             "epoch": epoch,
             "trial": self.number,
@@ -121,7 +126,10 @@ class Trial(tune.Trainable):
         }
 
     def _score(self, uri: str) -> dict[str, Any]:
-        """The evaluator's answer, however long it takes.
+        """The evaluator's answer, however long it takes; {"failed": reason} where scoring this checkpoint raises an error.
+
+        Scoring is deterministic, so such an error would come again. What says nothing of the checkpoint (the evaluator is lost
+        for good, the storage does not answer) is raised, and Tune starts the trial again from its newest checkpoint.
 
         One that lost its node may find no place on the others, all of them taken by slots that wait for its scores: after
         PATIENCE seconds without a sign of it this slot makes room, and starts anew when the score is there.
@@ -131,7 +139,12 @@ class Trial(tune.Trainable):
             alive = ray.wait([self.shared.evaluator.ping.remote()], timeout=PATIENCE)[0]
             if not alive and self.slot.alive and ray.get(self.shared.mailbox.may_yield.remote(2 * PATIENCE)):
                 self.slot.close()
-        found: dict[str, Any] = ray.get(asked)
+        try:
+            found: dict[str, Any] = ray.get(asked)
+        except ray.exceptions.RayError as error:
+            if is_transient(error):
+                raise
+            return {"failed": f"scoring: {summary(error)}"}
         return found
 
     @property
@@ -164,10 +177,14 @@ class Trial(tune.Trainable):
         with open(os.path.join(checkpoint_dir, POINTER)) as file:
             pointer = json.load(file)
         if pointer["trial"] != self.number and pointer["checkpoint"]:
-            p = self.position
-            self.position = Position(p.epoch, p.checkpoint, p.lineage + 1, p.score)
+            p, lineage = self.position, self.position.lineage + 1
+            while checkpoint.epochs(
+                self._folder(lineage)
+            ):  # of an earlier driver, which was killed before it was scored
+                lineage += 1
+            self.position = Position(p.epoch, p.checkpoint, lineage, p.score)
             self.parent = pointer["trial"]
-            self.origin, self.folder = pointer["checkpoint"], self._folder(p.lineage + 1)
+            self.origin, self.folder = pointer["checkpoint"], self._folder(lineage)
             ray.get(self.shared.mailbox.place.remote(self.number, self.position))
 
     def cleanup(self) -> None:

@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from raymix import checkpoint, distributed
 from raymix.config import Run, from_plain
+from raymix.failures import is_transient, summary
 from raymix.fit import Clock, Epoch, TrialFailed, adam, fit, resume, training_state
 from raymix.mailbox import Order
 from raymix.methods import Method, from_run
@@ -83,16 +84,20 @@ class _Shift:
         self._asked: Any = None
 
     def run(self) -> None:
-        """Train until the trial ends, fails, or the slot gets another order. A trial's own failure ends only the trial."""
+        """Train until the trial ends, fails, or the slot gets another order.
+
+        An error of the trial's own, of whatever type, ends only the trial. One that another attempt may not meet is raised:
+        Ray Train starts the group of workers again, which goes on from the newest checkpoint.
+        """
         try:
             self._train()
         except TrialFailed as failure:  # all ranks raise it together
             self._fail(str(failure))
-        except (torch.OutOfMemoryError, RuntimeError, ValueError, TypeError) as error:
+        except Exception as error:
             traceback.print_exc()
-            if self.world > 1 and lost_peer(error):
-                raise  # no fault of the trial's: the group starts again, and goes on from the newest checkpoint
-            self._fail(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+            if is_transient(error) or (self.world > 1 and lost_peer(error)):
+                raise
+            self._fail(summary(error))
             if self.world > 1:  # the other ranks wait in a collective: a fresh group takes the next order
                 raise
 

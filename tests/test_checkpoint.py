@@ -235,3 +235,24 @@ def test_orphans_are_what_was_written_and_never_scored(tmp_path: Path) -> None:
     assert orphans(study, rows) == [folder(0, 3)]
     shutil.rmtree(f"{study}/{folder(0)}")
     assert orphans(study, rows) == []
+
+
+def test_orphans_of_a_trial_that_took_over_weights(tmp_path: Path) -> None:
+    """Each exploitation begins another folder; epochs that were trained in vain lie in any of them."""
+    study, lineages = str(tmp_path), [folder(0), f"{folder(0)}.1", f"{folder(0)}.2"]
+    for lineage, epochs_there in zip(lineages, ([1, 2, 3], [3, 4], [5, 6]), strict=True):
+        for epoch in epochs_there:
+            save(f"{study}/{lineage}/epoch-{epoch:04d}", *state(epoch), CONFIG)
+    save(f"{study}/{folder(1)}.1/epoch-0009", *state(9), CONFIG)
+    trial = row(0, "completed", [0.1, 0.2, 0.9, 0.4, 0.5])
+    for epoch, lineage in {1: 0, 2: 0, 3: 1, 4: 1, 5: 2}.items():
+        path = f"{lineages[lineage]}/epoch-{epoch:04d}"
+        trial.epochs[epoch] = Epoch(trial.epochs[epoch].metrics, {}, path, 1.0, 0.0)
+    rows = [trial, row(1, "running", [0.1])]
+    assert orphans(study, rows) == [f"{folder(0)}/epoch-0003", f"{folder(0)}.2/epoch-0006"]
+    gone = [*orphans(study, rows), *retain([trial])]
+    for path in gone:
+        delete(f"{study}/{path}")
+    assert [str(p.parent.relative_to(study)) for p in tmp_path.rglob("trial-0000*/*/manifest.json")] == [
+        f"{lineages[1]}/epoch-0003"
+    ]

@@ -15,7 +15,10 @@ import yaml
 
 from raymix.config import BadInput, Tune, to_plain
 from raymix.search_space import load
+from raymix.space import canonical
 
+# Of SPACE and ODD, as earlier versions wrote them into ledgers, over what Optuna 5.0 printed.
+HASHES = ("29fb34d4d58b", "5db4fb3f7a9f")
 CONFIG: dict[str, Any] = {
     "method": {
         "name": "cycle",
@@ -120,6 +123,18 @@ def test_the_hash_names_what_is_searched() -> None:
     wider = copy.deepcopy(SPACE)
     wider["space"]["mixture.k"]["int"] = [2, 5]
     assert load(wider, CONFIG).hash != base
+
+
+ODD = searching(mixture__flip={"categorical": [False, True]}, method__weights={"categorical": [None, "a'b", "Bü"]})
+
+
+def test_the_hash_is_of_our_own_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is what earlier ledgers hold, and stays so when an upgrade of Optuna prints distributions otherwise."""
+    assert (load(SPACE, CONFIG).hash, load(ODD, CONFIG).hash) == HASHES
+    for each in (*load(SPACE, CONFIG).distributions.values(), *load(ODD, CONFIG).distributions.values()):
+        assert canonical(each) == repr(each), "as Optuna 5.0 prints it"
+    monkeypatch.setattr(optuna.distributions.BaseDistribution, "__repr__", lambda self: "another version")
+    assert (load(SPACE, CONFIG).hash, load(ODD, CONFIG).hash) == HASHES
 
 
 def test_pickles() -> None:

@@ -355,6 +355,7 @@ class Fake(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         self.epoch = config.get("reached", {}).get(str(config["trial"]), 0)
+        self.origin, self.lineage = "", 0
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
@@ -367,13 +368,17 @@ class Fake(tune.Trainable):
         if number in self.config["failing"] and self.epoch == 2:
             failed = {"failed": "NaN in the loss", "ended": "failed", "done": True}
             return {METRIC: -math.inf, "epoch": 2, **failed}
-        return {**result(self.config["params"], self.epoch), "parent": self.config.get("parent")}
+        origin, self.origin = self.origin, ""
+        self.checkpoint = f"checkpoints/trial-{number:04d}.{self.lineage}/epoch-{self.epoch:04d}"
+        more = {"parent": self.config.get("parent"), "checkpoint": self.checkpoint, "origin": origin}
+        return {**result(self.config["params"], self.epoch), **more}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        Path(checkpoint_dir, "epoch").write_text(str(self.epoch))
+        Path(checkpoint_dir, "epoch").write_text(f"{self.epoch} {self.checkpoint}")
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
-        self.epoch = int(Path(checkpoint_dir, "epoch").read_text())
+        epoch, self.origin = Path(checkpoint_dir, "epoch").read_text().split()
+        self.epoch, self.lineage = int(epoch), self.lineage + 1
 
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers cannot import a test file
@@ -389,6 +394,9 @@ class Writer(tune.Callback):
     def __init__(self, ledger: Ledger, dies_at: int | None = None) -> None:
         self.ledger, self.left = ledger, dies_at
         self.parents: list[tuple[int, int]] = []
+        self.population: Any = None
+        self.kept: set[str] = set()  # what the scheduler referenced after the event before
+        self.origins: list[tuple[str, bool]] = []  # checkpoints that were taken over, and whether they had been kept
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -409,6 +417,10 @@ class Writer(tune.Callback):
         if "failed" not in result:
             number, epoch = trial.config["trial"], result["epoch"]
             self._write("epoch_scored", trial=number, epoch=epoch, metrics={METRIC: result[METRIC]})
+            if result["origin"]:
+                self.origins.append((result["origin"], result["origin"] in self.kept))
+        if self.population is not None:
+            self.kept = set(self.population.referenced())
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         last = trial.last_result
@@ -421,13 +433,14 @@ def sit(folder: Path, space: Any, settings: Search, dies_at: int | None = None, 
     ledger = Ledger(str(folder))
     study = ledger.read()
     searcher = OptunaSuggest(space, study, settings, EPOCHS, journal(str(folder)))
-    writer = Writer(ledger, dies_at)
+    writer, chosen = Writer(ledger, dies_at), scheduler(settings, study, EPOCHS, space)
+    writer.population = chosen if isinstance(chosen, Population) else None
     reached = {str(n): row.last_epoch for n, row in study.trials.items()}
     tuner = tune.Tuner(
         tune.with_resources(Fake, {"CPU": 1}),
         param_space={"failing": [2], "reached": reached, "pause": 0.3 if at_once > 2 else 0.0},
         tune_config=tune.TuneConfig(
-            search_alg=searcher, scheduler=scheduler(settings, study, EPOCHS, space), num_samples=len(study.owed),
+            search_alg=searcher, scheduler=chosen, num_samples=len(study.owed),
             max_concurrent_trials=at_once, reuse_actors=True,
         ),
         run_config=tune.RunConfig(name=f"sitting-{dies_at}", storage_path=str(folder / "tune"), verbose=0, callbacks=[writer]),
@@ -500,3 +513,5 @@ def test_a_population_hands_over_weights_not_numbers(ray_session: None, tmp_path
     assert list(rows) == [0, 1, 2, 3] and rows[2].state == "failed"
     assert [t.state.name for t in searcher.study.trials].count("RUNNING") == 0
     assert writer.parents and all(child != parent for child, parent in writer.parents)
+    assert writer.origins and all(kept for _, kept in writer.origins), "what is taken over must not be deleted before"
+    assert writer.population.referenced() == set(), "nothing is held for trials that have ended"

@@ -1,17 +1,25 @@
-"""A slot makes room for an evaluator that found no place after its node was lost."""
+"""A trial and the evaluator: a slot makes room for one without a place, and an error in scoring ends the trial once."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
+import torch
+from ray.exceptions import RayActorError
+from test_fit import small
 
-from raymix import trial
+from raymix import checkpoint, trial
+from raymix.config import to_plain
 from raymix.evaluator import Evaluator
-from raymix.mailbox import Mailbox
+from raymix.fit import Clock
+from raymix.mailbox import Mailbox, Order
+from raymix.methods import from_run
+from raymix.worker import _Shift
 
 
 @ray.remote(num_cpus=0)
@@ -32,8 +40,13 @@ class Place:
 
 
 class Slot:
+    name = "a"
+
     def __init__(self, place: Any) -> None:
         self.place, self.alive, self.closed_at = place, True, 0.0
+
+    def assign(self, order: Order) -> None:
+        pass  # the epoch of the test is there already
 
     def close(self) -> None:
         self.alive, self.closed_at = False, time.monotonic()
@@ -79,3 +92,73 @@ def test_a_busy_evaluator_is_only_waited_for(ray_session: None, monkeypatch: pyt
     assert waiting(evaluator, slot)._score("u") == {"uri": "u"}
     assert slot.alive and len(ray.get(before)) == 3
     ray.kill(evaluator)
+
+
+def one_epoch_trained(demo: Path, folder: Path, evaluator: Any, value: float) -> Any:
+    """A trial whose slot has written the checkpoint of its first epoch, all weights of which are `value`."""
+    run = small(demo)
+    made = object.__new__(trial.Trial)
+    made.shared = trial.Shared(to_plain(run), str(folder), Mailbox.remote(), evaluator, None)  # type: ignore[attr-defined]
+    made.slot = Slot(None)  # type: ignore[assignment]
+    made._take({"trial": 3, "params": {}})
+    weights = {
+        name: torch.full_like(tensor, value) if tensor.is_floating_point() else tensor
+        for name, tensor in from_run(run).state_dict().items()
+    }
+    uri = checkpoint.save(f"{folder}/{checkpoint.folder(3, 1)}", weights, {}, to_plain(run))
+    ray.get(made.shared.mailbox.report.remote(made.folder, 1, {"checkpoint": uri}))
+    return made
+
+
+def test_an_error_in_scoring_ends_the_trial_with_its_reason(ray_session: None, demo: Path, tmp_path: Path) -> None:
+    """NaN weights give maps that cannot be scored, however often: a failed result, not an exception that Tune retries."""
+    evaluator = Evaluator.options(num_cpus=0).remote()  # type: ignore[attr-defined]
+    result = one_epoch_trained(demo, tmp_path, evaluator, float("nan")).step()
+    assert result["ended"] == "failed" and result["done"] and result["epoch"] == 1
+    assert "scoring: ValueError: " in result["failed"] and "finite" in result["failed"] and "\n" not in result["failed"]
+    whole = one_epoch_trained(demo, tmp_path, evaluator, 0.01).step()
+    assert "failed" not in whole and whole["params"] == {}, "the same evaluator scores the next trial"
+    ray.kill(evaluator)
+
+
+def test_a_lost_evaluator_or_storage_is_not_the_trials_fault(ray_session: None, demo: Path, tmp_path: Path) -> None:
+    """Tune sees an exception and starts the trial again."""
+    evaluator = Evaluator.options(num_cpus=0).remote()  # type: ignore[attr-defined]
+    made = one_epoch_trained(demo, tmp_path, evaluator, 0.01)
+    ray.kill(evaluator)
+    with pytest.raises(RayActorError):
+        made.step()
+
+    class Unreachable(Evaluator.__ray_metadata__.modified_class):  # type: ignore[attr-defined, misc]
+        def score(self, uri: str) -> dict[str, Any]:
+            raise ConnectionError("the storage does not answer")
+
+    evaluator = ray.remote(concurrency_groups={"sign": 1})(Unreachable).options(num_cpus=0).remote()  # type: ignore[call-overload]
+    with pytest.raises(OSError, match="does not answer"):
+        one_epoch_trained(demo, tmp_path, evaluator, 0.01).step()
+    ray.kill(evaluator)
+
+
+@pytest.mark.parametrize("error", [KeyError("frames"), IndexError("3"), ZeroDivisionError("x"), AssertionError("y")])
+def test_any_error_of_the_trials_own_ends_it_at_once(ray_session: None, error: Exception) -> None:
+    """Raised, it would start the group of workers again up to five times, and end as "its workers were lost"."""
+    mailbox = Mailbox.remote()  # type: ignore[attr-defined]
+
+    class Raising(_Shift):
+        def _train(self) -> None:
+            raise error
+
+    Raising(Order(1, folder="f"), None, mailbox, "a", 0, 1, 1, Clock()).run()  # type: ignore[arg-type]
+    found = ray.get(mailbox.result.remote("f", 1, 5.0))
+    assert found["failed"].startswith(f"{type(error).__name__}: ")
+
+
+def test_unavailable_storage_restarts_the_workers(ray_session: None) -> None:
+    class Raising(_Shift):
+        def _train(self) -> None:
+            raise TimeoutError("the storage does not answer")
+
+    mailbox = Mailbox.remote()  # type: ignore[attr-defined]
+    with pytest.raises(OSError):
+        Raising(Order(1, folder="f"), None, mailbox, "a", 0, 1, 1, Clock()).run()  # type: ignore[arg-type]
+    assert ray.get(mailbox.result.remote("f", 1, 0.1)) is None

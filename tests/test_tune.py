@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import SMALL
 
+from raymix import checkpoint
 from raymix.ledger import Ledger
 
 TRIALS, EPOCHS = 5, 4
@@ -154,6 +155,36 @@ def test_killed_between_the_stages(demo: Path, tmp_path: Path) -> None:
     assert ["distribution" in each["train"] for each in training] == 9 * [False] + 3 * [True]
     assert training[8]["began"] < killed < training[11]["began"]
     assert json.loads(report.read_text())["checkpoints"] and "Traceback" not in second.text()
+
+
+POPULATION = """
+space:
+  optimizer.learning_rate: {float: [1.0e-5, 1.0e-2], log: true}
+  optimizer.weight_decay: {float: [1.0e-6, 1.0e-2], log: true}
+"""
+
+
+def test_a_population_trains_with_the_values_that_its_ledger_names(demo: Path, tmp_path: Path) -> None:
+    """Every epoch's checkpoint: config, optimizer and ledger agree, and no folder of epochs keeps what none of them names."""
+    (tmp_path / "search_spaces").mkdir()
+    (tmp_path / "search_spaces/rates.yaml").write_text(POPULATION)
+    words = ("study.name=population", "study.trials=2", f"--config-dir={tmp_path}", "search_spaces=rates", "search=pbt")
+    words += ("search.grace=1", "fit.epochs=6", "fit.keep=6")
+    driver = Driver(demo, tmp_path / "population.log", *words)
+    assert driver.wait() == 0, driver.text()[-3000:]
+    folder = demo / "studies/population"
+    study = Ledger(str(folder)).read()
+    changes = [change for row in study.trials.values() for change in row.perturbed]
+    assert changes, driver.text()[-3000:]
+    for row in study.trials.values():
+        for epoch, scored in row.epochs.items():
+            whole, params = checkpoint.load(f"{folder}/{scored.checkpoint}"), row.params_at(epoch)
+            [group] = whole.training["optimizer"]["param_groups"]
+            for name, in_force in (("learning_rate", group["lr"]), ("weight_decay", group["weight_decay"])):
+                assert whole.config["optimizer"][name] == params[f"optimizer.{name}"] == in_force, (row.number, epoch)
+    there = {str(path.parent.relative_to(folder)) for path in folder.glob("checkpoints/*/*/manifest.json")}
+    assert there == {scored.checkpoint for row in study.trials.values() for scored in row.epochs.values()}
+    assert any(".1/" in path for path in there)
 
 
 SPACE = """
