@@ -161,6 +161,8 @@ def search(plans: Mapping[Pair, Plan]) -> int:
             print(f"{where}: study {plan.run.study.name} has ended before", flush=True)
             continue
         print(f"{where}: study {plan.run.study.name}", flush=True)
+        for note in plan.notes:
+            print(f"{where}: {note}", flush=True)
         try:
             if code := tune.run(plan, time.time()):
                 return code

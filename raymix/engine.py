@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
@@ -38,6 +38,7 @@ class Plan:
     ledger: Ledger
     study: Study
     planned: int
+    notes: list[str] = field(default_factory=list)  # lines to print before it starts
 
 
 def versions() -> dict[str, str]:
@@ -70,7 +71,8 @@ def plan(run: Run, space: Any, space_hash: str) -> Plan:
         )
     if study.exists:
         same(study, to_plain(run))
-    planned = total(study, run)
+    # Of an exhausted space no further trial can be made, unless points may be trained again.
+    planned = study.expected if study.exhausted and not repeats(run) else total(study, run)
     return Plan(run, space, uri, ledger, study, planned)
 
 
@@ -81,7 +83,29 @@ def again(before: Plan) -> Plan:
 
 def lacks(plan: Plan) -> bool:
     """Whether there are trials to run."""
-    return bool(not plan.study.exists or plan.study.owed or plan.planned > plan.study.planned)
+    if not plan.study.exists or plan.study.owed:
+        return True
+    return plan.planned - plan.study.expected > unreachable(plan)
+
+
+def unreachable(plan: Plan) -> int:
+    """How many of the planned trials cannot exist, since a small space has too few points that no trial has had."""
+    if plan.space is None or repeats(plan.run) or plan.space.points is None:
+        return 0
+    rows = plan.study.trials.values()
+    tried = {plan.space.key_of(row.params) for row in rows}
+    new = sum(plan.space.key_of(point) not in tried for point in plan.space.points)
+    return max(0, plan.planned - len(plan.study.trials) - new)
+
+
+def repeats(run: Run) -> bool:
+    """Whether the trials of a run's search may have the same point."""
+    settings = getattr(run, "search", None)
+    if settings is None:
+        return False
+    from raymix.sampler import may_repeat
+
+    return may_repeat(settings)
 
 
 def total(study: Study, run: Run) -> int:
@@ -141,7 +165,7 @@ def begin(plan: Plan) -> Study:
             "versions": versions(), "searched": plan.space.names if plan.space else [], "by": run.study.extend,
         }  # fmt: skip
         ledger.append("study", record)
-    elif plan.planned > plan.study.planned:
+    elif plan.planned > plan.study.expected:
         ledger.append("extended", {"planned": plan.planned, "by": run.study.extend})
     ledger.compact()
     return ledger.read()
@@ -267,7 +291,9 @@ def tuner(plan: Plan, study: Study, shared: Any, recorder: Any, slots: int) -> A
         from raymix.suggest import OptunaSuggest, scheduler
 
         settings, epochs = run.search, run.fit.epochs  # type: ignore[attr-defined]
-        searcher = OptunaSuggest(plan.space, study, settings, epochs, journal(plan.uri))
+        searcher = OptunaSuggest(
+            plan.space, study, settings, epochs, journal(plan.uri), seed=run.fit.seed, on_exhausted=recorder.exhausted
+        )
         chosen = scheduler(settings, study, epochs, plan.space)
         recorder.referenced = getattr(chosen, "referenced", frozenset)
         many = {"search_alg": searcher, "scheduler": chosen}

@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from raymix import preflight, session, upload
 from raymix.config import Run
 from raymix.datasets import folder
-from raymix.engine import Plan
+from raymix.engine import Plan, repeats, unreachable
 from raymix.prepare import present
 from raymix.remaining import survival
 from raymix.room import room
@@ -32,7 +32,18 @@ def lines(plan: Plan) -> Iterator[str]:
     yield f"clips: {_clips(run)}"
     if space is not None:
         yield from _space(space)
+        if study.exhausted and not repeats(run):
+            yield f"space: {study.exhaustion}"
+        elif missing := unreachable(plan):
+            owed = owed[: len(owed) - missing]
+            yield (
+                f"space: {len(space.points)} points in all, of which none is trained twice: the study ends after "
+                f"{plan.planned - missing} trials instead of {plan.planned} (search.repeats=true trains points again, "
+                "with other seeds)"
+            )
     yield f"search: {_search(run, study, len(owed))}"
+    for note in plan.notes:
+        yield f"search: {note}"
     yield f"slots: {_slots(run)}"
     if Path("raymix").is_dir() and Path("pyproject.toml").is_file():  # a checkout: what a job would take along
         yield f"upload: {upload.said(upload.of('.'))}"

@@ -178,7 +178,7 @@ def _show(study: Study, table: list[dict[str, Any]], folder: str, wide: bool) ->
         _print_fitted(_title(study), table)
     else:
         _print(_title(study), *_cells(table, folder))
-    for sentence in significance.sentences(study):
+    for sentence in remarks(study):
         for line in (
             columns.wrapped(sentence, shutil.get_terminal_size().columns) if sys.stdout.isatty() else [sentence]
         ):
@@ -216,6 +216,11 @@ def _failures(table: list[dict[str, Any]], width: int) -> list[str]:
     return lines
 
 
+def remarks(study: Study) -> list[str]:
+    """Sentences below the table: whether anything was found, and whether the space has no further point."""
+    return [*significance.sentences(study), *filter(None, [study.exhaustion])]
+
+
 def _print(title: str, header: list[str], lines: list[list[str]]) -> None:
     """Aligned columns in full, two spaces apart."""
     if not lines:
@@ -230,7 +235,7 @@ def _print(title: str, header: list[str], lines: list[list[str]]) -> None:
 def _title(study: Study) -> str:
     states = [row.state for row in study.trials.values()]
     counts = ", ".join(f"{states.count(s)} {s}" for s in ("completed", "pruned", "failed", "running") if s in states)
-    return f"{study.name}: {len(states)} of {study.planned} trials ({counts or 'none'}), by {study.objective} ({study.mode})"
+    return f"{study.name}: {len(states)} of {study.expected} trials ({counts or 'none'}), by {study.objective} ({study.mode})"
 
 
 def _list(root: str, as_json: bool) -> None:
@@ -238,14 +243,21 @@ def _list(root: str, as_json: bool) -> None:
     found = [(name, Ledger(f"{root.rstrip('/')}/studies/{name}").read()) for name in names]
     if as_json:
         summary = [
-            {"study": name, "trials": len(s.trials), "planned": s.planned, "objective": s.objective, "best": _top(s)}
+            {
+                "study": name,
+                "trials": len(s.trials),
+                "planned": s.planned,
+                "exhausted": bool(s.exhausted),
+                "objective": s.objective,
+                "best": _top(s),
+            }
             for name, s in found
         ]
         print(json.dumps(summary, indent=1))
     elif not found:
         print(f"no studies under {root}/studies yet; python -m raymix.tune makes one")
     else:
-        lines = [[name, f"{len(s.trials)}/{s.planned}", s.objective, _text(_top(s))] for name, s in found]
+        lines = [[name, f"{len(s.trials)}/{s.expected}", s.objective, _text(_top(s))] for name, s in found]
         _print_studies(f"studies under {root}/studies", ["study", "trials", "objective", "best"], lines)
 
 
@@ -325,7 +337,14 @@ def _document(study: Study, table: list[dict[str, Any]]) -> dict[str, Any]:
     """What `--json` prints of one study."""
     finding = significance.of_study(study)
     above = finding.record() if finding else None
-    return {"study": study.name, "objective": study.objective, "above_chance": above, "trials": table}
+    return {
+        "study": study.name,
+        "objective": study.objective,
+        "planned": study.planned,
+        "exhausted": bool(study.exhausted),
+        "above_chance": above,
+        "trials": table,
+    }
 
 
 def main(argv: list[str] | None = None) -> int:

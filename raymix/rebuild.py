@@ -40,7 +40,7 @@ def rebuild(target: optuna.Study, known: Study, space: SearchSpace) -> None:
 
     Numbers that the ledger does not know, or not as ended, wait in the queue with what is known of their parameters.
     """
-    last = max([*known.trials, min(len(space.first), known.planned) - 1], default=-1)
+    last = max([*known.trials, min(len(space.first), known.expected) - 1], default=-1)
     for number in range(last + 1):
         row = known.trials.get(number, TrialRow(number, known.objective, known.mode))
         point = row.params or (space.first[number] if number < len(space.first) else {})

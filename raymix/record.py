@@ -88,6 +88,14 @@ class Recorder(tune.Callback):
         self._tidy(self.referenced())
         self.watch.ended(self.study.trials[number])
 
+    def exhausted(self, trials: int, points: int, unreachable: list[int]) -> None:
+        """The search space has no further point: the study will have `trials` trials; `unreachable` numbers get none."""
+        self._write("exhausted", trials=trials, points=points)
+        for number in unreachable:
+            self._write("trial_ended", trial=number, state="failed", reason="the search space has no further point")
+        self.watch.planned = self.study.expected
+        self.watch.say(self.study.exhaustion)
+
     def _write(self, kind: str, **record: Any) -> None:
         apply(self.study, self.ledger.append(kind, record))
 

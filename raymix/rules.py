@@ -100,8 +100,6 @@ def _between(run: Run) -> Iterator[str]:
     search = getattr(run, "search", None)
     if search and run.cluster.elastic:
         yield f"cluster.workers={run.cluster.workers}: a search needs one number; [fewest, most] is for raymix.train"
-    if search and search.scheduler != "fifo" and search.grace > run.fit.epochs:
-        yield f"search.grace={search.grace}: more than fit.epochs={run.fit.epochs}"
 
 
 def _batch(run: Run) -> Iterator[str]:

@@ -7,7 +7,6 @@ Each trial's draw depends on (seed, trial number, what the study knows), never o
 from __future__ import annotations
 
 import importlib.util
-import json
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from raymix.config import BadInput, nearest
+from raymix.config import BadInput, Search, nearest
 from raymix.space import SearchSpace, draw
 
 SAMPLERS = ["tpe", "random", "gp", "cmaes", "grid"]
@@ -28,6 +27,11 @@ SAMPLERS = ["tpe", "random", "gp", "cmaes", "grid"]
 # does nearly always, and takes seconds for each.
 MODELLED_DRAWS = {"tpe": 16, "random": 16, "grid": 16, "cmaes": 16, "gp": 2}
 RANDOM_DRAWS = 10_000
+
+
+def may_repeat(settings: Search) -> bool:
+    """Whether trials may have the same point: where asked for, and in a population, whose members change on the way."""
+    return settings.repeats or settings.scheduler == "pbt"
 
 
 def build(name: str, seed: int, startup: int) -> BaseSampler:
@@ -53,13 +57,16 @@ def build(name: str, seed: int, startup: int) -> BaseSampler:
 
 
 class RuledSampler(BaseSampler):
-    """Draws from a sampler of Optuna's, a whole point at a time, until the point keeps the space's rules.
+    """Draws from a sampler of Optuna's, a whole point at a time, until the point keeps the space's rules and is new.
 
-    Raises BadInput where 10,000 random draws bring no point that does. `rejected` counts what each rule refused.
+    New is a point that no other trial of the study has had, has, or has been queued with; any, with `repeats`. `rejected`
+    counts what each rule refused.
+
+    Raises BadInput for an unknown name, and where 10,000 random draws bring no point that keeps the rules.
     """
 
-    def __init__(self, space: SearchSpace, name: str, seed: int, startup: int) -> None:
-        self.space, self.name, self.seed, self.startup = space, name, seed, startup
+    def __init__(self, space: SearchSpace, name: str, seed: int, startup: int, repeats: bool = False) -> None:
+        self.space, self.name, self.seed, self.startup, self.repeats = space, name, seed, startup, repeats
         self.rejected: Counter[str] = Counter()
         self._base = build(name, seed, startup)  # refuses a bad name now
 
@@ -76,23 +83,66 @@ class RuledSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]
     ) -> dict[str, Any]:
         fixed = dict(trial.system_attrs.get("fixed_params", {}))  # queued points; their gaps are drawn
-        if set(self.space.walk(lambda name, _: fixed.get(name))) <= set(fixed):
+        if self.space.point_of(fixed) is not None:
             return {}
-        rng = np.random.default_rng([self.seed, trial.number])
-        drawn: set[str] = set()
+        taken = set(self.points(study, trial.number).values())
+        drawn: set[str | None] = set()
         for _ in range(MODELLED_DRAWS[self.name]):
             point = self._modelled(study, trial, fixed)
-            key = json.dumps(point, sort_keys=True)
+            key = self.space.key_of(point)
             if key in drawn:
-                break  # the model has made up its mind
+                break  # the model proposes nothing else
             drawn.add(key)
-            if self._keeps(point):
+            if self._keeps(point) and (self.repeats or key not in taken):
                 return point
+        found = self.random_point(study, trial.number, fixed)
+        if found is None:
+            raise BadInput("the search space has no point left that no trial has had")  # the caller asks this before
+        return found
+
+    def points(self, study: Study, number: int, queued_behind: bool = True) -> dict[int, str]:
+        """{number: key of its point} of the other trials of a study whose points are decided.
+
+        Queued trials are among them, unless `queued_behind` is false: then only those of lower numbers.
+        """
+        found = {}
+        for trial in study.get_trials(deepcopy=False):
+            params = trial.params or trial.system_attrs.get("fixed_params", {})
+            behind = trial.state == TrialState.WAITING and trial.number > number
+            key = self.space.key_of(params)
+            if key is not None and trial.number != number and (queued_behind or not behind):
+                found[trial.number] = key
+        return found
+
+    def random_point(self, study: Study, number: int, fixed: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A random new point for a trial that has `fixed` values; None where there is none.
+
+        The same for the same study and number. A space of at most LARGEST_GRID combinations is searched to the last; of a
+        larger one, None says that 10,000 draws found none.
+        """
+        whole = self.space.point_of(fixed)  # a queued point, which it has before those behind it in the queue
+        taken = set() if self.repeats else set(self.points(study, number, queued_behind=whole is None).values())
+        if whole is not None:
+            return None if self.space.key_of(whole) in taken else whole
+        rng, repeated = np.random.default_rng([self.seed, number]), False
         for _ in range(RANDOM_DRAWS):
             point = self.space.walk(lambda name, distribution: fixed.get(name, draw(distribution, rng)))
-            if self._keeps(point):
+            if not self._keeps(point):
+                continue
+            if self.space.key_of(point) not in taken:
                 return point
-        raise BadInput(f"require: no allowed point in {RANDOM_DRAWS} draws; refused by {dict(self.rejected)}")
+            repeated = True
+        left = [
+            point
+            for point in self.space.points or ()
+            if self.space.key_of(point) not in taken
+            and all(point.get(name, value) == value for name, value in fixed.items())
+        ]
+        if left:
+            return left[int(rng.integers(len(left)))]
+        if not repeated and self.space.points is None:
+            raise BadInput(f"require: no allowed point in {RANDOM_DRAWS} draws; refused by {dict(self.rejected)}")
+        return None
 
     def _modelled(self, study: Study, trial: FrozenTrial, fixed: Mapping[str, Any]) -> dict[str, Any]:
         together = self._base.infer_relative_search_space(study, trial)

@@ -6,6 +6,7 @@ a trial counts with the value that the trial will really use. `raymix.search_spa
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -71,6 +72,26 @@ class SearchSpace:
             if condition is None or condition({**self._base, **params}):
                 params[name] = choose(name, distribution)
         return params
+
+    def point_of(self, params: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The searched parameters in `params` whose conditions hold; None where one of them is missing."""
+        try:
+            return self.walk(lambda name, _: params[name])
+        except KeyError:
+            return None
+
+    def key_of(self, params: Mapping[str, Any]) -> str | None:
+        """The same text for the same point; None where a searched parameter is missing."""
+        point = self.point_of(params)
+        return None if point is None else json.dumps(point, sort_keys=True)
+
+    @functools.cached_property
+    def points(self) -> list[dict[str, Any]] | None:
+        """All allowed points; None where a parameter is continuous, or there are more than LARGEST_GRID combinations."""
+        try:
+            return self.grid()
+        except BadInput:
+            return None
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
         """The trial's parameters, define by run: {dotted name: value} of those whose condition holds."""
@@ -185,6 +206,8 @@ def _steps(name: str, distribution: BaseDistribution) -> list[Any]:
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if distribution.single():
+        return [distribution.low]
     if not distribution.step:
         raise BadInput(f"space {name}: a grid needs a step (or categorical); {{float: [a, b]}} has endless values")
     count = math.floor((distribution.high - distribution.low) / distribution.step + 1e-9) + 1

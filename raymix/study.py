@@ -13,6 +13,7 @@ from typing import Any
 KINDS: dict[str, tuple[str, ...]] = {  # each kind of record and the fields that it must bring
     "study": ("name", "objective", "mode", "planned", "space_hash", "seed"),
     "extended": ("planned",),  # the new total
+    "exhausted": ("trials", "points"),  # the space has no further point: so many trials in all, of so many points
     "trial_started": ("trial", "params"),
     "scenes": ("scenes_hash", "metric", "chance", "videos", "shuffled"),  # what outcomes on these scenes share
     "epoch_scored": ("trial", "epoch", "metrics"),
@@ -125,13 +126,29 @@ class Study:
     scenes: dict[str, dict[str, Any]] = field(
         default_factory=dict
     )  # the validation scenes of `outcomes`, by their hash
+    exhausted: dict[str, Any] | None = None  # the record of it, until the study is extended
     exists: bool = False  # a "study" record was found
     unreadable: int = 0  # lines or objects that hold no whole record, for instance one torn by a crash
 
     @property
+    def expected(self) -> int:
+        """How many trials the study will have: those planned, or fewer where the search space has no further point."""
+        return int(self.exhausted["trials"]) if self.exhausted else self.planned
+
+    @property
+    def exhaustion(self) -> str:
+        """One line where the search space has fewer points than the study has planned trials, else ''."""
+        if not self.exhausted:
+            return ""
+        return (
+            f"the search space has no further point: {self.exhausted['points']} points, {self.expected} trials instead of "
+            f"{self.planned}; search.repeats=true trains points again, with other seeds"
+        )
+
+    @property
     def owed(self) -> list[int]:
-        """The planned trial numbers that have not ended: unfinished ones and those never started."""
-        return [n for n in range(self.planned) if n not in self.trials or self.trials[n].state not in ENDS]
+        """The expected trial numbers that have not ended: unfinished ones and those never started."""
+        return [n for n in range(self.expected) if n not in self.trials or self.trials[n].state not in ENDS]
 
     @property
     def finished(self) -> bool:
@@ -174,9 +191,12 @@ def apply(study: Study, record: dict[str, Any]) -> None:
                 study.extensions.append(record)
     elif kind == "extended":
         study.planned = max(study.planned, record["planned"])
+        study.exhausted = None
         study.extensions.append(record)
     elif kind == "scenes":
         study.scenes.setdefault(record["scenes_hash"], record)
+    elif kind == "exhausted":
+        study.exhausted = record
     elif kind == "overheads":
         study.overheads.append(record)
     elif kind == "evaluated":

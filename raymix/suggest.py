@@ -9,15 +9,16 @@ Both carry metric and mode themselves: `tune.TuneConfig` must leave the two unse
 
 from __future__ import annotations
 
-import json
 import math
+from collections import Counter
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from ray.tune.schedulers import (
     AsyncHyperBandScheduler,
     FIFOScheduler,
@@ -30,27 +31,46 @@ from ray.tune.search.optuna import OptunaSearch
 
 from raymix.config import BadInput, Search, nearest
 from raymix.rebuild import STATES, rebuild
-from raymix.sampler import RuledSampler
+from raymix.sampler import RuledSampler, may_repeat
 from raymix.space import SearchSpace
 from raymix.study import Study
+
+SEED = "fit.seed"  # of a repeated point, its own
+NO_POINT = "the search space has no further point"
 
 
 class OptunaSuggest(OptunaSearch):
     """Deals trial numbers and parameters: `{"trial": 3, "attempt": 1, "params": {dotted name: value}}`.
 
     Unfinished trials of the ledger's `study` come first, under their old numbers and parameters (then `attempt` is above
-    1), then the points tried first, then the sampler's; it ends after `study.planned` trials, or when a grid is used up.
+    1), then the points tried first, then the sampler's. It ends after `study.planned` trials, or when the space has no
+    point left that no trial has had; then `on_exhausted` is called once, with the number of trials and of points, and the
+    numbers below it that no trial can have.
+
+    With `search.repeats`, and under pbt, points may repeat; the nth repeat of a point trains with `fit.seed` = `seed` + n,
+    which is among its parameters.
 
     A result must bring `epoch` and the objective. The last one of a trial says `"ended": "completed"`, or `"ended":
     "failed"` with the reason in `"failed"`; one without `ended` short of `epochs` was stopped by the scheduler.
     """
 
     def __init__(
-        self, space: SearchSpace, study: Study, settings: Search, epochs: int, storage: BaseStorage | None = None
+        self,
+        space: SearchSpace,
+        study: Study,
+        settings: Search,
+        epochs: int,
+        storage: BaseStorage | None = None,
+        *,
+        seed: int = 0,
+        on_exhausted: Callable[[int, int, list[int]], object] = lambda trials, points, numbers: None,
     ) -> None:
         storage = storage or InMemoryStorage()
         self.space, self.known, self.epochs = space, study, epochs
-        self.sampler = RuledSampler(space, settings.sampler, study.seed, settings.startup)
+        self.seed, self._on_exhausted, self._exhausted = seed, on_exhausted, False
+        self._unreachable: list[int] = []  # numbers of queued trials that no point is left for
+        self.repeats = may_repeat(settings)
+        self.sampler = RuledSampler(space, settings.sampler, study.seed, settings.startup, self.repeats)
         self._grid = space.grid() if settings.sampler == "grid" else None
         if self._grid:
             np.random.default_rng(study.seed).shuffle(self._grid)
@@ -72,26 +92,66 @@ class OptunaSuggest(OptunaSearch):
         return self._ot_study
 
     def suggest(self, trial_id: str) -> Any:
-        trials = self.study.get_trials(deepcopy=False)
-        if not any(trial.state == TrialState.WAITING for trial in trials) and (
-            len(trials) >= self.known.planned or not self._queue_grid(trials)
-        ):
+        if not self._prepare_next():
             return Searcher.FINISHED
         trial = self._ot_trials[trial_id] = self.study.ask()
-        params, number = self.space.suggest(trial), trial.number
+        point, number = self.space.suggest(trial), trial.number
         row = self.known.trials.get(number)
         self._scores[trial_id] = dict(row.scores) if row else {}
+        params = {**(row.params if row and row.params else self._seed_of(point, number)), **point}
         return {"trial": number, "attempt": (row.attempts if row else 0) + 1, "params": params}
 
-    def _queue_grid(self, trials: list[FrozenTrial]) -> bool:
-        """Queues the next grid point that no trial has had; False when there is none left."""
-        if self._grid is None:
-            return True
-        taken = {json.dumps(trial.system_attrs.get("fixed_params") or trial.params, sort_keys=True) for trial in trials}
-        point = next((point for point in self._grid if json.dumps(point, sort_keys=True) not in taken), None)
-        if point is not None:
-            self.study.enqueue_trial(point)
-        return point is not None
+    def _prepare_next(self) -> bool:
+        """Whether there is another trial to ask Optuna for; its queue then begins with one that can have a point."""
+        while True:
+            trials = self.study.get_trials(deepcopy=False)
+            waiting = next((trial for trial in trials if trial.state == TrialState.WAITING), None)
+            if waiting is None:
+                if len(trials) >= self.known.expected:
+                    return False
+                if self._grid is not None and self._queue_grid():
+                    continue
+                if self._grid is None and self._has_point(len(trials), {}):
+                    return True
+                self._end_of_space()
+                return False
+            fixed = waiting.system_attrs.get("fixed_params", {})
+            if self._was_started(waiting.number) or self._has_point(waiting.number, fixed):
+                return True
+            if fixed:  # a point tried first, which another trial has had: one is drawn instead
+                self.study._storage.set_trial_system_attr(waiting._trial_id, "fixed_params", {})
+            else:
+                self.study._storage.set_trial_user_attr(waiting._trial_id, "reason", NO_POINT)
+                self.study._storage.set_trial_state_values(waiting._trial_id, TrialState.FAIL)
+                self._unreachable.append(waiting.number)
+
+    def _was_started(self, number: int) -> bool:
+        return number in self.known.trials and bool(self.known.trials[number].params)
+
+    def _has_point(self, number: int, fixed: dict[str, Any]) -> bool:
+        return self.repeats or self.sampler.random_point(self.study, number, fixed) is not None
+
+    def _end_of_space(self) -> None:
+        if not self._exhausted:
+            self._exhausted = True
+            points = self.sampler.points(self.study, -1)
+            self._on_exhausted(len(self.study.get_trials(deepcopy=False)), len(set(points.values())), self._unreachable)
+
+    def _seed_of(self, point: dict[str, Any], number: int) -> dict[str, int]:
+        """Another seed for a point that trials of lower numbers have had, unless the space searches seeds itself."""
+        points, own = self.sampler.points(self.study, number), self.space.key_of(point)
+        before = sum(other < number and key == own for other, key in points.items())
+        return {SEED: self.seed + before} if before and SEED not in self.space.names else {}
+
+    def _queue_grid(self) -> bool:
+        """Queues the next grid point: one that no trial has had, or, with repeats, of those that the fewest have had."""
+        assert self._grid is not None
+        times: Counter[str | None] = Counter(self.sampler.points(self.study, -1).values())
+        point = min(self._grid, key=lambda point: times[self.space.key_of(point)], default=None)
+        if point is None or (times[self.space.key_of(point)] and not self.repeats):
+            return False
+        self.study.enqueue_trial(point)
+        return True
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         epoch, value = int(result["epoch"]), result.get(self.metric)

@@ -84,6 +84,8 @@ def task(config: Tune) -> int:
     if config.study.plan:
         with refusing():
             return forecast.show(plan)
+    for note in plan.notes:
+        print(note, flush=True)
     return run(plan, began)
 
 
@@ -93,8 +95,26 @@ def planned(config: Tune) -> engine.Plan:
     with refusing():
         space = load_space(config)
         fixed: Tune = _fixed(config, space)
+        notes = clamp_grace(fixed)
         preflight.settings(fixed)
-        return engine.plan(fixed, space, space.hash)
+        plan = engine.plan(fixed, space, space.hash)
+        plan.notes += notes
+        return plan
+
+
+def clamp_grace(config: Tune) -> list[str]:
+    """Set `search.grace` to the number of epochs where it is larger; what that means for the scheduler, in one line."""
+    grace, epochs = config.search.grace, config.fit.epochs
+    effects = {
+        "asha": "no trial is stopped early",
+        "median": "no trial is stopped early",
+        "pbt": "no trial takes over another's weights",
+    }
+    if grace <= epochs or config.search.scheduler not in effects:
+        return []
+    config.search.grace = epochs
+    effect = effects[config.search.scheduler]
+    return [f"search.grace={grace}: more than fit.epochs={epochs}; {epochs} is used, and {effect}"]
 
 
 def _fixed(config: Tune, space: Any) -> Tune:
@@ -182,6 +202,13 @@ def finish(plan: engine.Plan, overheads: dict[str, Any]) -> int:
     leaderboard.show(study, plan.uri, top=10)
     if overheads:
         print(told(overheads))
+    if plan.planned > study.expected or (study.exhausted and plan.run.study.extend):
+        asked = (
+            f"study.extend={plan.run.study.extend}"
+            if plan.run.study.extend
+            else f"study.trials={plan.run.study.trials}"
+        )
+        print(f"{asked}: adds no trial, since the search space has no further point")
     if study.owed:
         print(f"{len(study.owed)} trials are still owed; go on with: {command()}")
     if not study.ranked():

@@ -79,7 +79,6 @@ VALUES: list[Case] = [
     ("tune", ("search.sampler=tpee",), "search.sampler=tpee: must be one of"),
     ("tune", ("search.scheduler=ashaa",), "did you mean asha?"),
     ("tune", ("search.sampler=grid",), "a grid needs a step"),
-    ("tune", ("search.grace=99",), "search.grace=99: more than fit.epochs"),
     ("tune", ("study.metric=val/sounding_acuracy",), "did you mean val/sounding_accuracy?"),
     ("tune", ("study.metric=val/ciou@0.9",), "study.metric=val/ciou@0.9: no such metric"),
     ("train", ("study.metric=loss",), "study.metric=loss: no such metric"),

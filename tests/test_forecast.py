@@ -53,6 +53,31 @@ def test_a_plan_is_printed_and_nothing_starts(
     assert not (tmp_path / "studies").exists()
 
 
+def test_a_plan_says_what_a_small_space_and_few_epochs_mean(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "search_spaces").mkdir()
+    (tmp_path / "search_spaces/few.yaml").write_text("space:\n  mixture.k: {categorical: [1, 2, 3]}\n")
+    monkeypatch.chdir(demo)
+    words = (
+        *SMALL,
+        f"home={demo}",
+        f"--config-dir={tmp_path}",
+        "search_spaces=few",
+        "study.plan=true",
+        "cluster.cpus=3",
+    )
+    assert door(monkeypatch, "tune", *words, "study.name=never", "fit.epochs=2", "study.trials=8") == 0
+    out = capsys.readouterr().out
+    for line in (
+        "space: 3 points in all, of which none is trained twice: the study ends after 3 trials instead of 8",
+        "3 trials of at most 2 epochs: 6 epochs",
+        "search: search.grace=4: more than fit.epochs=2; 2 is used, and no trial is stopped early",
+    ):
+        assert line in out, out
+    assert not (demo / "studies/never").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -270,6 +270,29 @@ def test_extending_and_owing(ledger: Ledger) -> None:
     assert ledger.read().owed == [3, 4]
 
 
+def test_an_exhausted_space_owes_no_more_trials(ledger: Ledger) -> None:
+    fill(ledger)
+    ledger.append("extended", {"planned": 9})
+    ledger.append("exhausted", {"trials": 4, "points": 4})
+    assert ledger.read().owed == [2, 3] and ledger.read().planned == 9
+    for number in (2, 3):
+        ledger.append("trial_ended", {"trial": number, "state": "pruned"})
+    study = ledger.read()
+    assert study.finished and study.expected == 4 and "4 trials instead of 9" in study.exhaustion
+    ledger.append("extended", {"planned": 10})  # with search.repeats=true
+    assert ledger.read().owed == [4, 5, 6, 7, 8, 9] and not ledger.read().exhaustion
+
+
+def test_parameters_of_an_epoch(ledger: Ledger) -> None:
+    """Population-based training changes them on the way: a score belongs to those that were in force."""
+    fill(ledger)
+    ledger.append("trial_started", {"trial": 3, "params": {"a": 1}})
+    for epoch in (2, 4):
+        ledger.append("trial_perturbed", {"trial": 3, "parent": 0, "epoch": epoch, "params": {"a": 10 * epoch}})
+    row = ledger.read().trials[3]
+    assert [row.params_at(epoch)["a"] for epoch in (1, 2, 3, 4, 5)] == [1, 20, 20, 40, 40] and row.params == {"a": 40}
+
+
 def test_attempts_and_perturbations(ledger: Ledger) -> None:
     fill(ledger)
     ledger.append("trial_started", {"trial": 2, "params": {"mixture.k": 4}})

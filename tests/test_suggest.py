@@ -276,6 +276,88 @@ def test_grid_visits_each_point_once_over_restarts(tmp_path: Path) -> None:
     assert len({json.dumps(d["params"], sort_keys=True) for d in dealt}) == 5
 
 
+FEW = {  # 5 points: beta is searched with lse alone, and one pair is not allowed
+    "space": {
+        "mixture.k": {"int": [2, 3]},
+        "method.pool": {"categorical": ["max", "lse"]},
+        "method.beta": {"float": [1.0, 2.0], "step": 1.0, "when": "method.pool == 'lse'"},
+    },
+    "require": ["mixture.k != 3 or method.pool == 'max' or method.beta > 1"],
+}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "cmaes", "grid"])
+def test_no_point_is_trained_twice_and_a_small_space_ends(tmp_path: Path, sampler: str) -> None:
+    """Over restarts too; what is left of the planned trials is no longer owed, and a resumed search deals nothing."""
+    if sampler == "cmaes":
+        pytest.importorskip("cmaes")
+    small, ledger = load(FEW, CONFIG), Ledger(str(tmp_path))
+    started(ledger, 9, small)
+    dealt, ended = [], []
+
+    def exhausted(trials: int, points: int, unreachable: list[int]) -> None:
+        ended.append((trials, points, unreachable))
+        ledger.append("exhausted", {"trials": trials, "points": points})
+
+    for i in range(4):
+        settings = Search(sampler=sampler, startup=2)
+        searcher = OptunaSuggest(small, ledger.read(), settings, EPOCHS, on_exhausted=exhausted)
+        dealt += run_alone_few(searcher, ledger, f"{i}-")
+    assert [d["trial"] for d in dealt] == list(range(5)) and ended == [(5, 5, [])]
+    assert len({small.key_of(d["params"]) for d in dealt}) == 5
+    study = ledger.read()
+    assert study.finished and study.expected == 5 and "5 points, 5 trials instead of 9" in study.exhaustion
+
+
+def run_alone_few(searcher: OptunaSuggest, ledger: Ledger, name: str) -> list[dict[str, Any]]:
+    """Two trials of one sitting, both under way before the first has ended."""
+    dealt = [config for i in range(2) if isinstance(config := searcher.suggest(f"{name}{i}"), dict)]
+    for i, config in enumerate(dealt):
+        ledger.append("trial_started", {"trial": config["trial"], "params": config["params"]})
+        ledger.append("trial_ended", {"trial": config["trial"], "state": ["pruned", "failed"][i]})
+        searcher.on_trial_complete(f"{name}{i}", {METRIC: 0.5, "epoch": 1})
+    return dealt
+
+
+def test_points_tried_first_are_not_trained_twice_either(space: Any) -> None:
+    """Of a whole point given twice the second is drawn instead, and of one with a gap only the gap, where it can be."""
+    point = {"mixture.k": 2, "method.pool": "max"}
+    small = load({**FEW, "first": [point, point, {"mixture.k": 2}, {"mixture.k": 2}, {"mixture.k": 2}]}, CONFIG)
+    searcher = OptunaSuggest(small, Study("s", METRIC, planned=9), Search(), EPOCHS)
+    dealt = [config["params"] for i in range(9) if isinstance(config := searcher.suggest(str(i)), dict)]
+    assert dealt[0] == point and len({small.key_of(each) for each in dealt}) == len(dealt) == 5
+    endless = {**SPACE, "first": [SPACE["first"][0]] * 2}
+    searcher = OptunaSuggest(load(endless, CONFIG), Study("s", METRIC, planned=2), Search(), EPOCHS)
+    first, second = (searcher.suggest(name)["params"] for name in "ab")
+    assert first == SPACE["first"][0] and second != first
+
+
+def test_repeats_have_seeds_of_their_own(tmp_path: Path) -> None:
+    """With search.repeats, and in a population; a repeated trial that is taken up again keeps its seed."""
+    one = load({"space": {"mixture.k": {"int": [2, 2]}}}, CONFIG)
+    for settings in (Search(repeats=True), Search(repeats=True, sampler="grid"), Search(scheduler="pbt")):
+        searcher = OptunaSuggest(one, Study("s", METRIC, planned=3), settings, EPOCHS, seed=7)
+        seeds = [searcher.suggest(str(i))["params"] for i in range(3)]
+        assert seeds == [{"mixture.k": 2}, {"mixture.k": 2, "fit.seed": 8}, {"mixture.k": 2, "fit.seed": 9}]
+    ledger = Ledger(str(tmp_path))
+    started(ledger, 3, one)
+    ledger.append("trial_started", {"trial": 0, "params": seeds[0]})
+    ledger.append("trial_started", {"trial": 1, "params": seeds[2]})
+    searcher = OptunaSuggest(one, ledger.read(), Search(repeats=True), EPOCHS, seed=7)
+    assert [searcher.suggest(str(i))["params"] for i in range(2)] == [seeds[0], seeds[2]]
+
+
+def test_a_number_that_no_point_is_left_for(tmp_path: Path) -> None:
+    """A driver was killed before it recorded trial 0; by now the space has no point for it, but trial 1 goes on."""
+    one, ledger = load({"space": {"mixture.k": {"int": [2, 2]}}}, CONFIG), Ledger(str(tmp_path))
+    started(ledger, 4, one)
+    ledger.append("trial_started", {"trial": 1, "params": {"mixture.k": 2}})
+    ended: list[Any] = []
+    searcher = OptunaSuggest(one, ledger.read(), Search(), EPOCHS, on_exhausted=lambda *what: ended.append(what))
+    assert searcher.suggest("a")["trial"] == 1 and searcher.suggest("b") == Searcher.FINISHED
+    assert ended == [(2, 1, [0])]
+
+
 def test_bad_names_and_missing_packages(space: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInput, match="did you mean tpe"):
         RuledSampler(space, "tpee", 0, 10)

@@ -157,6 +157,28 @@ def test_killed_between_the_stages(demo: Path, tmp_path: Path) -> None:
     assert json.loads(report.read_text())["checkpoints"] and "Traceback" not in second.text()
 
 
+def test_a_space_with_fewer_points_than_trials(demo: Path, tmp_path: Path) -> None:
+    """Each point is trained once, and the study is complete; resumed or extended it does nothing, and says why."""
+    (tmp_path / "search_spaces").mkdir()
+    (tmp_path / "search_spaces/few.yaml").write_text("space:\n  mixture.k: {categorical: [1, 2]}\n")
+    words = ("study.name=few", "study.trials=5", f"--config-dir={tmp_path}", "search_spaces=few", "fit.epochs=1")
+    line = "the search space has no further point: 2 points, 2 trials instead of 5; search.repeats=true"
+    first = Driver(demo, tmp_path / "first.log", *words)
+    assert first.wait() == 0, first.text()[-3000:]
+    check(demo, 2, "few")
+    study = Ledger(str(demo / "studies/few")).read()
+    assert study.finished and {row.params["mixture.k"] for row in study.trials.values()} == {1, 2}
+    assert "search.grace=2: more than fit.epochs=1; 1 is used" in first.text()
+    assert line in first.text() and "still owed" not in first.text()
+    records = len(Ledger(str(demo / "studies/few")).records())
+    again = Driver(demo, tmp_path / "again.log", *words, "study.extend=4")
+    assert again.wait() == 0, again.text()[-3000:]
+    assert (
+        line in again.text() and "study.extend=4: adds no trial, since the search space has no further" in again.text()
+    )
+    assert len(Ledger(str(demo / "studies/few")).records()) == records
+
+
 POPULATION = """
 space:
   optimizer.learning_rate: {float: [1.0e-5, 1.0e-2], log: true}

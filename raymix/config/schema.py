@@ -134,6 +134,9 @@ class Search:
     scheduler: str = chosen("asha", "asha", "fifo", "median", "pbt")
     grace: int = ranged(3, low=1)  # epochs that no trial is stopped before
     reduction: int = ranged(3, low=2)  # ASHA keeps the best 1/reduction at each rung
+    # false: a point that a trial has had is drawn anew, and the study ends when the space has no other (not under pbt).
+    # true: it is trained again, as the nth repeat with fit.seed + n, which stands among the trial's parameters.
+    repeats: bool = False
 
 
 @dataclass
