@@ -93,8 +93,7 @@ class Recorder(tune.Callback):
         self._write("exhausted", trials=trials, points=points)
         for number in unreachable:
             self._write("trial_ended", trial=number, state="failed", reason="the search space has no further point")
-        self.watch.planned = self.study.expected
-        self.watch.say(self.study.exhaustion)
+        self.watch.limit(self.study.expected, self.study.exhaustion)
 
     def _write(self, kind: str, **record: Any) -> None:
         apply(self.study, self.ledger.append(kind, record))

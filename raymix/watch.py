@@ -32,11 +32,11 @@ class Watch:
     def __init__(
         self, study: Study, epochs: int, live: bool | None = None, expected: Sequence[float] | None = None
     ) -> None:
-        self.name, self.epochs, self.planned = study.name, epochs, study.planned
+        self.name, self.epochs, self.planned = study.name, epochs, study.expected
         self.mode, self.objective = study.mode, study.objective
         self.rows: dict[int, TrialRow] = dict(study.trials)
         self.began = time.time()
-        self.left = TimeLeft(study.planned, expected or survival("fifo", epochs, 1, 2))
+        self.left = TimeLeft(study.expected, expected or survival("fifo", epochs, 1, 2))
         self.console = Console(file=sys.stdout, soft_wrap=True)
         self._live: Live | None = None
         if live if live is not None else self.console.is_terminal:
@@ -48,6 +48,11 @@ class Watch:
             self._live.console.print(line, highlight=False, markup=False)
         else:
             print(line, flush=True)
+
+    def limit(self, trials: int, why: str) -> None:
+        """The study will have fewer trials than planned."""
+        self.planned = self.left.planned = trials
+        self.say(why)
 
     def started(self, number: int, params: dict[str, Any]) -> None:
         self.rows.setdefault(number, TrialRow(number, self.objective, self.mode, params=params))
