@@ -147,7 +147,7 @@ class _Shift:
         if start:
             model.load_state_dict(start.weights)
         layout = torch.channels_last if run.fit.channels_last else torch.contiguous_format
-        model.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+        model.to(device).to(memory_format=layout)
         return model, device, start
 
     def _newest(self) -> str | None:
