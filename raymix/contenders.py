@@ -92,4 +92,6 @@ def _contender(uri: str, source: Source, rank: int) -> Contender:
     scored = row.epochs.get(epoch) if row else None
     # population-based training starts folders anew: recorded numbers are this checkpoint's only if the record names it
     recorded = scored.metrics if scored and scored.checkpoint and uri.endswith(scored.checkpoint) else {}
-    return Contender(f"trial {trial}", uri, method, run, rank, trial, epoch, row.params if row else {}, dict(recorded))
+    return Contender(
+        f"trial {trial}", uri, method, run, rank, trial, epoch, row.params_at(epoch) if row else {}, dict(recorded)
+    )

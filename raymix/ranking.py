@@ -125,7 +125,8 @@ def _study(entry: Entry) -> dict[str, Any]:
     best = entry.contender
     known = {"system": entry.system, "seed": entry.seed, "study": entry.study.name, "study_uri": entry.uri}
     of = {key: getattr(best, key, None) for key in ("trial", "epoch", "params", "recorded")}
-    return {**known, "checkpoint": best.uri if best else None, **of, "rows": entry.rows, "spent": spent(entry.study)}
+    found = {"rows": entry.rows, "spent": spent(entry.study), "exhaustion": entry.study.exhaustion}
+    return {**known, "checkpoint": best.uri if best else None, **of, **found}
 
 
 def _systems(entries: Sequence[Entry]) -> list[dict[str, Any]]:
@@ -231,4 +232,6 @@ def _facts(found: Mapping[str, Any]) -> list[str]:
             lines.append(f"- {who}: no trial gave a usable checkpoint (python -m raymix.leaderboard {line['study']})")
         elif line["spent"]["owed"]:
             lines.append(f"- {who}: {line['spent']['owed']} trials are still owed")
+        if line.get("exhaustion"):  # which no earlier version wrote
+            lines.append(f"- {who}: {line['exhaustion']}")
     return lines

@@ -230,7 +230,9 @@ def test_an_interruption_leaves_at_once(
 def test_what_gave_nothing_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def half(plan: engine.Plan, began: float) -> int:
         if plan.run.study.seed == 0:
-            return study_of(plan)
+            code = study_of(plan)
+            plan.ledger.append("exhausted", {"trials": 2, "points": 2})
+            return code
         for number in range(engine.begin(plan).planned):
             plan.ledger.append("trial_ended", {"trial": number, "state": "failed", "reason": "not finite"})
         raise Nothing("no trial gave a score")
@@ -239,6 +241,7 @@ def test_what_gave_nothing_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) 
     assert call(*WORDS, home=home) == 0
     table = (home / f"comparisons/{NAME}/comparison.md").read_text()
     assert "- cycle, seed 3: no trial gave a usable checkpoint" in table and "| 1/1/2 " in table
+    assert "- cycle, seed 0: the search space has no further point: 2 points, 2 trials" in table
     assert call(*WORDS, "seeds=[3]", home=home) == 3
 
 
