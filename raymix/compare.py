@@ -7,7 +7,6 @@ share (data, sizes, trials, epochs, batch, ranges of learning rate and weight de
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -134,14 +133,12 @@ def task(config: Compare) -> int:
     if config.study.plan:
         return show(plans)
     try:
-        with session.interruptible():
+        with session.interruptible(tune.interrupted):
             if code := search(plans):
                 return code
             return finish(config, plans)
     except session.Interrupted as stop:
-        line = f"raymix: {stop}: everything scored so far is kept; go on with: {tune.command()}"
-        print(line, file=sys.stderr, flush=True)
-        return stop.code
+        return session.leave(stop, tune.interrupted(stop))
 
 
 def show(plans: Mapping[Pair, Plan]) -> int:

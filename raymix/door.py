@@ -23,7 +23,19 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from raymix.config import BadInput, Compare, Dataset, Evaluate, Prepare, Run, Tune, flatten, nearest, to_plain
+from raymix.config import (
+    BadInput,
+    Compare,
+    Dataset,
+    Evaluate,
+    Prepare,
+    Run,
+    Tune,
+    Unavailable,
+    flatten,
+    nearest,
+    to_plain,
+)
 from raymix.storage import no_room, unreachable
 
 DONE, UNEXPECTED, BAD_INPUT, NOTHING_USABLE = 0, 1, 2, 3
@@ -134,6 +146,8 @@ def _outcome(task: Callable[[Any], int | None], name: str, look: Callable[[], No
         return _say(str(error), BAD_INPUT)
     except Nothing as error:
         return _say(str(error), NOTHING_USABLE)
+    except Unavailable as error:
+        return _say(str(error), UNEXPECTED)
     except OSError as error:
         if not (said := unreachable(error) or no_room(error)):
             raise

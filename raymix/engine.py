@@ -206,8 +206,10 @@ def _fill_slots(plan: Plan, study: Study, watch: Any, recorder: Any) -> None:
 
     from raymix import census, nodes
     from raymix.slot import reserve
+    from raymix.watch import WORKERS
 
     run, c = plan.run, plan.run.cluster
+    watch.phase("reading clips")
     shared, slots, warmed = gather(plan, study, watch)
 
     def renew() -> None:
@@ -215,7 +217,9 @@ def _fill_slots(plan: Plan, study: Study, watch: Any, recorder: Any) -> None:
             reserve(run.study.name, shared.evaluator, c.evaluator_cpus, c.evaluator_gpus)
 
     with census.watching(c, not shared.source.parts, watch.say, renew):
+        watch.phase("starting the evaluator")
         ray.get(warmed)
+        watch.phase(WORKERS)
         nodes.shared(nodes.paths(run))  # once more: by now nodes have come
         renew()
         tuner(plan, study, shared, recorder, slots).fit()

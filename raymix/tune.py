@@ -126,7 +126,7 @@ def run(plan: engine.Plan, began: float, live: bool | None = None) -> int:
     """Prepare, search, tell, evaluate; shared by `raymix.train`. Interrupted, it names the command that resumes."""
     lost = threading.Event()
     try:
-        with session.interruptible():
+        with session.interruptible(interrupted):
             if not engine.lacks(plan):
                 prepare(plan.run)
                 return finish(plan, {})
@@ -140,8 +140,12 @@ def run(plan: engine.Plan, began: float, live: bool | None = None) -> int:
                 overheads = search(plan, began, live, lost) if engine.lacks(plan) else {}
             return finish(plan, overheads)
     except session.Interrupted as stop:
-        print(f"raymix: {stop}: everything scored so far is kept; go on with: {command()}", file=sys.stderr, flush=True)
-        return stop.code
+        return session.leave(stop, interrupted(stop))
+
+
+def interrupted(stop: session.Interrupted) -> str:
+    """What is said of an interrupted study: the signal, and the command that resumes it."""
+    return f"{stop}: everything scored so far is kept; go on with: {command()}"
 
 
 def join(run: Run) -> None:

@@ -12,10 +12,12 @@ from rich.live import Live
 from rich.text import Text
 
 from raymix import columns
+from raymix.phase import Phase
 from raymix.remaining import TimeLeft, duration, survival
 from raymix.study import Study, TrialRow
 
 SHOWN = 12  # trials in the live table
+WORKERS = "starting workers"  # the phase that the first trial ends
 HEADER = ["trial", "state", "epoch", "score", "shuf", "best"]
 
 
@@ -39,9 +41,24 @@ class Watch:
         self.left = TimeLeft(study.expected, expected or survival("fifo", epochs, 1, 2))
         self.console = Console(file=sys.stdout, soft_wrap=True)
         self._live: Live | None = None
+        self._phase: Phase | None = None
         if live if live is not None else self.console.is_terminal:
             self._live = Live(get_renderable=self._table, console=self.console, refresh_per_second=1)
             self._live.start()
+
+    def phase(self, name: str) -> None:
+        """Say that this part of the start runs now, until the next one begins or the first epoch was scored."""
+        self._end_phase()
+        self._phase = Phase(name, live=False)
+        if self._live:
+            self._live.refresh()
+        else:
+            self._phase.__enter__()
+
+    def _end_phase(self) -> None:
+        if self._phase:
+            self._phase.__exit__(None, None, None)
+        self._phase = None
 
     def say(self, line: str) -> None:
         if self._live:
@@ -56,9 +73,12 @@ class Watch:
 
     def started(self, number: int, params: dict[str, Any]) -> None:
         self.rows.setdefault(number, TrialRow(number, self.objective, self.mode, params=params))
+        if self._phase and self._phase.name == WORKERS:
+            self.phase("first epoch")
         self._show(f"trial {number}: {brief(params)}")
 
     def scored(self, row: TrialRow) -> None:
+        self._end_phase()
         self.rows[row.number] = row
         epoch = row.last_epoch
         self.left.scored(row.epochs[epoch].seconds, len(self._running()))
@@ -74,6 +94,7 @@ class Watch:
         self._show(f"trial {row.number}: {row.state}{f' ({row.reason})' if row.reason else ''}{score}")
 
     def close(self) -> None:
+        self._end_phase()
         if self._live:
             self._live.refresh()
             self._live.stop()
@@ -107,7 +128,8 @@ class Watch:
             more=f"; python -m raymix.leaderboard {self.name} shows all",
         )  # fmt: skip
         title = f"{self.name}: {self._status()}, {duration(time.time() - self.began)} so far; {self.objective} ({self.mode})"
-        return Text("\n".join([*columns.wrapped(title, width), *fitted.lines, *fitted.notes]), no_wrap=True)
+        phase = [f"{self._phase}"] if self._phase else []
+        return Text("\n".join([*columns.wrapped(title, width), *phase, *fitted.lines, *fitted.notes]), no_wrap=True)
 
     def _cells(self, row: TrialRow, names: Sequence[str]) -> list[str]:
         last = row.last_epoch

@@ -15,7 +15,7 @@ FLOORS: dict[str, int] = {
     "config": 1, "spectrogram": 1, "walk": 1, "metrics": 1, "storage": 1, "expression": 1, "study": 1,
     "columns": 1, "remaining": 2, "room": 2, "lock": 2,
     "encoders": 2, "rules": 2, "ledger": 2, "checkpoint": 2, "clip": 2, "protocol": 2, "space": 2, "truth": 2, "door": 2,
-    "distributed": 2, "precision": 2, "crew": 1, "resampling": 1, "progress": 3, "significance": 2,
+    "distributed": 2, "ray_head": 2, "phase": 1, "precision": 2, "crew": 1, "resampling": 1, "progress": 3, "significance": 2,
     "search_space": 3, "common_space": 1, "sampler": 3, "mixture": 3, "clip_files": 3, "datasets": 4, "scene": 4,
     "methods": 5, "scoring": 5,
     "comparison": 6, "published": 1, "gallery": 7, "chart": 7, "paths": 7, "tables": 7, "figures": 6, "watch": 6, "fit": 6,
@@ -29,6 +29,7 @@ FLOORS: dict[str, int] = {
     "importing": 11, "prepare": 12, "forecast": 13, "leaderboard": 12, "evaluate": 15, "tune": 16, "train": 17, "compare": 17,
 }  # fmt: skip
 RAY = {
+    "ray_head",
     "stream",
     "evaluator",
     "slot",
@@ -52,7 +53,7 @@ TORCH_FREE = {
     "asking", "layout", "region", "casting", "pair_list", "scene_lists", "predictions", "results",
     "config", "rules", "storage", "expression", "study", "columns", "remaining",
     "ledger", "protocol", "space", "search_space", "metrics", "truth",
-    "resampling", "significance", "precision", "door", "leaderboard", "watch", "session", "room", "lock",
+    "resampling", "significance", "precision", "door", "leaderboard", "watch", "session", "ray_head", "phase", "room", "lock",
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ of the leaderboard: one name all the way, and the number in a config is the numb
 its keys are those of `configs/method/NAME.yaml`, which are the keywords of the method's constructor.
 """
 
-from raymix.config.plain import BadInput, flatten, from_plain, nearest, override, signature, to_plain
+from raymix.config.plain import BadInput, Unavailable, flatten, from_plain, nearest, override, signature, to_plain
 from raymix.config.schema import (
     Cluster,
     Compare,
@@ -43,6 +43,7 @@ __all__ = [
     "Search",
     "Study",
     "Tune",
+    "Unavailable",
     "chosen",
     "flatten",
     "from_plain",

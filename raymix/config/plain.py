@@ -20,6 +20,10 @@ class BadInput(ValueError):
     """What a person gave cannot be used; the message is one line: what, where, the rule, the nearest valid name."""
 
 
+class Unavailable(RuntimeError):
+    """Something that the work needs cannot be started or reached; the message is one line with the remedy (exit code 1)."""
+
+
 def nearest(name: str, names: list[str]) -> str:
     """` (did you mean X?)`, or the list where nothing is near and the list is short."""
     if not (close := difflib.get_close_matches(name, names, n=1, cutoff=0.5)):
