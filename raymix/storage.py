@@ -69,7 +69,8 @@ def below(filesystem: fs.FileSystem, path: str) -> dict[str, int]:
     """Path from a folder on and size in bytes of every file below it; ValueError where a name is none that can be stored."""
     try:
         if isinstance(filesystem, fs.LocalFileSystem):
-            return {file[len(path) :].lstrip("/"): size for file, size in _on_disk(path, frozenset())}
+            files = _on_disk(path, frozenset())
+            return {file[len(path) :].lstrip("/"): size for file, size in files if size is not None}
         infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
         return {info.path[len(path) :].lstrip("/"): info.size for info in infos if info.type == fs.FileType.File}
     except UnicodeDecodeError as error:
@@ -77,8 +78,18 @@ def below(filesystem: fs.FileSystem, path: str) -> dict[str, int]:
         raise ValueError(f"{folder}: the name '{name}' in it is not UTF-8; rename it, or move it elsewhere") from error
 
 
-def _on_disk(folder: str, above: frozenset[str]) -> Iterator[tuple[str, int]]:
-    """Path and size of every file below; links are followed, but not back into a folder that one is in."""
+def broken_links(filesystem: fs.FileSystem, path: str) -> list[str]:
+    """Paths from a folder on of the links below it that lead to no file or folder; object stores have none."""
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        return []
+    return [file[len(path) :].lstrip("/") for file, size in _on_disk(path, frozenset()) if size is None]
+
+
+def _on_disk(folder: str, above: frozenset[str]) -> Iterator[tuple[str, int | None]]:
+    """Path and size of every file below, None for the size of a link to nothing.
+
+    Links are followed, but not back into a folder that one is in.
+    """
     real = os.path.realpath(folder)
     if real in above:
         return
@@ -90,9 +101,13 @@ def _on_disk(folder: str, above: frozenset[str]) -> Iterator[tuple[str, int]]:
                     yield from _on_disk(entry.path, above | {real})
                 elif entry.is_file():
                     yield entry.path, entry.stat().st_size
+                elif entry.is_symlink() and not os.path.exists(entry.path):
+                    yield entry.path, None
             except OSError as error:  # it went away meanwhile, or is a link to itself
                 if error.errno not in (errno.ENOENT, errno.ELOOP):
                     raise
+                if entry.is_symlink():
+                    yield entry.path, None
 
 
 def parted(uri: str) -> tuple[str, str]:

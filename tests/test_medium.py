@@ -12,6 +12,7 @@ from vggsound_files import picture, sound
 from raymix.config import Dataset
 from raymix.datasets import flickr_soundnet, music, vggsound, vggss, voxceleb2
 from raymix.datasets.medium import Media
+from raymix.datasets.source import Entry, Unusable
 
 
 def tree(root: Path, **sizes: int) -> Media:
@@ -66,6 +67,19 @@ def test_both_are_named(tmp_path: Path) -> None:
 
 def test_a_whole_video_is_taken_where_the_cut_clip_is_empty(tmp_path: Path) -> None:
     source = vggsound.placed(tree(tmp_path, **{"a__zpWuikVorYg_000032_mp4": 0, "b__zpWuikVorYg_mp4": 5}), ID)
+    assert (source.path, source.span) == ("b/zpWuikVorYg.mp4", (32.0, 42.0))
+
+
+def test_a_link_to_nothing_is_found_where_there_is_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "zpWuikVorYg_000032.mp4").symlink_to("nowhere.mp4")
+    media = Media(str(tmp_path))
+    found = media.find(ID)
+    assert found is not None and (found.path, found.size_bytes) == ("zpWuikVorYg_000032.mp4", -1)
+    source, chosen = vggsound.placed(media, ID), Dataset(name="vggsound", root=str(tmp_path))
+    with pytest.raises(Unusable, match="link to nothing") as caught:
+        list(vggsound.clips(chosen, source, Entry.of(source)))
+    assert caught.value.status == "missing"
+    source = vggsound.placed(tree(tmp_path, **{"b__zpWuikVorYg_mp4": 5}), ID)
     assert (source.path, source.span) == ("b/zpWuikVorYg.mp4", (32.0, 42.0))
 
 

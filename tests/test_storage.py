@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from raymix.datasets import folder
-from raymix.storage import below, put, resolve
+from raymix.storage import below, broken_links, put, resolve
 
 
 @pytest.fixture
@@ -52,6 +52,7 @@ def test_links_are_followed_and_never_in_a_circle(tree: Path) -> None:
     (tree / "itself").symlink_to("itself")
     (tree / "nowhere").symlink_to("gone.mp4")
     assert below(*resolve(str(tree))) == found
+    assert sorted(broken_links(*resolve(str(tree)))) == ["itself", "nowhere"]
     (tree.parent / "name").symlink_to(tree)
     assert below(*resolve(str(tree.parent / "name"))) == found
 

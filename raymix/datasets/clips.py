@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from raymix.clip import Clip
 from raymix.config import Dataset
 from raymix.datasets import extracted, media
 from raymix.datasets.cutting import Cut, Cutting
-from raymix.datasets.source import Entry, Source, Unusable
+from raymix.datasets.source import LINK_TO_NOTHING, Entry, Source, Unusable
 from raymix.region import Region
 from raymix.storage import Reader, get, resolve
 
@@ -25,12 +26,13 @@ def clips(settings: Dataset, source: Source, entry: Entry) -> Iterator[Clip]:
     """The clips of one source, in time; fills `entry`, raises Unusable where it ends being a video with sound."""
     if source.refused:
         raise Unusable(*source.refused)
-    if source.size_bytes < 0:
-        raise Unusable("missing", "listed, but not below dataset.root")
-    if source.size_bytes == 0:
-        raise Unusable("corrupt", "empty file")
     filesystem, root = resolve(settings.root)
     path = f"{root}/{source.path}"
+    if source.size_bytes < 0:
+        is_link = isinstance(filesystem, fs.LocalFileSystem) and os.path.islink(path)
+        raise Unusable(*LINK_TO_NOTHING if is_link else ("missing", "listed, but not below dataset.root"))
+    if source.size_bytes == 0:
+        raise Unusable("corrupt", "empty file")
     sound = f"{root}/{source.sound}" if source.sound else path
     entry.media = fingerprint(filesystem, extracted.pieces(filesystem, sound))
     cuts = _film(settings, source, filesystem, path, entry) if sound == path else _extracted(settings, source, entry)

@@ -26,8 +26,8 @@ from raymix.clip import SPLITS
 from raymix.config import Dataset
 from raymix.datasets import duplicates, published_lists
 from raymix.datasets.clips import clips as clips  # the contract of an importer
-from raymix.datasets.source import Source, same_name, shuffled, split_of
-from raymix.storage import below, resolve
+from raymix.datasets.source import LINK_TO_NOTHING, Source, same_name, shuffled, split_of
+from raymix.storage import below, broken_links, resolve
 
 OWN: tuple[str, ...] = ("classes", "splits", "regions")
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
@@ -35,20 +35,26 @@ PARTIAL = re.compile(r"(.+)\.(?:temp|f\d+)\.\w+")  # as yt-dlp calls what it has
 
 
 def sources(settings: Dataset) -> list[Source]:
-    """All video files below the root, and those that only the split file names; ValueError if there is no root."""
+    """All video files below the root, links to nothing too, and those that only the split file names.
+
+    Raises ValueError if there is no root.
+    """
     sizes = listing(settings.root)
+    links = [name for name in broken_links(*resolve(settings.root)) if _is_video(name)]
     split_by_path = _read_splits(settings.splits) if settings.splits else None
     regions = read_regions(settings.regions) if settings.regions else {}
     if regions and not any(same_name(path) in regions for path in sizes):
         first = next(iter(regions))
         raise ValueError(f"{settings.regions}: none of its paths is a video below {settings.root}, such as '{first}'")
     found = []
-    for path, size in sizes.items():
+    for path, size in (sizes | dict.fromkeys(links, -1)).items():
         name = same_name(path)
         split = split_of(settings, path) if split_by_path is None else split_by_path.pop(name, "")
         refused = None
         if (whole := _whole(path, sizes)) and not (split_by_path is not None and split):
             split, refused = "", ("unlisted", f"left by a download, whose whole file is {whole.rpartition('/')[2]}")
+        elif size < 0 and split:
+            refused = LINK_TO_NOTHING
         found.append(
             Source(path, split, size, labels_of(settings, name), tuple(regions.get(name, ())), refused=refused)
         )
@@ -81,11 +87,12 @@ def listing(root: str) -> dict[str, int]:
     if filesystem is None or filesystem.get_file_info(path).type != fs.FileType.Directory:
         raise ValueError(f"dataset.root='{root}': no such folder; name the folder of your videos")
     sizes = below(filesystem, path)
-    return {
-        name: sizes[name]
-        for name in sorted(sizes)
-        if name.lower().endswith(SUFFIXES) and not any(part.startswith(".") for part in name.split("/"))
-    }
+    return {name: sizes[name] for name in sorted(sizes) if _is_video(name)}
+
+
+def _is_video(name: str) -> bool:
+    """Whether a path below the root ends as videos do, and is not hidden."""
+    return name.lower().endswith(SUFFIXES) and not any(part.startswith(".") for part in name.split("/"))
 
 
 def _whole(path: str, sizes: Mapping[str, int]) -> str:

@@ -22,7 +22,7 @@ from pyarrow import fs
 
 from raymix.datasets.extracted import FILMS, PICTURES, SECOND
 from raymix.datasets.source import same_name
-from raymix.storage import below, resolve
+from raymix.storage import below, broken_links, resolve
 
 VIDEOS = FILMS
 SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".ogg")
@@ -35,7 +35,7 @@ class Medium:
     """A medium below the root: its path, that of its sound where it has one (a file, or a folder of pieces), its size."""
 
     path: str
-    size_bytes: int
+    size_bytes: int  # -1: a link to nothing
     sound: str = ""
     doubts: tuple[str, ...] = ()  # other files that have its name
 
@@ -48,7 +48,7 @@ class Media:
         if filesystem is None or filesystem.get_file_info(path).type != fs.FileType.Directory:
             raise ValueError(f"dataset.root='{root}': no such folder; name the folder of your videos")
         found = below(filesystem, path)
-        self.files = {name: found[name] for name in found if not any(part.startswith(".") for part in name.split("/"))}
+        self.files = {name: found[name] for name in found if not _is_hidden(name)}
         self._videos: dict[str, list[str]] = defaultdict(list)
         self._sounds: dict[str, list[str]] = defaultdict(list)
         self._stills: dict[str, list[str]] = defaultdict(list)
@@ -57,6 +57,8 @@ class Media:
         self._bytes: dict[str, int] = defaultdict(int)  # of pictures, by their folder
         for name in sorted(self.files):
             self._add(PurePosixPath(same_name(name)), name)
+        links = [PurePosixPath(name) for name in sorted(broken_links(filesystem, path)) if not _is_hidden(name)]
+        self._links = {same_name(link.stem): str(link) for link in links if link.suffix.lower() in VIDEOS}
 
     def _add(self, path: PurePosixPath, name: str) -> None:
         suffix, above = path.suffix.lower(), path.parts[:-1]
@@ -79,11 +81,12 @@ class Media:
     def find(self, *names: str) -> Medium | None:
         """The medium that has one of these names, the first that is there: a video before what was taken apart.
 
-        An empty one only where there is no other.
+        An empty one only where there is no other, and a link to nothing where there is none at all.
         """
         found = [each for name in map(same_name, names) if (each := self._video(name))]
         found += [each for name in map(same_name, names) if (each := self._apart(name))]
-        return next((each for each in found if each.size_bytes), found[0] if found else None)
+        found += [Medium(self._links[name], -1) for name in map(same_name, names) if name in self._links]
+        return next((each for each in found if each.size_bytes > 0), found[0] if found else None)
 
     def _video(self, name: str) -> Medium | None:
         path, doubts = choose(self._of(self._videos.get(name, ())))
@@ -136,6 +139,10 @@ def choose(sizes: Mapping[str, int]) -> tuple[str, tuple[str, ...]]:
 def is_mask(path: str) -> bool:
     """Whether a picture lies where annotations do: it is none of a video, whatever its name."""
     return any(part in NO_FRAMES for part in path.lower().split("/")[:-1])
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split("/"))
 
 
 def _stem(path: str) -> str:

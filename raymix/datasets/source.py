@@ -11,13 +11,14 @@ from typing import Any, Protocol
 from raymix.clip import Clip
 from raymix.config import Dataset
 
-# "repaired": all its clips are there, and something of its annotation was mended or left out; "leaked": left out, since
-# a list of another split or of another set has it; "duplicate": left out, since a file of the same content is used; "no
-# face": its clips are there, without the truth looked for.
+# "repaired": all its clips are there, and something of its annotation or of its sound was mended or left out; "leaked":
+# left out, since a list of another split or of another set has it; "duplicate": left out, since a file of the same content
+# is used; "no face": its clips are there, without the truth looked for.
 STATUSES = (
     "ok", "repaired", "corrupt", "no video", "no audio", "silent", "too short", "error", "missing", "unlisted", "leaked",
     "duplicate", "no face",
 )  # fmt: skip
+LINK_TO_NOTHING = ("missing", "link to nothing")  # status and reason
 
 
 @dataclass(frozen=True)

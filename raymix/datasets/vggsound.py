@@ -179,7 +179,7 @@ def placed(media: Media, name: str) -> Source:
     youtube, start = name[:11], int(name[12:])
     span = None
     found = media.find(name, f"{youtube}_{start}", f"{youtube}_{start}_{start + round(SECONDS)}")
-    if not (found and found.size_bytes) and (whole := media.find(youtube)) is not None:
+    if not (found and found.size_bytes > 0) and (whole := media.find(youtube)) is not None:
         found, span = whole, (float(start), start + SECONDS)
     return replace(_of(found, name), group=youtube, span=span)
 
