@@ -10,6 +10,7 @@ from typing import Any
 import av
 import numpy as np
 
+from raymix.datasets import color
 from raymix.datasets.cutting import SLACK_S, TICK_S, Cut, Plan
 from raymix.datasets.sound import Sound
 from raymix.datasets.source import Entry
@@ -26,6 +27,7 @@ class Pictures:
             0,
             False,
         )  # of the whole film, by its first frame: a frame that is asked is freed late, and costs memory
+        self.hdr = ""  # the transfer function of a film of high dynamic range
         self.step_s = 0.0
         self._planned = 0  # cuts whose frames are wanted
         self._wanted: list[tuple[float, int, int]] = []  # heap of (time, cut, position)
@@ -42,6 +44,7 @@ class Pictures:
         now = before[0] + self.step_s if before and frame.time is None else (frame.time or 0.0) - self.origin
         if before is None:
             self._turn = _turn(frame)
+            self.hdr = color.NAMES.get(frame.color_trc, "")
             wide, high = _display_size(frame, self.ratio, self._turn[0])
             entry.width, entry.height, entry.rotation = wide, high, self._turn[0]
             self.step_s = 1 / entry.fps if entry.fps else 0.04
@@ -104,12 +107,12 @@ def _display_size(frame: av.VideoFrame, ratio: float, degrees: int) -> tuple[int
 
 
 def _picture(frame: av.VideoFrame, frame_size: int, ratio: float, turn: tuple[int, bool]) -> np.ndarray:
-    """The frame as shown: turned and mirrored as the file asks, shorter side at most `frame_size`; uint8 YX3."""
+    """The frame as shown, in sRGB: turned and mirrored as the file asks, shorter side at most `frame_size`; uint8 YX3."""
     degrees, mirrored = turn
     wide, high = _display_size(frame, ratio, degrees)
     scale = min(1.0, frame_size / min(wide, high))
     turns = round(degrees / 90) % 4
     wide, high = max(1, round(wide * scale)), max(1, round(high * scale))
-    stored = (high, wide) if turns % 2 else (wide, high)
-    small = frame.reformat(width=stored[0], height=stored[1], format="rgb24", interpolation="AREA").to_ndarray()
+    stored = (high, wide) if turns % 2 else (wide, high)  # width and height
+    small = color.resized(frame, *stored)
     return np.ascontiguousarray(np.rot90(small[:, ::-1] if mirrored else small, turns))
