@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from films import film, turned
+from numbered import Picture, Sounding, tones, write
 
 from raymix import clip, clip_files, importing
 from raymix.config import Dataset
@@ -215,6 +216,73 @@ def test_a_split_file_and_its_gaps(tmp_path: Path) -> None:
     (tmp_path / "splits.csv").write_text("file,split\na.mp4,train\n")
     with pytest.raises(ValueError, match="prepared otherwise"):
         prepare(chosen, quiet)
+
+
+def test_links_to_nothing_have_rows(tmp_path: Path) -> None:
+    film(tmp_path / "in" / "a.mp4", 1.0)
+    (tmp_path / "in" / "linked.mp4").symlink_to(film(tmp_path / "elsewhere" / "b.mp4", 2.0))
+    (tmp_path / "in" / "dangling.mp4").symlink_to("nowhere.mp4")
+    (tmp_path / "in" / "itself.mkv").symlink_to("itself.mkv")
+    (tmp_path / "in" / "notes.txt").symlink_to("nowhere.txt")
+    (tmp_path / "in" / ".hidden.mp4").symlink_to("nowhere.mp4")
+    chosen, lines = settings(tmp_path), list[str]()
+    report = prepare(chosen, quiet)
+    assert report.statuses == {"ok": 2, "missing": 2} and report.clips["train"] == 3
+    rows = manifest(chosen.prepared)
+    assert {(rows[name]["status"], rows[name]["reason"]) for name in ("dangling.mp4", "itself.mkv")} == {
+        ("missing", "link to nothing")
+    }
+    prepare(chosen, lines.append)
+    assert lines == []  # no video came or went
+    (tmp_path / "splits.csv").write_text("file,split\na.mp4,train\ndangling.mp4,test\ngone.mp4,test\n")
+    listed = settings(tmp_path, splits=str(tmp_path / "splits.csv"), prepared=str(tmp_path / "listed"))
+    prepare(listed, quiet)
+    assert {name: row["reason"] for name, row in manifest(listed.prepared).items()} == {
+        "a.mp4": "",
+        "linked.mp4": "not in the split file",
+        "dangling.mp4": "link to nothing",
+        "itself.mkv": "not in the split file",
+        "gone.mp4": "in the split file, not in the folder",
+    }
+
+
+def rows_of(prepared: str) -> dict[str, dict[str, Any]]:
+    """Every row of the clips by its id."""
+    tables = [pq.read_table(path) for path in sorted(Path(prepared).glob("train-*.parquet"))]
+    return {row["clip_id"]: row for table in tables for row in table.to_pylist()}
+
+
+def test_odd_media_leave_the_others_as_they_are(tmp_path: Path) -> None:
+    """Videos that FFmpeg cannot decode or mix by itself, between good ones: rows of the good ones are the same bytes."""
+    for name in ("alone", "mixed"):
+        film(tmp_path / name / "a.mp4", 2.0, codecs=("libx264", "aac"), layout="stereo")
+        film(tmp_path / name / "z.mov", 2.0, codecs=("libx264", "pcm_s16le"))
+    short, sound = Picture(frames=20), np.repeat(tones(2)[None], 10, 0)
+    write(tmp_path / "mixed" / "b.mov", [short], [Sounding(sound[:8], "8 channels", "pcm_s24le")])
+    write(tmp_path / "mixed" / "c.mkv", [short], [Sounding(sound, "10 channels")])
+    write(tmp_path / "mixed" / "d.mov", [short], [Sounding(32768 * sound[:1], codec="pcm_f32le")])
+    write(tmp_path / "mixed" / "e.mov", [short], [Sounding(np.full_like(sound[:1], np.nan), codec="pcm_f32le")])
+    opposite = np.stack([sound[0], -sound[0]])
+    write(tmp_path / "mixed" / "f.mp4", [short], [Sounding(opposite, "stereo", "aac")])
+    unknown = write(tmp_path / "mixed" / "g.mov", [short], [Sounding(sound[:1])])
+    unknown.write_bytes(unknown.read_bytes().replace(b"avc1", b"encv"))
+    alone = settings(tmp_path, root=str(tmp_path / "alone"), prepared=str(tmp_path / "out alone"))
+    mixed = settings(tmp_path, root=str(tmp_path / "mixed"), prepared=str(tmp_path / "out mixed"))
+    prepare(alone, quiet)
+    prepare(mixed, quiet, workers=2)
+    found = rows_of(mixed.prepared)
+    assert all(found[clip_id] == row for clip_id, row in rows_of(alone.prepared).items())
+    rows = manifest(mixed.prepared)
+    assert {name: (row["status"], row["clips"]) for name, row in rows.items()} == {
+        **{name: ("ok", 2) for name in ("a.mp4", "z.mov", "b.mov", "c.mkv", "f.mp4")},
+        "d.mov": ("repaired", 2),
+        "e.mov": ("silent", 0),
+        "g.mov": ("no video", 0),
+    }
+    before = manifest(alone.prepared)
+    assert all(rows[name] == before[name] for name in before)
+    for row in found.values():
+        assert np.isfinite(np.frombuffer(row["stft"], np.float16)).all()
 
 
 def test_a_surprise_in_one_file_is_an_error_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

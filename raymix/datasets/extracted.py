@@ -7,6 +7,7 @@ any time. A folder of sounds is one sound in pieces, by name. Where the numbers 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import re
@@ -23,9 +24,11 @@ from PIL import Image, UnidentifiedImageError
 from pyarrow import fs
 
 from raymix.datasets.cutting import SLACK_S, TICK_S, Cut, Cutting
+from raymix.datasets.mixdown import integer_scale
 from raymix.datasets.series import Series, in_order
 from raymix.datasets.sound import Sound
 from raymix.datasets.source import Entry, Source, Unusable
+from raymix.datasets.tracks import channel_names, choose_audio, decoded_blocks, lossless_floats
 from raymix.storage import get, resolve
 
 PICTURES = (".jpg", ".jpeg", ".png")
@@ -95,8 +98,9 @@ def cut(root: str, source: Source, rate: float, how: Cutting, entry: Entry) -> I
     plan, number, lost = how.plan(0.0, end_s), 0, 0
     end_s = min(end_s, plan.until)
     entry.fps, entry.duration_s = 0.0 if alone else rate, round(end_s - (how.span or (0.0,))[0], 3)
-    entry.reason = "; ".join(filter(None, (_gap(shown.gaps, heard.gaps), "" if alone else _unlike(shown, heard, rate))))
-    entry.status = "repaired" if entry.reason else entry.status
+    repairs = (_gap(shown.gaps, heard.gaps), "" if alone else _unlike(shown, heard, rate), *sound.repairs)
+    entry.reason = "; ".join(filter(None, (*repairs, *sound.notes)))
+    entry.status = "repaired" if any(repairs) else entry.status
     while plan.more(number) and end_s + SLACK_S >= plan.start(number) + how.seconds and plan.reaches(number, end_s):
         start_s, moments, given = plan.start(number), plan.moments(number), plan.given(number)
         places = [_place(known, moment, given is not None and not n) for n, moment in enumerate(moments)]
@@ -190,8 +194,8 @@ def _picture(content: bytes, path: str, size: int, entry: Entry) -> np.ndarray:
 
 
 def _sound(paths: list[str], contents: list[bytes], entry: Entry) -> _Heard:
-    series, sound, end_s = Series.of(paths), Sound(0.0), 0.0
-    gaps, lengths = list[Gap](), list[float]()
+    series, end_s = Series.of(paths), 0.0
+    sound, gaps, lengths = Sound(0.0, scale=integer_scale(_floats(contents))), list[Gap](), list[float]()
     for number, content in enumerate(contents):
         if missing := series.missing(number):
             if max(lengths) > LIKE * min(lengths):
@@ -201,22 +205,35 @@ def _sound(paths: list[str], contents: list[bytes], entry: Entry) -> _Heard:
             gaps.append((end_s, end_s + missing * median(lengths)))
             end_s = gaps[-1][1]
         sound.origin, start_s = -end_s, end_s  # each piece has a clock of its own
-        try:
-            with av.open(io.BytesIO(content), "r", options={"format_whitelist": SOUNDS}) as container:
-                stream = container.streams.best("audio")
-                if not isinstance(stream, av.AudioStream):
-                    raise Unusable("no audio", "no audio stream")
-                entry.sample_rate, entry.channels = stream.rate, stream.channels
-                for frame in container.decode(stream):
-                    sound.add(frame)
-                    end_s += frame.samples / frame.sample_rate
-        except (FFmpegError, ValueError) as error:
-            raise Unusable("corrupt", "not a sound file that can be read") from error
+        with _opened(content) as (container, stream):
+            sound.channels = channel_names(stream)
+            entry.sample_rate, entry.channels = stream.rate, len(sound.channels)
+            for frame in container.decode(stream):
+                sound.add(frame)
+                end_s += frame.samples / frame.sample_rate
         lengths.append(end_s - start_s)
     sound.finish()
     if sound.end_s <= 0:
         raise Unusable("no audio", "the sound file holds no sound")
     return _Heard(sound, gaps, median(lengths), series.first if len(paths) > 1 else 0)
+
+
+@contextlib.contextmanager
+def _opened(content: bytes) -> Iterator[tuple[av.container.InputContainer, av.AudioStream]]:
+    """A sound file and its track; inside, what cannot be decoded is Unusable."""
+    try:
+        with av.open(io.BytesIO(content), "r", options={"format_whitelist": SOUNDS}) as container:
+            yield container, choose_audio(container)[0]
+    except (FFmpegError, ValueError) as error:
+        raise Unusable("corrupt", "not a sound file that can be read") from error
+
+
+def _floats(contents: list[bytes]) -> Iterator[np.ndarray]:
+    """The samples of those sound files that may be of any scale."""
+    for content in contents:
+        with _opened(content) as (container, stream):
+            if lossless_floats(stream):
+                yield from decoded_blocks(container, stream)
 
 
 def _name(path: str) -> str:

@@ -14,9 +14,11 @@ from av.error import FFmpegError
 
 from raymix.datasets.cutting import SLACK_S, Cut, Cutting, Plan
 from raymix.datasets.film import STAMPED, Film
+from raymix.datasets.mixdown import integer_scale
 from raymix.datasets.pictures import Pictures
 from raymix.datasets.sound import Sound
 from raymix.datasets.source import Entry, Unusable
+from raymix.datasets.tracks import Tracks, channel_names, choose, decoded_blocks, lossless_floats
 from raymix.storage import Reader
 
 # Containers only: a play list that calls itself x.mp4 could make the library open other files or addresses.
@@ -29,26 +31,44 @@ _CLOCK = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 
 def cut(file: str | Reader, how: Cutting, entry: Entry) -> Iterator[Cut]:
     """The cuts of a video in time; fills `entry`, raises Unusable where the file ends being a video with sound."""
+    with _opened(file) as container:
+        tracks = choose(container)
+        scale, (_, audio) = 1.0, tracks.of(container)
+        if lossless_floats(audio):
+            scale = integer_scale(decoded_blocks(container, audio))
+        elif not tracks.was_read:
+            yield from _cut(container, tracks, scale, how, entry)
+            return
+    if isinstance(file, Reader):
+        file.seek(0)
+    with _opened(file) as container:  # from its beginning again
+        yield from _cut(container, tracks, scale, how, entry)
+
+
+def _opened(file: str | Reader) -> av.container.InputContainer:
     try:
-        container = av.open(file, "r", options={"format_whitelist": FORMATS, "protocol_whitelist": "file"})
+        return av.open(file, "r", options={"format_whitelist": FORMATS, "protocol_whitelist": "file"})
     except (FileNotFoundError, PermissionError):
         raise
     except (FFmpegError, ValueError) as error:
         raise Unusable("corrupt", f"not a video that can be opened ({_line(error)})") from error
-    with container:
-        yield from _cut(container, how, entry)
 
 
-def _cut(container: av.container.InputContainer, how: Cutting, entry: Entry) -> Iterator[Cut]:
-    video, audio = _streams(container)
+def _cut(
+    container: av.container.InputContainer, tracks: Tracks, scale: float, how: Cutting, entry: Entry
+) -> Iterator[Cut]:
+    video, audio = tracks.of(container)
+    video.codec_context.thread_count = 1  # a task owns one core; the number of threads must not matter
     origin = _start(video)
     late = _start(audio) - origin
     plan = how.plan(late if late > SLACK_S else 0.0, _declared(container, video, audio, origin))
-    pictures = Pictures(plan, origin, float(video.sample_aspect_ratio or 1))
-    film, sound, broken, number, whole = Film(container, video, pictures), Sound(origin), 0, 0, True
-    entry.fps, entry.sample_rate, entry.channels = float(video.average_rate or 0), audio.rate, audio.channels
+    pictures, channels = Pictures(plan, origin, float(video.sample_aspect_ratio or 1)), channel_names(audio)
+    film, sound = Film(container, video, pictures), Sound(origin, channels, scale)
+    broken, number, whole = 0, 0, True
+    entry.fps, entry.sample_rate, entry.channels = float(video.average_rate or 0), audio.rate, len(channels)
     _seek(container, plan, origin)
     for packet in _packets(container, video, audio):
+        _refuse_encrypted(packet)
         if packet.stream is video:
             film.stays_s = 0.0 if packet.size else _stays(video, origin)
             film.add(packet, entry)
@@ -72,7 +92,10 @@ def _cut(container: av.container.InputContainer, how: Cutting, entry: Entry) -> 
     while plan.more(number) and end_s + SLACK_S >= plan.start(number) + how.seconds and plan.reaches(number, end_s):
         yield pictures.take(number, sound)
         number += 1
-    entry.reason = f"{broken} broken packets skipped" if broken else ""
+    mapped = f"{pictures.hdr} video: colours mapped to sRGB" if pictures.hdr else ""
+    skipped = f"{broken} broken packets skipped" if broken else ""
+    entry.status = "repaired" if sound.repairs else entry.status
+    entry.reason = "; ".join(filter(None, (skipped, *tracks.notes, mapped, *sound.repairs, *sound.notes)))
     if whole:
         _check_length(video, origin, pictures.end_s)
         _check_length(audio, origin, sound.end_s)
@@ -84,24 +107,20 @@ def _cut(container: av.container.InputContainer, how: Cutting, entry: Entry) -> 
 def _hear(packet: av.Packet, sound: Sound) -> int:
     """Adds the sound of a packet; 1 if it is broken."""
     try:
-        for frame in packet.decode():
-            if isinstance(frame, av.AudioFrame):
-                sound.add(frame)
+        frames = packet.decode()
     except FFmpegError:
         return 1
+    for frame in frames:
+        if isinstance(frame, av.AudioFrame):
+            sound.add(frame)
     return 0
 
 
-def _streams(container: av.container.InputContainer) -> tuple[av.VideoStream, av.AudioStream]:
-    """The film and its sound; a cover picture is no film."""
-    films = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-    audio = container.streams.best("audio")
-    if not films:
-        raise Unusable("no video", "no video stream")
-    if not isinstance(audio, av.AudioStream):
-        raise Unusable("no audio", "no audio stream")
-    films[0].codec_context.thread_count = 1  # a task owns one core; the number of threads must not matter
-    return films[0], audio
+def _refuse_encrypted(packet: av.Packet) -> None:
+    """Unusable for a packet that the container says is encrypted: what is decoded of it is noise."""
+    if packet.size and packet.has_sidedata("encryption_info"):
+        picture = packet.stream.type == "video"
+        raise Unusable(*("no video", "its picture is encrypted") if picture else ("no audio", "its sound is encrypted"))
 
 
 def _start(stream: av.VideoStream | av.AudioStream) -> float:
