@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +21,7 @@ from raymix.clip import OUTLINE, SCHEMA_VERSION, VERSION_KEY, Clips, columns, de
 from raymix.storage import get, patiently, resolve, unreachable
 
 CHUNK = 64  # clips whose masks are in memory at once, where clips keep none
+T = TypeVar("T")
 BUFFER = 1 << 20  # bytes of a column that are read at once, where not all of it is wanted
 
 
@@ -109,6 +113,41 @@ def clip_shape(directory: str, split: str) -> ClipShape:
     raise ValueError(f"{directory}: split '{split}' holds no clips")
 
 
+@dataclass(frozen=True, order=True)
+class RowGroup:
+    """A part of a shard that is read and decoded at once."""
+
+    path: str  # of the shard, on the dataset's filesystem
+    index: int  # in the shard
+    rows: int
+
+
+def row_groups(directory: str, split: str) -> list[RowGroup]:
+    """The row groups of a split in order, from the footers of its shards; ValueError as `read`."""
+    filesystem = resolve(directory)[0]
+
+    def of(path: str) -> list[RowGroup]:
+        with _opened(filesystem, path) as file:
+            return [RowGroup(path, at, file.metadata.row_group(at).num_rows) for at in range(file.num_row_groups)]
+
+    with ThreadPoolExecutor(16) as pool:  # a store takes its time over each
+        found = pool.map(lambda path: _as_parquet(path, lambda: of(path)), shards(directory, split))
+        return [group for groups in found for group in groups]
+
+
+def read_row_group(directory: str, group: RowGroup, image_size: int, labels: bool) -> Clips:
+    """The decoded clips of a row group without their truth; ValueError as `read`."""
+    filesystem, wanted = resolve(directory)[0], [*columns(truth=False, labels=labels), "status"]
+
+    def table() -> pa.Table:
+        with _opened(filesystem, group.path, pre_buffer=True) as file:
+            require(file.schema_arrow, wanted, group.path)
+            return _ok(file.read_row_group(group.index, columns=wanted))
+
+    rows = _as_parquet(group.path, table)
+    return decode(rows, image_size, truth=False, where=f"{group.path}, row group {group.index}")
+
+
 def outlines(
     directory: str, split: str, image_size: int, *, truth: bool, sources: bool = False, limit: int | None = None
 ) -> Clips:
@@ -141,18 +180,30 @@ def usable(filesystem: fs.FileSystem, path: str, wanted: list[str], limit: int |
 
     `a.list.element.b` is a field of the structures in the list column `a`.
     """
+    return _as_parquet(path, lambda: _table(filesystem, path, [*wanted, "status"], limit))
+
+
+def _as_parquet(path: str, read: Callable[[], T]) -> T:
+    """What `read` gives, patiently; ValueError in one line where the file is no Parquet."""
     try:
-        return patiently(lambda: _table(filesystem, path, [*wanted, "status"], limit))
+        return patiently(read)
     except (pa.ArrowException, OSError) as error:  # ArrowInvalid is a ValueError too, but of several lines
         raise ValueError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error
+
+
+@contextlib.contextmanager
+def _opened(filesystem: fs.FileSystem, path: str, **how: Any) -> Iterator[pq.ParquetFile]:
+    """A shard; ValueError where it is a Parquet file of other software."""
+    with filesystem.open_input_file(path) as source, pq.ParquetFile(source, **how) as file:
+        if VERSION_KEY not in (file.schema_arrow.metadata or {}):
+            raise ValueError(f"{path}: a Parquet file, but not clips of raymix (no schema version in it)")
+        yield file
 
 
 def _table(filesystem: fs.FileSystem, path: str, wanted: list[str], limit: int | None) -> pa.Table:
     # Few rows: a column is read, a buffer at a time, as far as it is wanted; else row groups in few large requests.
     how: dict[str, Any] = {"pre_buffer": True} if limit is None else {"pre_buffer": False, "buffer_size": BUFFER}
-    with filesystem.open_input_file(path) as source, pq.ParquetFile(source, **how) as file:
-        if VERSION_KEY not in (file.schema_arrow.metadata or {}):
-            raise ValueError(f"{path}: a Parquet file, but not clips of raymix (no schema version in it)")
+    with _opened(filesystem, path, **how) as file:
         require(file.schema_arrow, [name.partition(".")[0] for name in wanted], path)
         if limit is None:
             return _ok(file.read(columns=wanted))

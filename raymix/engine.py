@@ -206,6 +206,7 @@ def _fill_slots(plan: Plan, study: Study, watch: Any, recorder: Any) -> None:
 
     from raymix import census, nodes
     from raymix.slot import reserve
+    from raymix.stream import refusing_rows
     from raymix.watch import WORKERS
 
     run, c = plan.run, plan.run.cluster
@@ -218,7 +219,8 @@ def _fill_slots(plan: Plan, study: Study, watch: Any, recorder: Any) -> None:
 
     with census.watching(c, not shared.source.parts, watch.say, renew):
         watch.phase("starting the evaluator")
-        ray.get(warmed)
+        with refusing_rows():
+            ray.get(warmed)
         watch.phase(WORKERS)
         nodes.shared(nodes.paths(run))  # once more: by now nodes have come
         renew()

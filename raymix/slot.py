@@ -61,22 +61,23 @@ class Slot:
         import ray.train
         from ray.train.torch import TorchTrainer
 
-        from raymix.stream import read
+        from raymix.methods import needs
+        from raymix.row_groups import open_store
         from raymix.worker import work
 
         c = run.cluster
         use_gpu, workers = c.gpus_per_worker > 0, cast(Any, (c.fewest, c.most) if c.elastic else c.most)
         filesystem, path = resolve(storage)
         resources = {"CPU": c.cpus_per_worker} | ({"GPU": c.gpus_per_worker} if use_gpu else {})
+        store = None if source.parts else open_store(run, needs(run).labels)
         try:
             TorchTrainer(
                 work,
-                train_loop_config={"mailbox": self._mailbox, "slot": self.name, "source": source},
+                train_loop_config={"mailbox": self._mailbox, "slot": self.name, "source": source, "store": store},
                 scaling_config=ray.train.ScalingConfig(
                     num_workers=workers, use_gpu=use_gpu,
                     resources_per_worker=resources, placement_strategy=c.placement,
                 ),
-                datasets={} if source.parts else {"train": lambda: read(run)},
                 run_config=ray.train.RunConfig(
                     name=self.name, storage_path=path, storage_filesystem=filesystem,
                     failure_config=ray.train.FailureConfig(max_failures=RESTARTS),

@@ -1,18 +1,24 @@
-"""Parquet -> Ray Data -> decoded clips, shared once per study where they fit -> mixtures, the same on any number of workers.
+"""Parquet -> decoded clips, shared once per study where they fit -> mixtures, the same on any number of workers.
 
-A study decodes its training clips once. Where they fit in the stated share of the object store they stay there and every
-worker of every slot reads them in place (no copy, any order); else each epoch streams them through Ray Data again. What
-depends on the trial (k, windows, crops, groups) happens here, after that, from random numbers of (seed, epoch, clip id).
+A study decodes its training clips once, with Ray Data. Where they fit in the stated share of the object store they stay
+there and every worker of every slot reads them in place (no copy, any order). Else each epoch is streamed: row groups of all
+shards come in an order drawn from (seed, epoch), and clips are shuffled within windows of several row groups.
+
+Either way the groups and their order are drawn for all workers together from (seed, epoch), so the same global batches come
+on any number of workers. What depends on the trial (k, windows, crops, groups) happens here, after decoding, from random
+numbers of (seed, epoch, clip id).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 os.environ.setdefault(
     "RAY_DATA_USE_DATASOURCE_V2", "0"
@@ -25,7 +31,8 @@ import ray.data
 import torch
 
 from raymix import clip, clip_files
-from raymix.clip import Clips
+from raymix.clip import Clips, NonFinite
+from raymix.clip_files import RowGroup
 from raymix.config import BadInput, Run
 from raymix.methods import Examples, needs
 from raymix.mixture import Mixture, group, mix, partner
@@ -34,22 +41,32 @@ from raymix.storage import resolve
 
 COLUMNS = [f.name for f in fields(Clips) if f.default is MISSING]  # what training reads: truth has a default
 
+WINDOW_BATCHES = 8  # a window of a stream has at least so many batches of clips,
+WINDOW_GROUPS = 4  # and so many row groups: clips of several files
 BEYOND = ("video", "group")  # shifts whose second view is a window of another clip
 EXAMPLES = 64  # clips at a time between epochs
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a study's training clips are: `parts` in the object store (decoded, shared), or a dataset that streams."""
+    """Where a study's training clips are: `parts` in the object store (decoded, shared), or row groups that are streamed."""
 
     parts: tuple[Any, ...]  # object references of Arrow tables
     clips: int
     nbytes: int
     how: str  # the sentence that a person reads
+    row_groups: tuple[RowGroup, ...] = ()  # where clips are streamed
+
+
+class Reader(Protocol):
+    """What gives a loader its row groups."""
+
+    def read(self, now: Sequence[RowGroup], next_: Sequence[RowGroup]) -> list[Clips]:
+        """The clips of the row groups `now`; `next_` is what is read after them."""
 
 
 def read(run: Run) -> ray.data.Dataset:
-    """The decoded training clips as a lazy Ray Dataset: one row a clip, fixed-shape tensors, no regions.
+    """The decoded training clips as a lazy Ray Dataset, for the cache: one row a clip, fixed-shape tensors, no regions.
 
     Labels are not even read from the files, unless the method declares that it needs them.
     """
@@ -60,10 +77,13 @@ def read(run: Run) -> ray.data.Dataset:
     brought = [name for name in COLUMNS if labels or name != "label"]
 
     def decoded(table: pa.Table) -> dict[str, np.ndarray]:
-        clips = clip.decode(table, size, truth=False)
+        try:
+            clips = clip.decode(table, size, truth=False)
+        except NonFinite as error:
+            raise NonFinite(error.clip_id, error.what, error.row, table["path"][error.row].as_py()) from None
         return {name: _column(getattr(clips, name)) for name in brought}
 
-    rows = ray.data.read_parquet(paths, filesystem=filesystem, columns=wanted)
+    rows = ray.data.read_parquet(paths, filesystem=filesystem, columns=wanted, include_paths=True)
     return rows.map_batches(decoded, batch_format="pyarrow", batch_size=64)
 
 
@@ -83,11 +103,25 @@ def open_source(run: Run) -> Source:
     share = nbytes / store if store else 1.0
     said = f"{count} training clips, {nbytes / 2**20:.0f} MiB decoded, {share:.0%} of the object store"
     if run.data.cache == "off" or (run.data.cache == "auto" and share > run.cluster.object_store_share):
-        return Source((), count, nbytes, f"{said}: streamed from Parquet every epoch")
+        groups = tuple(clip_files.row_groups(run.dataset.prepared, "train"))
+        how = f"{said}: streamed every epoch, {len(groups)} row groups in an order of its own, shuffled in windows"
+        return Source((), count, nbytes, how, groups)
     if share > 0.9:
         raise BadInput(f"data.cache=on: {said}; use data.cache=auto, or a larger cluster.object_store_gib")
-    parts = tuple(read(run).materialize().to_arrow_refs())
+    with refusing_rows():
+        parts = tuple(read(run).materialize().to_arrow_refs())
     return Source(parts, count, nbytes, f"{said}: decoded once, shared by all slots")
+
+
+@contextlib.contextmanager
+def refusing_rows() -> Iterator[None]:
+    """Inside, an error of a Ray task that read a row with values that are not finite becomes BadInput in one line."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:  # Ray Data keeps of the task's own error only the text
+        if said := re.search(rf"^{NonFinite.__module__}\.{NonFinite.__name__}: (.+)$", str(error), re.MULTILINE):
+            raise BadInput(said[1]) from error
+        raise
 
 
 def _smallest_store() -> int:
@@ -146,8 +180,10 @@ class Shelf:
 class Loader:
     """One worker's mixtures of an epoch, prepared one step ahead in a thread."""
 
-    def __init__(self, source: Source, shard: Any, rank: int, world: int, shelf: Shelf | None = None) -> None:
-        self._source, self._shard, self._rank, self._world = source, shard, rank, world
+    def __init__(
+        self, source: Source, reader: Reader | None, rank: int, world: int, shelf: Shelf | None = None
+    ) -> None:
+        self._source, self._reader, self._rank, self._world = source, reader, rank, world
         self.shelf = shelf or (Shelf([_clips(t) for t in ray.get(list(source.parts))]) if source.parts else None)
 
     def epoch(self, run: Run, number: int) -> Iterator[Mixture]:
@@ -160,10 +196,15 @@ class Loader:
         return _ahead((mixture.pin() for mixture in made) if torch.cuda.is_available() else made)
 
     def _from_shelf(self, run: Run, number: int) -> Iterator[Mixture]:
-        """Groups and their order are drawn for the whole epoch, so 1 and 8 workers see the same global pieces."""
+        """Groups and their order are drawn for the whole epoch."""
         assert self.shelf is not None
-        k, rng = run.mixture.k, np.random.default_rng([run.fit.seed, number])
-        groups_GK = group(self.shelf.videos.tolist(), k, rng)
+        rng = np.random.default_rng([run.fit.seed, number])
+        groups_GK = group(self.shelf.videos.tolist(), run.mixture.k, rng)
+        yield from self._mixtures(run, number, self.shelf, groups_GK)
+
+    def _mixtures(self, run: Run, number: int, shelf: Shelf, groups_GK: np.ndarray) -> Iterator[Mixture]:
+        """This rank's share of each piece of the whole batches that these groups make."""
+        k = run.mixture.k
         per_batch = run.fit.batch // k
         per_piece = per_batch // run.fit.accumulate
         mine = per_piece // self._world
@@ -171,28 +212,25 @@ class Loader:
             own_BK = groups_GK[start + self._rank * mine : start + (self._rank + 1) * mine]
             seats_BK, partners_BK = np.arange(own_BK.size).reshape(-1, k), None
             own_N = own_BK.reshape(-1)
-            others_BK = _partners(run, number, self.shelf.ids, self.shelf.videos, self.shelf.groups, own_BK)
+            others_BK = _partners(run, number, shelf.ids, shelf.videos, shelf.groups, own_BK)
             if others_BK is not None:
                 own_N, partners_BK = np.concatenate([own_N, others_BK.reshape(-1)]), own_BK.size + seats_BK
-            yield _mixed(run, number, self.shelf.take(own_N), seats_BK, partners_BK)
+            yield _mixed(run, number, shelf.take(own_N), seats_BK, partners_BK)
 
     def _from_stream(self, run: Run, number: int) -> Iterator[Mixture]:
-        """Clips as Ray Data brings them, in windows of eight batches that are shuffled before they are grouped."""
-        own = run.fit.batch // self._world
-        rng = np.random.default_rng([run.fit.seed, number, self._rank])
-        for block in self._shard.iter_batches(
-            batch_size=8 * own, batch_format="numpy", prefetch_batches=1, drop_last=False
-        ):
-            clips = _clips(block)
-            if len(clips) < own:
-                continue
-            groups_GK = group(clips.video.tolist(), run.mixture.k, rng)
-            per_batch = own // run.mixture.k
-            mine = per_batch // run.fit.accumulate
-            for start in range(0, len(groups_GK) // per_batch * per_batch, mine):
-                chosen = groups_GK[start : start + mine]
-                partners = _partners(run, number, clips.clip_id, clips.video, clips.group, chosen)  # of this window
-                yield _mixed(run, number, clips, chosen, partners)
+        """Groups are drawn within windows of row groups; clips that make no whole batch go into the next window."""
+        assert self._reader is not None
+        k, least = run.mixture.k, WINDOW_BATCHES * run.fit.batch
+        order, kept = windows(self._source.row_groups, run.fit.seed, number, least), list[Clips]()
+        for place, (now, next_) in enumerate(zip(order, [*order[1:], []], strict=True)):
+            shelf = Shelf([*kept, *(part for part in self._reader.read(now, next_) if len(part))])
+            rng = np.random.default_rng([run.fit.seed, number, place])
+            groups_GK = _groups(shelf.videos, k, rng)
+            whole = len(groups_GK) * k // run.fit.batch * run.fit.batch // k
+            yield from self._mixtures(run, number, shelf, groups_GK[:whole])
+            rest_N = rng.permutation(np.setdiff1d(np.arange(len(shelf)), groups_GK[:whole]))[:least]
+            kept = [shelf.take(rest_N)] if len(rest_N) else []
+        self._reader.read([], [])
 
     def examples(self, run: Run) -> Iterator[Examples]:
         """This rank's share of the training clips as they are, with labels where the method needs them."""
@@ -202,11 +240,49 @@ class Loader:
                 index_N = own_N[start : start + EXAMPLES]
                 yield _example(run, self.shelf.take(index_N), index_N)
             return
-        before = 0
-        for block in self._shard.iter_batches(batch_size=EXAMPLES, batch_format="numpy", drop_last=False):
-            clips = _clips(block)
-            yield _example(run, clips, before + self._rank + self._world * np.arange(len(clips)))
-            before += self._world * len(clips)
+        assert self._reader is not None
+        before, every = 0, self._source.row_groups
+        for place in range(len(every)):
+            [clips] = self._reader.read([every[place]], every[place + 1 : place + 2])
+            own_N = np.arange((self._rank - before) % self._world, len(clips), self._world)
+            for start in range(0, len(own_N), EXAMPLES):
+                index_N = own_N[start : start + EXAMPLES]
+                yield _example(run, clips.take(index_N), before + index_N)
+            before += len(clips)
+        self._reader.read([], [])
+
+
+def windows(row_groups: Sequence[RowGroup], seed: int, epoch: int, clips: int) -> list[list[RowGroup]]:
+    """All row groups in an order drawn from (seed, epoch), cut into windows.
+
+    Args:
+        row_groups: those of the split, in any order.
+        seed, epoch: what the order depends on.
+        clips: each window but the last has at least so many, and WINDOW_GROUPS row groups.
+    """
+    ordered = sorted(row_groups)
+    found: list[list[RowGroup]] = [[]]
+    for place in np.random.default_rng([seed, epoch]).permutation(len(ordered)):
+        if len(found[-1]) >= WINDOW_GROUPS and sum(each.rows for each in found[-1]) >= clips:
+            found.append([])
+        found[-1].append(ordered[place])
+    return found
+
+
+def _groups(videos: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """As many groups of k clips of different videos as there can be, (G, K), in random order; of some clips none is made."""
+    _, video_N, counts = np.unique(videos, return_inverse=True, return_counts=True)
+    most = len(videos) // k
+    while most and np.minimum(counts, most).sum() < most * k:
+        most -= 1
+    if not most:
+        return np.empty((0, k), int)
+    left, chosen = np.minimum(counts, most), []
+    for place in rng.permutation(len(videos)):
+        if left[video_N[place]]:
+            left[video_N[place]] -= 1
+            chosen.append(place)
+    return group(videos.tolist(), k, rng, np.array(chosen[: most * k]))
 
 
 def _partners(

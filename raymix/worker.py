@@ -25,6 +25,7 @@ from raymix.failures import is_transient, summary
 from raymix.fit import Clock, Epoch, TrialFailed, adam, fit, resume, training_state
 from raymix.mailbox import Order
 from raymix.methods import Method, from_run
+from raymix.row_groups import RowGroupReader
 from raymix.stream import Loader
 
 TRIES = 5  # worker groups that may be lost within one epoch of a trial before the trial is given up
@@ -45,8 +46,8 @@ def work(given: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     source, mailbox, slot = given["source"], given["mailbox"], given["slot"]
-    shard = None if source.parts else ray.train.get_dataset_shard("train")
-    loader, clock, nodes = Loader(source, shard, rank, world), Clock(), _spread()
+    reader = None if source.parts else RowGroupReader(given["store"], rank, world)
+    loader, clock, nodes = Loader(source, reader, rank, world), Clock(), _spread()
     order = Order(None)
     while True:
         order = distributed.of_first_rank(functools.partial(_ask, mailbox, slot, order.seq))

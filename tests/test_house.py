@@ -19,7 +19,8 @@ FLOORS: dict[str, int] = {
     "search_space": 3, "common_space": 1, "sampler": 3, "mixture": 3, "clip_files": 3, "datasets": 4, "scene": 4,
     "methods": 5, "scoring": 5,
     "comparison": 6, "published": 1, "gallery": 7, "chart": 7, "paths": 7, "tables": 7, "figures": 6, "watch": 6, "fit": 6,
-    "stream": 7, "evaluator": 7, "session": 7, "mailbox": 7, "failures": 7, "nodes": 7, "verdict": 8, "preflight": 8,
+    "stream": 7, "row_groups": 7, "evaluator": 7, "session": 7, "mailbox": 7, "failures": 7, "nodes": 7, "verdict": 8,
+    "preflight": 8,
     "worker": 8, "rebuild": 7, "suggest": 8, "scoreboard": 9, "ranking": 9, "slot": 9, "record": 9, "census": 9,
     "trial": 10, "upload": 10,
     "layout": 1, "region": 1, "casting": 2, "results": 2, "pair_list": 3, "predictions": 3, "staging": 5, "scene_files": 6,
@@ -31,6 +32,7 @@ FLOORS: dict[str, int] = {
 RAY = {
     "ray_head",
     "stream",
+    "row_groups",
     "evaluator",
     "slot",
     "spread",
