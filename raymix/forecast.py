@@ -113,7 +113,8 @@ def _slots(run: Run) -> str:
     else:
         found = room(run.cluster, has, streaming)
     where = f"the cluster at {os.environ['RAY_ADDRESS']}" if os.environ.get("RAY_ADDRESS") else "this machine"
-    kept = {"auto": "clips are shared in the object store if they fit", "on": "clips are shared", "off": "clips stream"}
+    stream = "clips are streamed every epoch, row groups in a new order, shuffled in windows of several"
+    kept = {"auto": "clips are shared in the object store if they fit", "on": "clips are shared", "off": stream}
     return f"{found.said} on {where}; {kept[run.data.cache]}"
 
 

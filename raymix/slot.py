@@ -69,8 +69,8 @@ class Slot:
         use_gpu, workers = c.gpus_per_worker > 0, cast(Any, (c.fewest, c.most) if c.elastic else c.most)
         filesystem, path = resolve(storage)
         resources = {"CPU": c.cpus_per_worker} | ({"GPU": c.gpus_per_worker} if use_gpu else {})
-        store = None if source.parts else open_store(run, needs(run).labels)
         try:
+            store = None if source.parts else open_store(run, needs(run).labels)
             TorchTrainer(
                 work,
                 train_loop_config={"mailbox": self._mailbox, "slot": self.name, "source": source, "store": store},

@@ -142,6 +142,21 @@ def test_what_earlier_commands_left_is_compacted_too(tmp_path: Path) -> None:
     assert sum(handler.opened.values()) <= LOOSE + 3
 
 
+def test_a_search_compacts_at_its_start_and_at_its_end(tmp_path: Path) -> None:
+    from raymix.config import Run
+    from raymix.engine import Plan, begin, settle
+
+    run = Run()
+    run.study.name = "s"
+    for stage in (begin, settle):
+        for number in range(3):  # fewer than are compacted on the way
+            counted(tmp_path)[0].append("evaluated", {"number": number})
+        ledger, _ = counted(tmp_path)
+        stage(Plan(run, None, str(tmp_path), ledger, ledger.read(), 1))
+        assert len(list((tmp_path / "ledger").iterdir())) == 1
+    assert len(counted(tmp_path)[0].records()) == 3 + 1 + 3
+
+
 def _compact_until(folder: str, step: int) -> None:
     """Compacts, and is killed before its operation number `step`."""
     done = 0
