@@ -31,7 +31,6 @@ from raymix.datasets import (
     folder,
     ground,
     leaks,
-    manifest,
     published_lists,
     shards,
 )
@@ -83,16 +82,16 @@ def prepare(settings: Dataset, echo: Echo = print, workers: int = 1) -> PrepareR
     if not settings.prepared:
         raise ValueError("dataset.prepared is empty: name the folder that the clips go to")
     started, facts = time.monotonic(), _facts(settings)
-    there, fresh = None if settings.overwrite else _present(settings, facts, echo), False
+    there, files = None if settings.overwrite else _present(settings, facts, echo), None
     if there is None:
-        there, fresh = _in_turn(settings, facts, echo, workers)
+        there, files = _in_turn(settings, facts, echo, workers)
+    fresh = files is not None
     clips = {split: found["clips"] for split, found in there["splits"].items()}
     seconds = time.monotonic() - started
     report = PrepareReport(settings.prepared, fresh, there["statuses"], clips, there["classes"], seconds)
     if fresh:
         _tell(report, DATASETS[settings.name].OWN, echo)
-        files = [entry.file for entry in manifest.read(settings.prepared).entries if entry.clips]
-        if settings.name == "folder" and (how := folder.class_folders(settings, files)):
+        if settings.name == "folder" and (how := folder.class_folders(settings, files or ())):
             echo(f"prepare: {how}")
     return report
 
@@ -151,8 +150,13 @@ def _notice(settings: Dataset, found: dict[str, Any], echo: Echo) -> None:
         echo(f"prepare: {now} videos in {settings.root}, {before} were prepared; dataset.overwrite=true prepares anew")
 
 
-def _in_turn(settings: Dataset, facts: dict[str, Any], echo: Echo, workers: int) -> tuple[dict[str, Any], bool]:
-    """Make the dataset, alone; where another one does it, wait, and take what it made. Also whether it was made here."""
+def _in_turn(
+    settings: Dataset, facts: dict[str, Any], echo: Echo, workers: int
+) -> tuple[dict[str, Any], list[str] | None]:
+    """Make the dataset, alone; where another one does it, wait, and take what it made.
+
+    Returns what dataset.json says, and the files that clips were made of, None where another one made them.
+    """
     sources, read, leaked = _readable(settings)
     place, lost, waited = f"{settings.prepared.rstrip('/')}/{LOCK}", list[str](), False
     while True:
@@ -167,9 +171,9 @@ def _in_turn(settings: Dataset, facts: dict[str, Any], echo: Echo, workers: int)
             else:
                 there = _meanwhile(settings, facts, echo) if waited or not settings.overwrite else None
                 if there is not None:
-                    return there, False
+                    return there, None
                 facts |= {"lists": read}
-                return _make(settings, sources, leaked, facts, Progress(echo, lost), workers), True
+                return _make(settings, sources, leaked, facts, Progress(echo, lost), workers)
         time.sleep(TURN)
 
 
@@ -200,7 +204,7 @@ def _readable(settings: Dataset) -> tuple[list[Source], dict[str, str], list[Lea
 
 def _make(
     settings: Dataset, sources: list[Source], leaked: list[Leak], facts: dict[str, Any], progress: Progress, workers: int
-) -> dict[str, Any]:  # fmt: skip
+) -> tuple[dict[str, Any], list[str]]:  # fmt: skip
     ground.claim(*resolve(settings.prepared))  # from here on the old dataset is none any more
     wanted = shards.units(sources, facts["preprocessing"])
     done = shards.records(settings, wanted)
@@ -222,8 +226,10 @@ def _make(
         progress.echo(f"prepare: {doubt}")
     left_out = [source for source in sources if not source.split]
     progress.alone()
+    files = [entry["file"] for unit in wanted for entry in done[unit.name]["entries"] if entry["clips"]]
     with _room(settings):
-        return shards.finish(settings, [done[unit.name] for unit in wanted], left_out, {**facts, "leaks": len(leaked)})
+        made = [done[unit.name] for unit in wanted]
+        return shards.finish(settings, made, left_out, {**facts, "leaks": len(leaked)}), files
 
 
 @contextlib.contextmanager

@@ -104,7 +104,7 @@ def open_source(run: Run) -> Source:
     said = f"{count} training clips, {nbytes / 2**20:.0f} MiB decoded, {share:.0%} of the object store"
     if run.data.cache == "off" or (run.data.cache == "auto" and share > run.cluster.object_store_share):
         groups = tuple(clip_files.row_groups(run.dataset.prepared, "train"))
-        how = f"{said}: streamed every epoch, {len(groups)} row groups in an order of its own, shuffled in windows"
+        how = f"{said}: streamed every epoch, row groups ({len(groups)}) in a new order, shuffled in windows of several"
         return Source((), count, nbytes, how, groups)
     if share > 0.9:
         raise BadInput(f"data.cache=on: {said}; use data.cache=auto, or a larger cluster.object_store_gib")
