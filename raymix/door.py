@@ -10,6 +10,7 @@ import functools
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,6 +96,8 @@ def enter(task: Callable[[Any], int | None], name: str, look: Callable[[], None]
     `look` may refuse words (BadInput) before they are composed, or add some.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one line
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set while the command was loaded (raymix/__init__.py)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(_outcome(task, name, look))
 
 

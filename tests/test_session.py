@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 import weakref
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +41,21 @@ def test_a_signal_that_is_swallowed_is_heard_at_the_next_check() -> None:
         check()
     assert heard and stopped.value.code == 130
     check()  # outside, a signal that came inside is over
+
+
+@pytest.mark.parametrize("after", [0.2, 0.8])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_command_is_loaded_ends_it_without_a_traceback(
+    after: float, number: signal.Signals, tmp_path: Path
+) -> None:
+    root = Path(__file__).resolve().parent.parent
+    command = [sys.executable, "-m", "raymix.tune", f"home={tmp_path}", "study.plan=true"]
+    process = subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": str(root)}, cwd=tmp_path, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    time.sleep(after)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (-number, 128 + number)
+    assert "Traceback" not in err and len(err.splitlines()) <= 1, err
