@@ -49,6 +49,21 @@ def test_any_packed_sample_format(tmp_path: Path, codec: str, channels: int) -> 
     assert_right(found)
 
 
+@pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_s24le", "alac"])
+def test_a_channel_layout_in_an_order_of_its_own(tmp_path: Path, codec: str) -> None:
+    """QuickTime's order L R C LFE Ls Rs Rls Rrs, which FFmpeg describes by a map on the heap."""
+    layout = "7.1(wide)" if codec == "alac" else "7.1"
+    path = write(tmp_path / "x.mov", [SHORT], [same(8, layout=layout, codec=codec)])
+    content = bytearray(path.read_bytes())
+    place = content.index(b"chan", content.rindex(b"moov")) + 8  # behind the type, version and flags
+    content[place : place + 8] = bytes.fromhex("0080000800000000")  # the layout tag of that order, no bitmap
+    path.write_bytes(content)
+    for _ in range(3):
+        found, entry = cuts(path)
+        assert (entry.channels, entry.reason, len(found)) == (8, "", 2)
+        assert_right(found)
+
+
 @pytest.mark.parametrize("codec", ["alac", "aac"])
 @pytest.mark.parametrize("channels", [1, 2, 8])
 def test_planar_sample_formats(tmp_path: Path, codec: str, channels: int) -> None:
