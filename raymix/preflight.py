@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from raymix import clip_files, session
 from raymix.config import BadInput, Run, nearest
+from raymix.datasets import demo
 from raymix.protocol import PROTOCOLS
 from raymix.room import room
 
@@ -17,8 +18,13 @@ LOOKED_AT = 1024  # clips, to find out whether there are any regions
 
 
 def settings(run: Run) -> None:
-    """BadInput where this run could not score, would find no room on this machine, or has a method that is none."""
+    """Check that this run can score, fits on this machine, has a method that can be built, and spares a person's videos.
+
+    Raises BadInput or ValueError.
+    """
     _scores(run)
+    if run.dataset.name == "demo":
+        demo.check_root(run.dataset)
     has = session.machine(run.cluster)
     if has is not None:  # clips that are streamed need more; whether they are is known later
         room(run.cluster, has, streaming=False)

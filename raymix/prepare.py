@@ -25,6 +25,7 @@ from raymix.config import BadInput, Dataset, Prepare, nearest
 from raymix.datasets import (
     DATASETS,
     OPTIONAL,
+    demo,
     duplicates,
     extracted,
     faces,
@@ -81,6 +82,8 @@ def prepare(settings: Dataset, echo: Echo = print, workers: int = 1) -> PrepareR
         raise ValueError(f"dataset.name='{settings.name}': no such importer{nearest(settings.name, list(DATASETS))}")
     if not settings.prepared:
         raise ValueError("dataset.prepared is empty: name the folder that the clips go to")
+    if settings.name == "demo":  # also where its clips are there: dataset.root may be a person's own videos
+        demo.check_root(settings)
     started, facts = time.monotonic(), _facts(settings)
     there, files = None if settings.overwrite else _present(settings, facts, echo), None
     if there is None:

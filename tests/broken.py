@@ -8,6 +8,10 @@ HOME = "<home>"  # in the words below: the folder that the fixture fills
 OWN = ("--config-dir", f"{HOME}/own")
 SMALL = ("dataset=folder", "recipe=demo")  # a person's own clips under the demo's small model
 OLDER = f"{HOME}/clips/older: schema version 1, this raymix reads 2; prepare again with dataset.overwrite=true"
+DEMO_ROOT = (
+    f"dataset.root={HOME}/clips: holds bare, and dataset=demo writes its own videos only to an empty folder; "
+    "did you mean dataset=folder?"
+)
 
 SPACES = {
     "good": "space:\n  method.temperature: {float: [0.05, 0.3], log: true}\n  mixture.k: {int: [2, 3]}\n"
@@ -165,7 +169,22 @@ DATA: list[Case] = [
         (f"dataset.prepared={HOME}/clips/garbled", "dataset.overwrite=true"),
         "dataset.json in it is not raymix's",
     ),
-    ("prepare", (f"dataset.prepared={HOME}", f"dataset.root={HOME}/clips"), "has dataset.root=<home>/clips in it"),
+    (
+        "prepare",
+        ("dataset=folder", f"dataset.prepared={HOME}", f"dataset.root={HOME}/clips"),
+        "has dataset.root=<home>/clips in it",
+    ),
+    *(
+        (command, (*words, f"dataset.root={HOME}/clips"), DEMO_ROOT)
+        for command, words in (
+            ("tune", ()),
+            ("tune", ("study.plan=true",)),
+            ("train", ("dataset.overwrite=true",)),
+            ("prepare", ()),
+            ("prepare", (f"dataset.prepared={HOME}/clips/whole",)),
+            ("compare", ("systems=[cycle]",)),
+        )
+    ),
     ("tune", (*SMALL, f"dataset.prepared={HOME}/clips/torn"), "train-0.parquet: cannot be read as Parquet"),
     ("tune", (*SMALL, f"dataset.prepared={HOME}/clips/foreign"), "not clips of raymix"),
     ("tune", (*SMALL, f"dataset.prepared={HOME}/clips/gone"), "val-0.parquet: cannot be read"),

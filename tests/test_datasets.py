@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,27 @@ def test_the_demo_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
     assert (tmp_path / "c" / other[0]).read_bytes() != (tmp_path / "a" / names[0]).read_bytes()
     with pytest.raises(ValueError, match="other settings"):
         demo.write(demo_settings(tmp_path / "a", seed=2))
+
+
+@pytest.mark.parametrize("name", ["holiday.mp4", "bell/holiday.mp4", "bell/bell-0001.mov", "flute+guitar/a.mp4"])
+def test_the_demo_leaves_a_folder_of_other_files_alone(tmp_path: Path, name: str) -> None:
+    chosen, own = demo_settings(tmp_path / "videos", duets=0.0), Source("drum/drum-0001.mp4", "train")
+    (tmp_path / "videos" / name).parent.mkdir(parents=True)
+    (tmp_path / "videos" / name).write_bytes(b"x")
+    for write in (lambda: demo.sources(chosen), lambda: list(demo.clips(chosen, own, Entry(own.path, "train")))):
+        with pytest.raises(ValueError, match=r"holds .*; did you mean dataset=folder\?$"):
+            write()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "videos" / name]
+
+
+@pytest.mark.parametrize("left", [(), (demo.SIDECAR,), ("bell/bell-0000.mp4", ".DS_Store"), (demo.RECIPE,)])
+def test_the_demo_goes_on_in_a_folder_of_its_own(tmp_path: Path, left: tuple[str, ...]) -> None:
+    chosen, root = demo_settings(tmp_path / "other"), tmp_path / "videos"
+    demo.write(chosen)
+    for name in left:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "other" / name, root / name) if name[0] != "." else (root / name).touch()
+    assert demo.write(demo_settings(root)) == demo.write(chosen)
 
 
 def test_the_ordinary_importer_reads_the_demo_as_any_folder(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import colorsys
 import contextlib
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -180,6 +181,7 @@ def _ensure(settings: Dataset, source: Source) -> int:
     filesystem, root = resolve(settings.root)
     path = f"{root}/{source.path}"
     if filesystem.get_file_info(path).type == fs.FileType.NotFound:
+        _claim(settings)
         number = int(source.path.rsplit("-", 1)[1].removesuffix(".mp4"))
         write_video(settings, number, f"{settings.root.rstrip('/')}/{source.path}")
     return int(filesystem.get_file_info(path).size)
@@ -189,20 +191,61 @@ def _recipe(settings: Dataset) -> dict[str, object]:
     return {name: getattr(settings, name) for name in ("seed", "videos", "video_seconds", "duets", "size")}
 
 
-def sources(settings: Dataset) -> list[Source]:
-    """The videos that the demo consists of; writes the sidecar. ValueError if the root holds another demo."""
+def check_root(settings: Dataset) -> None:
+    """Check that the demo may write to `settings.root`: a folder that is new, empty, or holds the demo's videos already.
+
+    Nothing is written. Raises ValueError for a folder with other files in it, and for a demo of other settings.
+    """
     if not settings.root:
         raise ValueError("dataset.root is empty: name the folder that the demo writes its videos to")
-    (filesystem, root), recipe = resolve(settings.root), _recipe(settings)
+    filesystem, root = resolve(settings.root)
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        if json.loads(get(filesystem, f"{root}/{RECIPE}")) != recipe:
+        if json.loads(get(filesystem, f"{root}/{RECIPE}")) != _recipe(settings):
             raise ValueError(f"{settings.root}: holds demo videos of other settings; name another dataset.root")
-    known = {name_of(settings, number): regions(settings, number) for number in range(settings.videos)}
+        return
+    if filesystem.get_file_info(root).type == fs.FileType.File:
+        raise ValueError(f"dataset.root={settings.root}: is a file; dataset=demo writes its own videos to a folder")
+    if foreign := next(_foreign(filesystem, root), None):
+        raise ValueError(
+            f"dataset.root={settings.root}: holds {foreign}, and dataset=demo writes its own videos only to an empty "
+            "folder; did you mean dataset=folder?"
+        )
+
+
+def _foreign(filesystem: fs.FileSystem, root: str) -> Iterator[str]:
+    """Names of files and folders in `root` that the demo has not written; hidden ones do not count."""
+    entries = filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True))
+    for entry in sorted(entries, key=lambda entry: entry.base_name):
+        name = entry.base_name
+        if name == SIDECAR or name.startswith("."):
+            continue
+        if entry.type != fs.FileType.Directory or not set(name.split("+")) <= set(HUES):
+            yield name
+            continue
+        videos = filesystem.get_file_info(fs.FileSelector(entry.path))
+        own = re.compile(rf"{re.escape(name)}-\d{{4,}}\.mp4(\.\S+\.tmp)?")
+        yield from (f"{name}/{each.base_name}" for each in videos if not own.fullmatch(each.base_name))
+
+
+def _claim(settings: Dataset) -> None:
+    """Mark the root as the demo's before the first video is written to it; ValueError where it must not be written."""
+    check_root(settings)
+    filesystem, root = resolve(settings.root)
     try:
-        for name, content in ((SIDECAR, known), (RECIPE, recipe)):
-            put(filesystem, f"{root}/{name}", json.dumps(content).encode())
+        put(filesystem, f"{root}/{RECIPE}", json.dumps(_recipe(settings)).encode())
     except OSError as error:
         raise ValueError(f"dataset.root='{settings.root}' cannot be written ({error.strerror or error})") from error
+
+
+def sources(settings: Dataset) -> list[Source]:
+    """The videos that the demo consists of; writes the sidecar.
+
+    Raises ValueError if the root holds other files or another demo.
+    """
+    _claim(settings)
+    filesystem, root = resolve(settings.root)
+    known = {name_of(settings, number): regions(settings, number) for number in range(settings.videos)}
+    put(filesystem, f"{root}/{SIDECAR}", json.dumps(known).encode())
     return shuffled(
         settings,
         [
