@@ -6,15 +6,37 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+def described(help: str, path: bool = False, datasets: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The metadata of a field: its meaning, whether it is a place (or a list of places), and the datasets that read it."""
+    return {"help": help, "path": path, "datasets": datasets}
+
+
+def setting(default: Any, help: str, path: bool = False, datasets: tuple[str, ...] = ()) -> Any:
+    """A field with its meaning; see `described`."""
+    return field(default=default, metadata=described(help, path, datasets))
+
+
 def ranged(
-    default: float | None, low: float | None = None, high: float | None = None, above: float | None = None
+    default: float | None,
+    help: str,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    datasets: tuple[str, ...] = (),
 ) -> Any:
-    """A number with its range: `low <= x <= high`, or `x > above`."""
-    return field(default=default, metadata={"low": low, "high": high, "above": above})
+    """A number with its meaning and range: `low <= x <= high`, or `x > above`."""
+    metadata = {"help": help, "low": low, "high": high, "above": above, "datasets": datasets}
+    return field(default=default, metadata=metadata)
 
 
-def chosen(default: str | None, *choices: str) -> Any:
-    return field(default=default, metadata={"choices": choices})
+def chosen(default: str | None, help: str, *choices: str, datasets: tuple[str, ...] = ()) -> Any:
+    """One of several words, with its meaning."""
+    return field(default=default, metadata={"help": help, "choices": choices, "datasets": datasets})
+
+
+DATASETS = ("folder", "demo", "music", "vggsound_instruments", "vggss", "voxceleb2", "flickr_soundnet")
+_VIDEO_FILES = ("folder", "demo")
+_PUBLISHED = ("music", "vggsound_instruments", "vggss", "voxceleb2", "flickr_soundnet")
 
 
 @dataclass
@@ -22,140 +44,186 @@ class Dataset:
     """Videos and the clips cut from them; `prepared` is the folder (any pyarrow.fs URI) that `raymix.prepare` writes."""
 
     name: str = chosen(
-        "folder", "folder", "demo", "music", "vggsound_instruments", "vggss", "voxceleb2", "flickr_soundnet"
+        "folder", "importer that reads the videos; dataset=NAME sets it with its other defaults", *DATASETS
     )
-    root: str = ""  # the tree of video files; the demo writes its own there
-    prepared: str = ""
-    frame_size: int = ranged(256, low=16, high=4096)  # px, shorter side of the stored JPEG
-    clip_seconds: float = ranged(3.0, above=0.0)
-    stride_seconds: float = ranged(3.0, above=0.0)  # from the start of one clip to the start of the next
-    frames: int = ranged(1, low=1, high=64)  # per clip
-    val: float = ranged(0.1, low=0.0, high=0.9)  # share of videos
-    test: float = ranged(0.1, low=0.0, high=0.9)
-    seed: int = ranged(0, low=0)  # of the split (and of the demo's videos)
-    classes: str = chosen("none", "none", "parent")  # "parent": the folder a video lies in names its class
-    splits: str | None = None  # CSV with the columns file,split; music: folder of train.csv, val.csv, test.csv
-    regions: str | None = None  # JSON sidecar with boxes or masks
-    silence_db: float = ranged(-60.0, high=0.0)  # below this RMS a clip counts as silent
-    jpeg_quality: int = ranged(90, low=1, high=100)
-    rows_per_file: int = ranged(1024, low=1)
-    overwrite: bool = False
-    allow_leaks: bool = (
-        False  # go on where a video, a speaker or a file is in two splits; `folder` uses all copies of a file
+    root: str = setting("", "folder of the video files; the demo writes its own videos there", path=True)
+    prepared: str = setting("", "folder of the prepared clips: new, empty, or written by prepare before", path=True)
+    frame_size: int = ranged(256, "shorter side of the stored JPEG frames, in pixels", low=16, high=4096)
+    clip_seconds: float = ranged(3.0, "length of a clip, in seconds", above=0.0)
+    stride_seconds: float = ranged(3.0, "seconds from the start of one clip to the start of the next", above=0.0)
+    frames: int = ranged(1, "frames stored for each clip", low=1, high=64)
+    val: float = ranged(0.1, "fraction of the videos in the validation split", low=0.0, high=0.9)
+    test: float = ranged(0.1, "fraction of the videos in the test split", low=0.0, high=0.9)
+    seed: int = ranged(0, "seed of the random split (and of the demo's videos)", low=0)
+    classes: str = chosen(
+        "none", "class of a video: none, or the name of its folder (parent)", "none", "parent", datasets=_VIDEO_FILES
     )
-    annotations: str = (
-        ""  # folder or file of the publisher's lists; "": the root. From here on the paper's datasets alone
+    splits: str | None = setting(
+        None,
+        "CSV file with the columns file,split; music: folder of train.csv, val.csv, test.csv",
+        path=True,
+        datasets=("folder", "demo", "music"),
     )
-    subset: str = (
-        ""  # music: solo, duet; vggss, vggsound_instruments, flickr_soundnet: a list to train on; "": the usual
+    regions: str | None = setting(
+        None, "JSON file with boxes or masks of the sounding objects", path=True, datasets=_VIDEO_FILES
     )
-    frames_per_second: float = ranged(4.0, above=0.0)  # of pictures that were extracted already (paper's code: 4)
-    faces: str = "opencv"  # voxceleb2: who finds them; or the path of YuNet's weights (ONNX)
-    face_shape: str = chosen("box", "box", "oval")
-    videos: int = ranged(360, low=8)  # from here on the demo alone
-    video_seconds: float = ranged(10.0, low=1.0)
-    duets: float = ranged(0.1, low=0.0, high=1.0)  # share of videos with two sounding objects
-    size: int = ranged(96, low=32)  # px
+    silence_db: float = ranged(-60.0, "RMS level below which a clip counts as silent, in dB of full scale", high=0.0)
+    jpeg_quality: int = ranged(90, "JPEG quality of the stored frames", low=1, high=100)
+    rows_per_file: int = ranged(1024, "clips in a Parquet file", low=1)
+    overwrite: bool = setting(False, "prepare the clips again, replacing those that are there")
+    allow_leaks: bool = setting(
+        False, "continue where a video, a speaker or a file is in two splits; folder: use all copies of a file"
+    )
+    annotations: str = setting(
+        "", "folder or file of the publisher's lists; empty: dataset.root", path=True, datasets=_PUBLISHED
+    )
+    subset: str = setting(
+        "",
+        "music: solo or duet; others: name of a list to train on; empty: the usual one",
+        datasets=("music", "vggsound_instruments", "vggss", "flickr_soundnet"),
+    )
+    frames_per_second: float = ranged(
+        4.0, "frame rate of images that were extracted already, in Hz", above=0.0, datasets=_PUBLISHED
+    )
+    faces: str = setting(
+        "opencv",
+        "face detector: opencv, or the path of YuNet's weights (ONNX)",
+        path=True,
+        datasets=("voxceleb2",),
+    )
+    face_shape: str = chosen(
+        "box", "region of a face: its box, or the ellipse in it", "box", "oval", datasets=("voxceleb2",)
+    )
+    videos: int = ranged(360, "number of demo videos", low=8, datasets=("demo",))
+    video_seconds: float = ranged(10.0, "length of a demo video, in seconds", low=1.0, datasets=("demo",))
+    duets: float = ranged(
+        0.1, "fraction of demo videos with two sounding objects", low=0.0, high=1.0, datasets=("demo",)
+    )
+    size: int = ranged(96, "width and height of the demo videos, in pixels", low=32, datasets=("demo",))
 
 
 @dataclass
 class Mixture:
     """How k clips become one sound (paper section 3; `raymix.mixture`)."""
 
-    k: int = ranged(2, low=1, high=8)
-    seconds: float = ranged(0.96, above=0.0)  # heard at once; .96 s is the paper's 193 frames
-    shift: str = chosen("clip", "clip", "jitter", "video", "group")  # where the second view of the sound comes from
-    rule: str = chosen("sum", "sum", "mean")  # the paper sums, its code averages
-    level: str = chosen("rms", "rms", "none")
-    crop: float = ranged(0.8, low=0.1, high=1.0)  # smallest share of a frame that a crop keeps
-    flip: bool = True
+    k: int = ranged(2, "clips whose sounds are mixed in training", low=1, high=8)
+    seconds: float = ranged(0.96, "length of the sound window, in seconds (the paper: 0.96)", above=0.0)
+    shift: str = chosen(
+        "clip",
+        "second view of a sound: another window of the clip, a shifted one, another clip of the video or of its group",
+        "clip",
+        "jitter",
+        "video",
+        "group",
+    )
+    rule: str = chosen("sum", "how waveforms are mixed (the paper: sum; its code: mean)", "sum", "mean")
+    level: str = chosen(
+        "rms", "loudness of each waveform before mixing: scaled to equal RMS, or unchanged", "rms", "none"
+    )
+    crop: float = ranged(0.8, "smallest fraction of a frame's area that a random crop keeps", low=0.1, high=1.0)
+    flip: bool = setting(True, "flip frames horizontally at random")
 
 
 @dataclass
 class Encoder:
-    width: int = ranged(64, low=4, high=512)  # channels of the first stage; 64 is ResNet-18
-    blocks: int = ranged(2, low=1, high=8)  # residual blocks a stage; 2 is ResNet-18
-    stages: int = ranged(4, low=3, high=4)  # 3: a smaller field of view, for small frames
-    image_size: int = ranged(224, low=32, high=1024)  # px
-    weights: str | None = None  # ImageNet state dict of torchvision's ResNet-18
+    width: int = ranged(64, "channels of the first stage (ResNet-18: 64)", low=4, high=512)
+    blocks: int = ranged(2, "residual blocks in each stage (ResNet-18: 2)", low=1, high=8)
+    stages: int = ranged(4, "residual stages; 3 has a smaller receptive field, for small frames", low=3, high=4)
+    image_size: int = ranged(224, "side of the square input image, in pixels; a multiple of 16", low=32, high=1024)
+    weights: str | None = setting(None, "file with ImageNet weights of torchvision's ResNet-18 (state dict)", path=True)
 
 
 @dataclass
 class Optimizer:
-    learning_rate: float = ranged(1e-4, above=0.0, high=1.0)  # Adam's own: nothing rescales it
-    weight_decay: float = ranged(5e-4, low=0.0, high=1.0)
-    clip_gradient: float = ranged(0.0, low=0.0)  # largest norm; 0 leaves gradients alone
+    learning_rate: float = ranged(1e-4, "learning rate of Adam", above=0.0, high=1.0)
+    weight_decay: float = ranged(5e-4, "weight decay of Adam", low=0.0, high=1.0)
+    clip_gradient: float = ranged(0.0, "largest norm of the gradient; 0: not clipped", low=0.0)
 
 
 @dataclass
 class Fit:
-    batch: int = ranged(128, low=2)  # clips (not groups) over all workers
-    epochs: int = ranged(30, low=1)
-    seed: int = ranged(0, low=0)
-    accumulate: int = ranged(1, low=1)  # a batch in so many pieces, one after the other: less memory, one update
-    precision: str = chosen("fp32", "fp32", "bf16")
-    channels_last: bool = False
-    compile: bool = False  # torch.compile: a minute or more at a trial's start, pays on GPUs in long runs
-    frozen_batch_norm: bool = False  # BatchNorm keeps the statistics it was loaded with
-    sync_batch_norm: bool = False  # BatchNorm over the clips of all workers
-    keep: int = ranged(1, low=1)  # checkpoints kept of a finished trial, the best first
+    batch: int = ranged(128, "clips in a batch, over all workers together", low=2)
+    epochs: int = ranged(30, "epochs of a trial; the scheduler may stop it earlier", low=1)
+    seed: int = ranged(0, "seed of the weights and of the batches", low=0)
+    accumulate: int = ranged(1, "pieces in which a batch is computed before one update, to use less memory", low=1)
+    precision: str = chosen("fp32", "arithmetic of the networks", "fp32", "bf16")
+    channels_last: bool = setting(False, "store images channels last, which is faster on most devices")
+    compile: bool = setting(False, "use torch.compile: costs a minute at the start of a trial, pays in long GPU runs")
+    frozen_batch_norm: bool = setting(False, "keep the BatchNorm statistics that were loaded with the weights")
+    sync_batch_norm: bool = setting(False, "compute BatchNorm over the clips of all workers")
+    keep: int = ranged(1, "checkpoints that are kept of a finished trial, best first", low=1)
 
 
 @dataclass
 class Evaluation:
-    protocol: str = "raymix-1"
-    scenes: int = ranged(128, low=8)  # validation scenes that every epoch is scored on
-    final_scenes: int = ranged(256, low=8)  # test scenes of the last word
-    seed: int = ranged(0, low=0)
-    pictures: int = ranged(6, low=0, high=64)  # PNGs that `evaluate` draws
+    protocol: str = setting("raymix-1", "protocol of the scores: raymix-1, mixloc-multi, lvs, ... (see README)")
+    scenes: int = ranged(128, "validation scenes that each epoch is scored on", low=8)
+    final_scenes: int = ranged(256, "test scenes of the final evaluation", low=8)
+    seed: int = ranged(0, "seed of the scenes", low=0)
+    pictures: int = ranged(6, "example images that the final evaluation writes (PNG)", low=0, high=64)
 
 
 @dataclass
 class Data:
-    cache: str = chosen("auto", "auto", "on", "off")  # decoded clips in Ray's object store, once for all slots
+    cache: str = chosen(
+        "auto",
+        "keep decoded clips in Ray's object store, shared by all trials; auto: if they fit",
+        "auto",
+        "on",
+        "off",
+    )
 
 
 @dataclass
 class Study:
-    name: str = ""
-    plan: bool = False  # print what would be done, and on what, and start nothing
-    trials: int = ranged(32, low=1)
-    extend: int = ranged(0, low=0)  # this many more trials on top of what the study planned so far
-    seed: int = ranged(0, low=0)
-    metric: str = "val/sounding_accuracy"
-    mode: str = chosen("max", "max", "min")
-    final: int = ranged(1, low=0)  # the best n are scored on the test split at the end; 0: leave that to evaluate
+    name: str = setting("", "name of the study; the same name resumes it")
+    plan: bool = setting(False, "print what would be done and start nothing")
+    trials: int = ranged(32, "number of trials", low=1)
+    extend: int = ranged(0, "trials to add to those that the study has planned so far", low=0)
+    seed: int = ranged(0, "seed of the sampler, and of fit.seed unless that is given", low=0)
+    metric: str = setting("val/sounding_accuracy", "metric that trials are ranked by")
+    mode: str = chosen("max", "whether a larger or a smaller metric is better", "max", "min")
+    final: int = ranged(1, "best trials that are scored on the test split at the end; 0: none", low=0)
 
 
 @dataclass
 class Search:
-    sampler: str = chosen("tpe", "tpe", "random", "gp", "cmaes", "grid")
-    startup: int = ranged(10, low=1)  # random trials before the sampler models anything
-    scheduler: str = chosen("asha", "asha", "fifo", "median", "pbt")
-    grace: int = ranged(3, low=1)  # epochs that no trial is stopped before
-    reduction: int = ranged(3, low=2)  # ASHA keeps the best 1/reduction at each rung
-    # false: a point that a trial has had is drawn anew, and the study ends when the space has no other (not under pbt).
-    # true: it is trained again, as the nth repeat with fit.seed + n, which stands among the trial's parameters.
-    repeats: bool = False
+    sampler: str = chosen("tpe", "Optuna sampler that proposes trials", "tpe", "random", "gp", "cmaes", "grid")
+    startup: int = ranged(10, "random trials before the sampler fits a model", low=1)
+    scheduler: str = chosen("asha", "scheduler that stops trials early", "asha", "fifo", "median", "pbt")
+    grace: int = ranged(3, "epochs before which no trial is stopped", low=1)
+    reduction: int = ranged(3, "ASHA continues the best 1/reduction of the trials at each rung", low=2)
+    repeats: bool = setting(
+        False, "train a point again that is drawn twice, with fit.seed + n; false: draw another, end when none is left"
+    )
 
 
 @dataclass
 class Cluster:
     """What one slot, the evaluator and the data take of a cluster; how many slots fit is computed from it."""
 
-    workers: Any = field(default=1, metadata={"workers": True})  # DDP workers of a slot; [min, max]: raymix.train alone
-    cpus_per_worker: float = ranged(1.0, above=0.0)
-    gpus_per_worker: float = ranged(0.0, low=0.0)
-    placement: str = chosen("PACK", "PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")  # of a slot's workers over nodes
-    evaluator_cpus: float = ranged(1.0, low=0.0)
-    evaluator_gpus: float = ranged(0.0, low=0.0)
-    data_cpus: float = ranged(1.0, low=0.0)  # of each slot, when its clips are streamed
-    object_store_share: float = ranged(0.5, above=0.0, high=0.9)  # of a node's object store, for data.cache=auto
-    slots: int = ranged(0, low=0)  # trials in flight at once; 0: as many as fit
-    trials_on: str = "head"  # nodes of the processes that wait for slots: head, or a custom resource that they have
-    cpus: int = ranged(0, low=0)  # of a cluster that raymix starts itself; 0: what the machine has
-    object_store_gib: float = ranged(0.0, low=0.0)  # likewise; 0: Ray's own choice
-    dashboard: bool = True  # Ray Train cleans up after lost slots through it
+    workers: Any = field(
+        default=1,
+        metadata={"workers": True, "help": "DDP workers of a trial: a whole number from 1; train also takes [min,max]"},
+    )
+    cpus_per_worker: float = ranged(1.0, "CPUs of each worker", above=0.0)
+    gpus_per_worker: float = ranged(0.0, "GPUs of each worker; fractions share one GPU", low=0.0)
+    placement: str = chosen(
+        "PACK", "placement of a trial's workers over nodes", "PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"
+    )
+    evaluator_cpus: float = ranged(1.0, "CPUs of the process that scores epochs", low=0.0)
+    evaluator_gpus: float = ranged(0.0, "GPUs of the process that scores epochs", low=0.0)
+    data_cpus: float = ranged(1.0, "CPUs that read data for each trial, when clips are streamed", low=0.0)
+    object_store_share: float = ranged(
+        0.5, "largest fraction of a node's object store that cached clips may fill", above=0.0, high=0.9
+    )
+    slots: int = ranged(0, "trials that run at once; 0: as many as fit", low=0)
+    trials_on: str = setting("head", "nodes of the trial processes: head, or a custom resource of the nodes")
+    cpus: int = ranged(0, "CPUs of a cluster that raymix starts itself; 0: all of the machine", low=0)
+    object_store_gib: float = ranged(
+        0.0, "object store of a cluster that raymix starts itself, in GiB; 0: Ray's default", low=0.0
+    )
+    dashboard: bool = setting(True, "start Ray's dashboard, which Ray Train uses to clean up after lost workers")
 
     @property
     def fewest(self) -> int:
@@ -173,11 +241,14 @@ class Cluster:
         return self.fewest < self.most
 
 
+HOME = "folder or URI (s3://, gs://) of clips, studies and checkpoints; default: $RAYMIX_HOME, else ~/raymix"
+
+
 @dataclass
 class Run:
     """One training run: what a checkpoint carries, whole."""
 
-    home: str = ""
+    home: str = setting("", HOME, path=True)
     dataset: Dataset = field(default_factory=Dataset)
     mixture: Mixture = field(default_factory=Mixture)
     encoder: Encoder = field(default_factory=Encoder)
@@ -198,53 +269,73 @@ class Tune(Run):
 
 @dataclass
 class Compare(Tune):
-    systems: list[str] = field(default_factory=list)
-    seeds: list[int] = field(default_factory=lambda: [0])
+    systems: list[str] = field(default_factory=list, metadata=described("methods to compare, for instance [cycle,ots]"))
+    seeds: list[int] = field(
+        default_factory=lambda: [0], metadata=described("seeds; each system gets one study for each of them")
+    )
     space: dict[str, Any] = field(default_factory=dict)  # searched by all systems alike
 
 
 @dataclass
 class Prepare:
-    home: str = ""
+    home: str = setting("", HOME, path=True)
     dataset: Dataset = field(default_factory=Dataset)
     cluster: Cluster = field(default_factory=Cluster)
-    layouts: list[str] = field(default_factory=list)  # fixed scenes beside the clips: hconcat, hconcat3, grid2x2 ...
-    pair_lists: list[str] = field(default_factory=list)  # files of given ones, likewise kept beside the clips
-    split: str = chosen("test", "test", "val")  # that they are made of
-    scenes: int = ranged(256, low=1)  # of a drawn list, at most
-    seed: int = ranged(0, low=0)  # of the drawn lists, and of what inspect shows
-    inspect: str = ""  # a prepared dataset to look at instead: contact sheets and its numbers
-    output: str | None = None  # where to; default: the folder inspect in the dataset itself
-    pictures: int = ranged(12, low=1, high=48)  # clips on a sheet of inspect
+    layouts: list[str] = field(
+        default_factory=list,
+        metadata=described(
+            "layouts of fixed evaluation scenes to write: single, hconcat, hconcat3, grid2x2, natural, ..."
+        ),
+    )
+    pair_lists: list[str] = field(
+        default_factory=list,
+        metadata=described("published lists of scenes (CSV, Parquet) to write likewise", path=True),
+    )
+    split: str = chosen("test", "split that the scenes are made of", "test", "val")
+    scenes: int = ranged(256, "scenes of each layout, at most", low=1)
+    seed: int = ranged(0, "seed of the scenes, and of the clips that inspect= shows", low=0)
+    inspect: str = setting("", "prepared dataset to draw contact sheets of; nothing is prepared then", path=True)
+    output: str | None = setting(None, "folder for the contact sheets; default: inspect/ in the dataset", path=True)
+    pictures: int = ranged(12, "clips on each contact sheet", low=1, high=48)
 
 
 @dataclass
 class Evaluate:
-    home: str = ""
-    study: str = ""
-    top: int = ranged(1, low=1)
-    checkpoint: str | None = None  # score this one checkpoint instead of a study's best
-    store: bool = False  # also write the raw maps of the scored checkpoints
-    split: str = chosen("test", "test", "val")
-    output: str | None = None  # default: the study's own folder
-    scenes: int | None = None  # default: the study's evaluation.final_scenes
-    pictures: int | None = None
-    predictions: str = ""  # score this file of anybody's predictions instead
-    # from so many scenes on, and on any cluster that RAY_ADDRESS names, predictions are scored over Ray
-    spread: int = ranged(4096, low=1)
-    export: str = ""  # write the scenes into this folder instead
-    compare: list[str] = field(default_factory=list)  # two results instead: FILE or FOLDER, or with #SYSTEM behind it
-    tables: list[int] = field(default_factory=list)  # the paper's, 1 to 3, of a study or comparison instead
-    figures: list[int] = field(default_factory=list)  # the paper's, 3 to 9, likewise
-    comparison: str = ""  # whose studies' best checkpoints these show; NAME,NAME: of several datasets
-    prepared: str = ""  # from here on: which scenes these three are about; what is left open is the study's, if named
-    layout: str | None = None
-    sources: int | None = ranged(None, low=1, high=4)
-    pair_list: str = ""
-    seed: int | None = ranged(None, low=0)
-    image_size: int | None = ranged(None, low=16, high=1024)  # px, side of a panel
-    seconds: float | None = ranged(None, above=0.0)
-    rule: str | None = chosen(None, "sum", "mean")
-    level: str | None = chosen(None, "rms", "none")
-    protocol: str | None = None
-    protocols: list[str] = field(default_factory=list)  # the same predictions under all of these, or under [all]
+    home: str = setting("", HOME, path=True)
+    study: str = setting("", "name, folder or URI of the study", path=True)
+    top: int = ranged(1, "number of best trials to score", low=1)
+    checkpoint: str | None = setting(None, "score this one checkpoint instead (folder or URI)", path=True)
+    store: bool = setting(False, "also write the raw heatmaps of the scored checkpoints")
+    split: str = chosen("test", "split to score on; val repeats what the search measured", "test", "val")
+    output: str | None = setting(None, "folder or URI of the results; default: a folder of the study", path=True)
+    scenes: int | None = setting(None, "number of scenes; default: the study's, else 256, of a list all")
+    pictures: int | None = setting(None, "example images to write; default: the study's evaluation.pictures")
+    predictions: str = setting("", "score this file of predictions (Parquet, NPZ) instead", path=True)
+    spread: int = ranged(4096, "predictions of at least so many scenes are scored with Ray Data", low=1)
+    export: str = setting("", "write the scenes to this folder instead: frames, sound, ground truth", path=True)
+    compare: list[str] = field(
+        default_factory=list,
+        metadata=described("two results to compare: FILE or FOLDER, FILE#SYSTEM for one of several systems", path=True),
+    )
+    tables: list[int] = field(
+        default_factory=list, metadata=described("tables of the paper to fill, 1 to 3, from a study or comparison")
+    )
+    figures: list[int] = field(
+        default_factory=list, metadata=described("figures of the paper to draw, 3 to 9, likewise")
+    )
+    comparison: str = setting("", "name or folder of a comparison (raymix compare); NAME,NAME for several datasets")
+    prepared: str = setting("", "folder of the prepared clips; default: the study's", path=True)
+    layout: str | None = setting(None, "single, hconcat, vconcat, grid2x2, solo2x2 or natural; default: hconcat")
+    sources: int | None = ranged(None, "sounding panels of hconcat, vconcat, natural; default: 2", low=1, high=4)
+    pair_list: str = setting("", "CSV or Parquet file that names the clips of each scene", path=True)
+    seed: int | None = ranged(None, "seed of the drawn scenes; default: the study's, else 0", low=0)
+    image_size: int | None = ranged(
+        None, "side of a panel, in pixels; default: the study's, else 224", low=16, high=1024
+    )
+    seconds: float | None = ranged(None, "length of the sound, in seconds; default: the study's, else 0.96", above=0.0)
+    rule: str | None = chosen(None, "how waveforms are mixed; default: the study's, else sum", "sum", "mean")
+    level: str | None = chosen(None, "loudness before mixing; default: the study's, else rms", "rms", "none")
+    protocol: str | None = setting(None, "protocol of the scores; default: the study's, else raymix-1")
+    protocols: list[str] = field(
+        default_factory=list, metadata=described("score the same heatmaps under several protocols: names, or all")
+    )
