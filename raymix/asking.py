@@ -1,14 +1,11 @@
-"""What is asked of `raymix.evaluate`, before anything is opened: lists as people write them, and words that others exclude.
+"""Settings that exclude each other, by command; refused before anything is opened.
 
-One door serves Tables 1 to 3 of the paper, strangers' predictions and comparisons; a word that one of them would pass over
-in silence is refused.
+A setting that a command would ignore in silence is refused. This module imports neither torch nor Ray.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from raymix.config import BadInput, Evaluate
 
@@ -25,8 +22,16 @@ UNREAD = {  # what is not read beside a word, and so is refused
     "layout": ("pictures",),
     "pair_list": ("pictures",),
 }
-_LISTS = ("compare", "protocols", "tables", "figures", "comparison")
-_FILES = ("predictions", "export", "pair_list", "output")
+INSPECTION = ("inspect", "output", "pictures", "seed", "home")  # what `prepare inspect=` reads
+OF_COMPARE = {  # settings that `compare` makes itself, and why
+    "method": "each system brings its own; put its knobs' ranges into its search space",
+    "search_spaces": "each system searches the space of its own name",
+    "study.seed": "a study is made for each of seeds=[...]",
+    "fit.seed": "a study is made for each of seeds=[...]",
+    "study.final": "the best checkpoint of each study is scored once, for the table",
+    "dataset.overwrite": "each study would prepare anew; python -m raymix.prepare does it once",
+    "study.extend": "a larger study.trials goes on from what there is",
+}
 
 
 def refuse_unread(settings: Evaluate) -> None:
@@ -42,20 +47,27 @@ def refuse_unread(settings: Evaluate) -> None:
                 raise BadInput(f"{name}={value}: does not go with {word}=")
 
 
-def as_lists() -> None:
-    """`compare=A,B` as a list, with whatever stands in A and B, which Hydra would take for something of its own.
+def refuse_in_compare(words: Sequence[str]) -> None:
+    """BadInput for a setting that a comparison makes itself."""
+    for word in words:
+        name = word.partition("=")[0]
+        for settled, why in OF_COMPARE.items():
+            if name == settled or name.startswith(f"{settled}."):
+                raise BadInput(f"{name}: cannot be given to a comparison: {why}")
 
-    So also `protocols=all`, `tables=1` and `figures=3,4`; `comparison=A,B` and names of files as the words that they are.
-    """
-    for place, word in enumerate(sys.argv):
-        name, equals, value = word.partition("=")
-        quoted = any(mark in value for mark in "'\"$")
-        if name in _LISTS and equals and not quoted:
-            listed = value[1:-1] if value.startswith("[") and value.endswith("]") else value
-            several: list[Any] = [each.strip() for each in listed.split(",") if each.strip()]
-            if name in ("tables", "figures") and all(each.isdecimal() for each in several):
-                several = [int(each) for each in several]
-            worded: Any = ",".join(several) if name == "comparison" else several
-            sys.argv[place] = f"{name}={json.dumps(worded, ensure_ascii=False)}"
-        elif name in _FILES and value not in ("", "null") and not quoted:
-            sys.argv[place] = f"{name}={json.dumps(value, ensure_ascii=False)}"
+
+def refuse_beside_inspect(words: Sequence[str]) -> None:
+    """BadInput for a setting of `prepare` that `inspect=` does not read, or that goes only with it."""
+    given = [word for word in words if not word.startswith("hydra.")]
+    names = {name: value for name, _, value in (word.partition("=") for word in given)}
+    if names.get("inspect"):
+        if unread := [word for word in given if word.partition("=")[0] not in INSPECTION]:
+            raise BadInput(f"{unread[0]}: does not go with inspect=, which reads {', '.join(INSPECTION[1:])}")
+    elif alone := [word for word in given if word.partition("=")[0] in ("output", "pictures")]:
+        raise BadInput(f"{alone[0]}: goes with inspect=DIR")
+
+
+BEFORE: dict[str, Callable[[Sequence[str]], None]] = {  # what a command refuses before its settings are composed
+    "compare": refuse_in_compare,
+    "prepare": refuse_beside_inspect,
+}

@@ -6,6 +6,11 @@ share (data, sizes, trials, epochs, batch, ranges of learning rate and weight de
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from raymix import cli
+
+    cli.run("compare")
+
 import json
 import time
 from collections.abc import Mapping
@@ -37,25 +42,7 @@ OWN = (
     "space",
     "study.name",
 )  # words of this door that mean something else to raymix.tune, or nothing
-SETTLED = {
-    "method": "each system brings its own; put its knobs' ranges into its search space",
-    "search_spaces": "each system searches the space of its own name",
-    "study.seed": "a study is made for each of seeds=[...]",
-    "fit.seed": "a study is made for each of seeds=[...]",
-    "study.final": "the best checkpoint of each study is scored once, for the table",
-    "dataset.overwrite": "each study would prepare anew; python -m raymix.prepare does it once",
-    "study.extend": "a larger study.trials goes on from what there is",
-}
 TABLE, NUMBERS = "comparison.md", "comparison.json"
-
-
-def look() -> None:
-    """BadInput for words that this door settles by itself."""
-    for word in door.words()[0]:
-        name = word.partition("=")[0]
-        for settled, why in SETTLED.items():
-            if name == settled or name.startswith(f"{settled}."):
-                raise BadInput(f"{name}: cannot be given to a comparison: {why}")
 
 
 def check(config: Compare) -> list[Pair]:
@@ -269,8 +256,4 @@ def write(place: str, found: Mapping[str, Any], text: str) -> list[str]:
 
 
 def main() -> None:
-    enter(task, "compare", look)
-
-
-if __name__ == "__main__":
-    main()
+    enter(task, "compare")

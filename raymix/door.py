@@ -1,15 +1,18 @@
-"""What all doors share: Hydra at the front; one line and an honest exit code at the back.
+"""What all commands share: Hydra composes their settings; every end is one line and an honest exit code.
 
 Exit codes: 0 done, 1 unexpected, 2 bad input or config, 3 finished without a usable trial (or clip), 130/143 interrupted.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import dataclasses
 import functools
 import io
-import json
 import os
+import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -19,11 +22,12 @@ from typing import Any
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from raymix import asking, libraries, overrides
 from raymix.config import (
     BadInput,
     Compare,
@@ -34,35 +38,32 @@ from raymix.config import (
     Tune,
     Unavailable,
     flatten,
+    folder,
     nearest,
+    nearest_setting,
+    raymix_home,
     to_plain,
 )
 from raymix.storage import no_room, unreachable
 
 DONE, UNEXPECTED, BAD_INPUT, NOTHING_USABLE = 0, 1, 2, 3
 OWN_FILES = ("search_spaces", "space")  # groups of which a person may have files
-PLACES = (  # settings that name places, each but home; those without "://" are of this machine
-    "dataset.root", "dataset.prepared", "dataset.annotations", "dataset.splits", "dataset.regions", "dataset.faces",
-    "encoder.weights", "prepared",
-)  # fmt: skip
+ABSOLUTE = (
+    "home",
+    "root",
+    "prepared",
+    "annotations",
+    "splits",
+    "regions",
+    "faces",
+    "weights",
+)  # paths that are compared
 SHIPPED = "working_dir_files"  # above the copy of --working-dir in which a job of Ray's stands
 SCHEMAS = {"tune": Tune, "train": Run, "prepare": Prepare, "evaluate": Evaluate, "compare": Compare}
 
 
 class Nothing(Exception):
     """The work ended without anything usable (exit code 3)."""
-
-
-def folder(name: str) -> Path:
-    """`configs` or `search_spaces`: beside the package in a checkout, inside it when installed as a wheel."""
-    package = Path(__file__).resolve().parent
-    beside = package.parent / name
-    return beside if (package.parent / "pyproject.toml").exists() and beside.is_dir() else package / name
-
-
-def home() -> str:
-    """Where clips and studies live unless told otherwise: $RAYMIX_HOME, else ~/raymix; never the working directory."""
-    return os.environ.get("RAYMIX_HOME") or os.path.join(os.path.expanduser("~"), "raymix")
 
 
 @functools.cache
@@ -72,7 +73,7 @@ def _register() -> None:
         store.store(name=f"{name}_schema", node=schema)
     for file in sorted(folder("search_spaces").glob("*.yaml")):
         store.store(group="search_spaces", name=file.stem, node=OmegaConf.load(file))
-    OmegaConf.register_new_resolver("raymix_home", home, replace=True)
+    OmegaConf.register_new_resolver("raymix_home", raymix_home, replace=True)
 
 
 @contextlib.contextmanager
@@ -91,11 +92,10 @@ def _one_line(error: BaseException) -> str:
 
 
 def enter(task: Callable[[Any], int | None], name: str, look: Callable[[], None] = lambda: None) -> None:
-    """Run a door: compose `configs/<name>.yaml`, hand the typed config to `task`, exit with its code.
+    """Run a command: compose `configs/<name>.yaml`, hand the typed config to `task`, exit with its code.
 
     `look` may refuse words (BadInput) before they are composed, or add some.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one line
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set while the command was loaded (raymix/__init__.py)
         signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(_outcome(task, name, look))
@@ -103,95 +103,152 @@ def enter(task: Callable[[Any], int | None], name: str, look: Callable[[], None]
 
 def words() -> tuple[list[str], str | None]:
     """The settings of the command line as they were given, and the folder of its --config-dir."""
-    given = get_args_parser().parse_intermixed_args(_sorted_words(sys.argv[1:]))
+    given = _parsed(sys.argv[1:])
     return list(given.overrides), given.config_dir
 
 
 def composed(name: str, settings: list[str], config_dir: str | None, home: str) -> Any:
-    """The typed config that door `name` would have with these words; BadInput in one line as at that door itself."""
+    """The typed config that command `name` would have with these words; BadInput in one line as at that command itself."""
+    return _typed(_compose(name, settings, config_dir), name, settings, home)
+
+
+def _compose(name: str, settings: list[str], config_dir: str | None, whole: bool = False) -> Any:
+    """The config of a command with these words, as OmegaConf; `whole`: with Hydra's own part."""
     _register()
-    path = [f"hydra.searchpath=['file://{os.path.abspath(config_dir)}']"] if config_dir else []
-    with _explaining(name):
+    with _explaining(name, settings):
+        ready = _for_hydra(name, settings, config_dir)
         with hydra.initialize_config_dir(str(folder("configs")), version_base="1.3"):
-            config = hydra.compose(name, [*settings, *path])
-        config.home = home
-        _settle(config)
-        with refusing():
-            return OmegaConf.to_object(config)
+            return hydra.compose(name, ready, return_hydra_config=whole)
+
+
+def _for_hydra(name: str, settings: list[str], config_dir: str | None) -> list[str]:
+    """The words as Hydra reads them, and where it finds a person's own files."""
+    if added := [word for word in settings if word.startswith(("+", "~"))]:
+        raise BadInput(f"{added[0]}: settings can be changed (name=value), not added or removed")
+    ready = overrides.for_hydra(settings, SCHEMAS[name], groups(name), method_settings(name))
+    if config_dir:
+        place = os.path.abspath(os.path.expanduser(config_dir))
+        if not os.path.isdir(place):
+            raise BadInput(f"--config-dir {config_dir}: no such folder")
+        ready.append(f"hydra.searchpath=[{overrides.quoted('file://' + place)}]")
+    return ready
 
 
 @contextlib.contextmanager
-def _explaining(name: str) -> Iterator[None]:
-    """Inside, what keeps the config of door `name` from being composed becomes BadInput in one line."""
+def _explaining(name: str, settings: list[str]) -> Iterator[None]:
+    """Inside, what keeps the config of command `name` from being composed becomes BadInput in one line."""
     try:
         yield
-    except BadInput:
+    except (BadInput, BrokenPipeError):
         raise
     except (HydraException, OmegaConfBaseException) as error:
-        raise BadInput(_explain(error, name)) from error
+        raise BadInput(_explain(error, name, settings)) from error
     except (YAMLError, ValueError, OSError) as error:  # a file of the person's own
         raise BadInput(_one_line(error)) from error
 
 
 def _outcome(task: Callable[[Any], int | None], name: str, look: Callable[[], None] = lambda: None) -> int:
-    try:
-        _register()
+    def work() -> int:
         look()
-        config = _compose(name)
-        if config is None:
-            return DONE
-        with refusing():
-            typed = OmegaConf.to_object(config)
-        if not config.home:
-            raise BadInput("home is empty: name a folder, or leave it out")
-        return task(typed) or DONE
+        config = configured(name)
+        return DONE if config is None else task(config) or DONE
+
+    return guarded(work)
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """The exit code of `work`; every end that is known is said in one line on standard error."""
+    try:
+        code = work()
+        sys.stdout.flush()
+        return code
     except BadInput as error:
         return _say(str(error), BAD_INPUT)
     except Nothing as error:
         return _say(str(error), NOTHING_USABLE)
     except Unavailable as error:
         return _say(str(error), UNEXPECTED)
-    except OSError as error:
-        if not (said := unreachable(error) or no_room(error)):
-            raise
-        return _say(said, UNEXPECTED)
     except KeyboardInterrupt:
         return _say("interrupted", 130)
+    except BrokenPipeError:  # the reader of standard output has ended, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNEXPECTED
+    except Exception as error:
+        if said := libraries.broken(error):
+            return _say(said, BAD_INPUT)
+        if isinstance(error, OSError) and (said := unreachable(error) or no_room(error)):
+            return _say(said, UNEXPECTED)
+        raise
 
 
-def _compose(name: str) -> Any:
-    """The config of the command line; None where Hydra has answered itself (--help, --cfg)."""
-    configs: list[Any] = []
-    with _explaining(name):
-        sys.argv[1:] = _sorted_words(sys.argv[1:])
-        hydra.main(version_base="1.3", config_path=str(folder("configs")), config_name=name)(configs.append)()
-        if configs:
-            if configs[0].get("home") and "://" not in configs[0].home:  # workers elsewhere stand in other folders
-                configs[0].home = os.path.abspath(os.path.expanduser(configs[0].home))
-            _settle(configs[0])
-    return configs[0] if configs else None
+def configured(name: str) -> Any:
+    """The typed config of the command line; None where it asks for text only (--help, --cfg)."""
+    given = _parsed(sys.argv[1:])
+    asking.BEFORE.get(name, lambda words: None)(given.overrides)
+    if given.help:
+        from raymix import help
+
+        config = _compose(name, given.overrides, given.config_dir, whole=True)
+        with _explaining(name, given.overrides):
+            text = help.page(name, SCHEMAS[name], config, {group: options(group) for group in groups(name)})
+        print(text, flush=True)
+        return None
+    if given.cfg or given.info or given.hydra_help or given.shell_completion:
+        _hydra_answers(name, given)
+        return None
+    return _typed(_compose(name, given.overrides, given.config_dir), name, given.overrides)
 
 
-def _settle(config: Any) -> None:
-    """Resolve what refers to other settings, and make every path absolute: it is compared with those of other days.
+def _hydra_answers(name: str, given: argparse.Namespace) -> None:
+    """Let Hydra itself print what it was asked for (--cfg, --info, --hydra-help)."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come here
+    options = [word for word in sys.argv[1:] if word not in given.overrides]
+    before = sys.argv[1:]
+    with _explaining(name, given.overrides):
+        try:
+            _register()
+            sys.argv[1:] = [*options, *_for_hydra(name, given.overrides, None)]
+            hydra.main(version_base="1.3", config_path=str(folder("configs")), config_name=name)(lambda config: None)()
+        finally:
+            sys.argv[1:] = before
+
+
+def _typed(config: Any, name: str, settings: list[str], home: str | None = None) -> Any:
+    """The config as the command's dataclass: everything that refers to other settings resolved, every path expanded."""
+    with _explaining(name, settings):
+        config.home = overrides.as_text(_expanded(config.home if home is None else home, absolute=True))
+        typed: Any = OmegaConf.to_object(config)
+    if not typed.home:
+        raise BadInput("home is empty: name a folder, or leave it out")
+    _expand_paths(typed)
+    return typed
+
+
+def _expand_paths(config: Any) -> None:
+    """Expand `~` in every path, and make those absolute that are compared with paths of other runs."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            _expand_paths(value)
+        elif item.metadata.get("path") and isinstance(value, list):
+            setattr(config, item.name, [_expanded(each) for each in value])
+        elif item.metadata.get("path") and value and (item.name, value) != ("faces", Dataset().faces):
+            setattr(config, item.name, _expanded(value, item.name in ABSOLUTE))
+
+
+def _expanded(path: str, absolute: bool = False) -> str:
+    """The path with its `~`; `absolute`: from the root, for it is compared with those of other days.
 
     In the working directory of a job a relative path stays: that is another copy for each version of what is in it.
     """
-    OmegaConf.resolve(config)
-    shipped = SHIPPED in Path.cwd().parts
-    for name in PLACES:
-        group, _, field = name.rpartition(".")
-        of = config.get(group) if group else config
-        path = of.get(field) if of is not None and field in of else None
-        word = name == "dataset.faces" and path == Dataset().faces  # no path
-        if path and "://" not in path and not word:
-            path = os.path.expanduser(path)
-            of[field] = path if shipped else os.path.abspath(path)
+    if not path or "://" in path:
+        return path
+    path = os.path.expanduser(path)
+    return path if not absolute or SHIPPED in Path.cwd().parts else os.path.abspath(path)
 
 
-def _sorted_words(words: list[str]) -> list[str]:
-    """The words with options before settings, as Hydra wants them; BadInput for what a door does not take."""
-    words = [_homely(word) for word in words]
+def _parsed(words: list[str]) -> argparse.Namespace:
+    """The options and settings of a command line; BadInput for options that a command does not take."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -202,16 +259,12 @@ def _sorted_words(words: list[str]) -> list[str]:
         reason = said.getvalue().strip().splitlines()[-1].split("error: ")[-1]
         raise BadInput(f"{reason}; settings are written name=value, and --help lists them") from None
     if given.multirun:
-        raise BadInput("--multirun: a door runs once; what shall vary belongs in a search space")
-    if added := [word for word in given.overrides if word.startswith(("+", "~"))]:
-        raise BadInput(f"{added[0]}: settings can be changed (name=value), not added or removed")
-    return [word for word in words if word not in given.overrides] + given.overrides
-
-
-def _homely(word: str) -> str:
-    """`dataset.root=~/x` in quotes, where Hydra takes the ~ for a letter; no shell puts a folder in its place."""
-    name, _, path = word.partition("=")
-    return f"{name}={json.dumps(path, ensure_ascii=False)}" if name in ("home", *PLACES) and path[:1] == "~" else word
+        raise BadInput("--multirun: a command runs once; what shall vary belongs in a search space")
+    for option in ("config_name", "config_path", "experimental_rerun"):
+        if value := getattr(given, option):
+            asked = f"--{option.replace('_', '-')} {value}"
+            raise BadInput(f"{asked}: a command has its own configuration; files of yours: --config-dir DIR")
+    return given
 
 
 def _say(message: str, code: int) -> int:
@@ -220,30 +273,50 @@ def _say(message: str, code: int) -> int:
     return code
 
 
-def _explain(error: BaseException, name: str) -> str:
+def _explain(error: BaseException, name: str, settings: list[str]) -> str:
     """Hydra's paragraph as one line with the nearest valid name."""
     text = str(error).strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: not of the form name=value ({lines[0]})"
     if "Available options in" in text:  # a group option that does not exist
-        group, option = lines[0].split("'")[-2].rsplit("/", 1)
+        group, option = lines[0].split("'")[-2].split("/", 1)
         options = [line for line in lines[1:] if not line.startswith(("Available", "Config search", "provider="))]
-        own = f"; your own: --config-dir DIR with DIR/{group}/{option}.yaml" if group in OWN_FILES else ""
-        return f"{group}={option}: no such choice{nearest(option, options)}{own}"
+        return _no_choice(group, option, options)
     if text.startswith("Could not override '"):
         wanted = text.split("'")[1]
         if wanted in OWN_FILES:  # Hydra changes what is there
             return f"{wanted}: no such entry to change; more need a file: --config-dir DIR with DIR/{wanted}/mine.yaml"
-        return f"{wanted}: no such setting{nearest(wanted, _names(name))}"
+        return f"{wanted}: no such setting{_near(wanted, name, settings)}"
     if text.startswith("Ambiguous value"):
         return f"{lines[0]}: give one value, or a list as name=[a,b]"
     full = str(error.__cause__) if "full_key" in str(error.__cause__ or "") else text
     key = full.split("full_key: ")[1].splitlines()[0].strip() if "full_key: " in full else ""
     if "' not in '" in full or "is not in struct" in full:  # a key of a person's own YAML
-        return f"{key}: no such setting{nearest(key, _names(name))}"
+        return f"{key}: no such setting{_near(key, name, settings)}"
     reason = next((line for line in full.splitlines() if line.strip()), type(error).__name__)
+    given = [word for word in settings if "${" in word and (word.startswith(f"{key}=") or not key)]
+    if given:
+        literal = shlex.quote(overrides.as_text(given[-1]))
+        return f"{given[-1]}: ${{...}} stands for another setting ({reason}); for the text itself write {literal}"
     return f"{key}: {reason}" if key else reason
+
+
+def _no_choice(group: str, option: str, options: list[str]) -> str:
+    """What to say of an option that a group does not have."""
+    if group == "dataset" and re.search(r"[/\\.~]", option):
+        meant = shlex.join(["dataset=folder", f"dataset.root={option}"])
+        return f"{group}={option}: no such choice (did you mean {meant}?)"
+    own = f"; your own: --config-dir DIR with DIR/{group}/{option}.yaml" if group in OWN_FILES else ""
+    return f"{group}={option}: no such choice{nearest(option, options)}{own}"
+
+
+def _near(wanted: str, name: str, settings: list[str]) -> str:
+    """A suggestion for a setting that is not there; a setting of a method alone is looked for in the chosen one."""
+    if not wanted.startswith("method."):
+        return nearest_setting(wanted, [*flatten(to_plain(SCHEMAS[name]())), *groups(name)])
+    chosen = dict(word.split("=", 1) for word in settings if "=" in word).get("method") or default(name, "method")
+    own = method_settings(name, chosen)
+    hint = nearest_setting(wanted, own)
+    return hint or f" of method={chosen} (it has {', '.join(own)})" if own else ""
 
 
 def _knobs(file: Path) -> Any:
@@ -252,11 +325,34 @@ def _knobs(file: Path) -> Any:
     return loaded.get("method", loaded)
 
 
-def _names(name: str) -> list[str]:
-    """Every setting of a door, and every group."""
-    defaults = OmegaConf.load(folder("configs") / f"{name}.yaml").defaults
-    groups = [str(key) for entry in defaults if not isinstance(entry, str) for key in entry]
-    nested = to_plain(SCHEMAS[name]())
-    if "method" in groups:
-        nested["method"] = {str(key): "" for file in folder("configs").glob("method/*.yaml") for key in _knobs(file)}
-    return [*flatten(nested), *(group for group in groups if not group.startswith("override "))]
+@functools.cache
+def _defaults(name: str) -> dict[str, str]:
+    """The config groups of a command in their order, each with the option that is chosen by default."""
+    loaded: Any = OmegaConf.load(folder("configs") / f"{name}.yaml")
+    entries: Any = OmegaConf.to_container(loaded.defaults, resolve=False)
+    found = {str(key): str(option) for entry in entries if isinstance(entry, dict) for key, option in entry.items()}
+    return {key.removeprefix("optional "): option for key, option in found.items() if not key.startswith("override ")}
+
+
+def groups(name: str) -> list[str]:
+    """The config groups of a command."""
+    return list(_defaults(name))
+
+
+def options(group: str) -> list[str]:
+    """The options of a config group that come with raymix."""
+    own = folder("search_spaces") if group == "search_spaces" else folder("configs") / group
+    return sorted(file.stem for file in own.glob("*.yaml"))
+
+
+def default(name: str, group: str) -> str:
+    """The option of a group that a command has by default."""
+    return _defaults(name).get(group, "")
+
+
+def method_settings(name: str, method: str = "*") -> list[str]:
+    """The settings of a method, or of all, for a command that has them."""
+    if "method" not in groups(name):
+        return []
+    files = folder("configs").glob(f"method/{method}.yaml")
+    return list(dict.fromkeys(f"method.{key}" for file in sorted(files) for key in _knobs(file)))

@@ -8,6 +8,11 @@ Behind the same door: anybody's predictions (`submission`), two results compared
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from raymix import cli
+
+    cli.run("evaluate")
+
 import datetime
 import sys
 from collections.abc import Callable
@@ -27,7 +32,7 @@ from raymix import (
     submission,
     verdict,
 )
-from raymix.asking import OF_SCENES, as_lists, refuse_unread
+from raymix.asking import OF_SCENES, refuse_unread
 from raymix.config import BadInput, Evaluate, from_plain, signature
 from raymix.contenders import Source, choose
 from raymix.door import enter, refusing
@@ -263,8 +268,4 @@ def task(settings: Evaluate) -> int:
 
 
 def main() -> None:
-    enter(task, "evaluate", as_lists)
-
-
-if __name__ == "__main__":
-    main()
+    enter(task, "evaluate")

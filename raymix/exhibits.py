@@ -8,6 +8,7 @@ are of the paper's kind, without published numbers.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -84,7 +85,8 @@ def gathered(settings: Evaluate, echo: Echo) -> tuple[list[Hall], str]:
         source = Source.find(settings)
         found = [Shown(str(e.run.method["name"]), source.study.name, e) for e in choose(settings, source, echo)[:1]]
         return [Hall(found, settings.split, device)], settings.output or f"{source.uri}/evaluation/paper"
-    names = list(dict.fromkeys(each.strip() for each in settings.comparison.split(",") if each.strip()))
+    listed = settings.comparison.strip().removeprefix("[").removesuffix("]")
+    names = list(dict.fromkeys(each.strip() for each in listed.split(",") if each.strip()))
     halls: dict[str, tuple[str, Hall]] = {}  # by dataset, with the first comparison that is of it
     for name in names:
         shown = _of_comparison(settings, name, echo)
@@ -97,13 +99,21 @@ def gathered(settings: Evaluate, echo: Echo) -> tuple[list[Hall], str]:
             )
         known = {each.contender.uri for each in hall.shown}
         hall.shown.extend(each for each in shown if each.contender.uri not in known)
-    where = f"comparisons/{names[0]}/paper" if len(names) == 1 else f"evaluations/paper-{'-and-'.join(names)}"
-    return [hall for _, hall in halls.values()], settings.output or f"{home}/{where}"
+    short = "-and-".join(name.rstrip("/").rpartition("/")[2] for name in names)
+    where = f"{_place(settings, names[0])}/paper" if len(names) == 1 else f"{home}/evaluations/paper-{short}"
+    return [hall for _, hall in halls.values()], settings.output or where
+
+
+def _place(settings: Evaluate, comparison: str) -> str:
+    """The folder of a comparison that is given by its name, its path or its URI."""
+    if "://" in comparison or comparison.startswith(("/", "~")):
+        return os.path.expanduser(comparison).rstrip("/")
+    return f"{settings.home.rstrip('/')}/comparisons/{comparison}"
 
 
 def _of_comparison(settings: Evaluate, name: str, echo: Echo) -> list[Shown]:
     """The systems of one comparison that have a checkpoint, all on the same scenes; BadInput or Nothing where not."""
-    place = f"{settings.home.rstrip('/')}/comparisons/{name}"
+    place = _place(settings, name)
     filesystem, path = resolve(place)
     try:
         studies = json.loads(get(filesystem, f"{path}/comparison.json"))["studies"]

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from pyarrow import fs
 
 from raymix import columns, significance
-from raymix.config import BadInput, flatten, nearest
+from raymix.config import BadInput, flatten, nearest, nearest_setting, raymix_home
 from raymix.expression import Expression
 from raymix.ledger import Ledger
 from raymix.storage import resolve
@@ -42,11 +42,6 @@ class Query:
     where: str | None = None
     metric: str | None = None  # default: the study's objective
     mode: str | None = None
-
-
-def home() -> str:
-    """$RAYMIX_HOME, else ~/raymix."""
-    return os.environ.get("RAYMIX_HOME") or os.path.join(os.path.expanduser("~"), "raymix")
 
 
 def studies(root: str) -> list[str]:
@@ -126,7 +121,7 @@ def _where(table: list[dict[str, Any]], study: Study, text: str) -> list[dict[st
     known = sorted({*own, *base, *_searched(table)})
     for name in sorted(expression.names):
         if name not in known:
-            raise BadInput(f"--where: {study.name} has no {name}{nearest(name, known)}")
+            raise BadInput(f"--where: {study.name} has no {name}{nearest_setting(name, known)}")
     missing = dict.fromkeys(known)  # a setting that was not searched in a trial, and is not in the config, is None
     return [
         line
@@ -289,7 +284,7 @@ def parser() -> Parser:
         prog="python -m raymix.leaderboard", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     new.add_argument("study", nargs="*", help="names of studies; none: list them")
-    new.add_argument("--root", default=home(), help="where raymix keeps its studies (default: %(default)s)")
+    new.add_argument("--root", default=raymix_home(), help="where raymix keeps its studies (default: %(default)s)")
     new.add_argument("--top", type=int, metavar="N", help="only the best N trials")
     new.add_argument(
         "--where", metavar="EXPR", help="only trials for which this holds, over names of settings and columns"

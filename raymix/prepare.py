@@ -7,10 +7,14 @@ stopped, and returns at once when all is done.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from raymix import cli
+
+    cli.run("prepare")
+
 import contextlib
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -21,7 +25,7 @@ from pyarrow import fs
 from raymix import importing, inspection, lock, scene_lists, session
 from raymix.clip import SCHEMA_VERSION
 from raymix.clip_files import describe
-from raymix.config import BadInput, Dataset, Prepare, nearest
+from raymix.config import Dataset, Prepare, nearest
 from raymix.datasets import (
     DATASETS,
     OPTIONAL,
@@ -37,7 +41,7 @@ from raymix.datasets import (
 )
 from raymix.datasets.leaks import Leak
 from raymix.datasets.source import Source
-from raymix.door import Nothing, enter, refusing, words
+from raymix.door import Nothing, enter, refusing
 from raymix.engine import writable
 from raymix.progress import Progress
 from raymix.rules import check
@@ -47,7 +51,6 @@ from raymix.storage import no_room, resolve
 Echo = Callable[[str], Any]
 LOCK = ".lock"  # in the prepared folder: who works at it
 TURN = 2.0  # seconds between two looks whether another one has ended
-INSPECTED = ("inspect", "output", "pictures", "seed", "home")  # what inspect= reads
 NOWHERE = (
     "prepared",
     "overwrite",
@@ -286,29 +289,5 @@ def door(config: Prepare) -> int:
     return 0
 
 
-def _look() -> None:
-    """Lists as people write them; BadInput for words that would be passed over in silence beside `inspect`, or without it."""
-    _one_is_a_list()
-    given = [word for word in words()[0] if not word.startswith("hydra.")]
-    names = {name: value for name, _, value in (word.partition("=") for word in given)}
-    if names.get("inspect"):
-        if unread := [word for word in given if word.partition("=")[0] not in INSPECTED]:
-            raise BadInput(f"{unread[0]}: does not go with inspect=, which reads {', '.join(INSPECTED[1:])}")
-    elif alone := [word for word in given if word.partition("=")[0] in ("output", "pictures")]:
-        raise BadInput(f"{alone[0]}: goes with inspect=DIR")
-
-
-def _one_is_a_list() -> None:
-    """`layouts=hconcat` and `layouts=hconcat,grid2x2` as lists, which Hydra would take for something of its own."""
-    for place, word in enumerate(sys.argv):
-        name, sign, value = word.partition("=")
-        if sign and name in ("layouts", "pair_lists") and value and not value.startswith(("[", "$")):
-            sys.argv[place] = f"{name}={json.dumps(value.split(','), ensure_ascii=False)}"
-
-
 def main() -> None:
-    enter(door, "prepare", _look)
-
-
-if __name__ == "__main__":
-    main()
+    enter(door, "prepare")

@@ -18,7 +18,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from raymix.config import BadInput, flatten, nearest
+from raymix.config import BadInput, flatten, nearest, nearest_setting
 from raymix.expression import Expression
 from raymix.space import SearchSpace
 
@@ -84,7 +84,7 @@ def _current(name: Any, known: Mapping[str, Any], where: str) -> Any:
     inside = [other for other in known if other.startswith(f"{name}.")]
     if inside:
         raise BadInput(f"{where} {name}: a group of settings, not one (for instance {inside[0]})")
-    raise BadInput(f"{where} {name}: no such setting{nearest(str(name), list(known))}")
+    raise BadInput(f"{where} {name}: no such setting{nearest_setting(str(name), list(known))}")
 
 
 def _expression(text: Any, known: Mapping[str, Any], where: str) -> Expression:
@@ -215,7 +215,7 @@ def _point(space: SearchSpace, point: Any, index: int) -> dict[str, Any]:
     where, values = f"first[{index}]", dict(_mapping(point, f"first[{index}]"))
     for name, value in values.items():
         if name not in space.distributions:
-            raise BadInput(f"{where} {name}: is not searched{nearest(str(name), space.names)}")
+            raise BadInput(f"{where} {name}: is not searched{nearest_setting(str(name), space.names)}")
         values[name] = _inside(space.distributions[name], value, f"{where} {name}")
     active = space.walk(lambda name, _: values.get(name))
     if all(name in values for name in active) and (broken := space.check(values)):

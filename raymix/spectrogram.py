@@ -15,7 +15,11 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
-from torchaudio.functional import melscale_fbanks
+
+from raymix.libraries import loading
+
+with loading("torchaudio"):
+    from torchaudio.functional import melscale_fbanks
 
 SAMPLE_RATE = 16_000  # Hz
 WINDOW = 160  # samples: 10 ms

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from raymix import cli
+
+    cli.run("train")
+
 import time
 
 from raymix import engine, forecast, preflight
@@ -26,7 +31,3 @@ def task(config: Run) -> int:
 
 def main() -> None:
     enter(task, "train")
-
-
-if __name__ == "__main__":
-    main()

@@ -5,6 +5,11 @@ Also: ray job submit --working-dir . -- python -m raymix.tune ...    The same co
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from raymix import cli
+
+    cli.run("tune")
+
 import functools
 import os
 import shlex
@@ -16,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from raymix import door, engine, forecast, lock, preflight, session
+from raymix import cli, door, engine, forecast, lock, preflight, session
 from raymix.config import BadInput, Evaluate, Run, Tune, from_plain, override, to_plain
 from raymix.door import DONE, enter, refusing
 from raymix.rules import check, problems
@@ -192,8 +197,7 @@ def prepare(run: Run) -> None:
 
 def command() -> str:
     """The command line that was given, as a person would type it."""
-    module = "raymix." + sys.argv[0].rsplit("/", 1)[-1].removesuffix(".py")
-    line = shlex.join(["python", "-m", module, *sys.argv[1:]])
+    line = shlex.join([*cli.program(), *sys.argv[1:]])
     settings = "--runtime-env cluster/runtime_env.yaml"
     return f"ray job submit {settings} --working-dir . -- {line}" if lock.job() else line
 
@@ -249,7 +253,3 @@ def told(overheads: dict[str, Any]) -> str:
 
 def main() -> None:
     enter(task, "tune", look)
-
-
-if __name__ == "__main__":
-    main()

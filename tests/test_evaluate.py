@@ -379,5 +379,5 @@ def test_the_door_ends_with_one_line(home: Path) -> None:
     house = Path(door.__file__).resolve().parents[1]
     command = [sys.executable, "-m", "raymix.evaluate", "study=smal", f"home={home}"]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=house)
-    assert ended.returncode == 2 and ended.stdout == ""
+    assert ended.returncode == 2 and ended.stdout == "raymix evaluate: study=smal; loading PyTorch ...\n"
     assert ended.stderr.startswith("raymix: study=smal: no such study") and ended.stderr.count("\n") == 1

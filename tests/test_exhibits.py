@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from test_evaluate import a_run, a_study, clips
 
 from raymix import exhibits, plates, results
 from raymix import hall as hall_room
-from raymix.asking import as_lists
 from raymix.config import BadInput, Dataset, Evaluate, Evaluation
+from raymix.door import composed
 from raymix.evaluate import evaluate
 from raymix.figures import Picture
 from raymix.hall import HEARING, SHUFFLED, SILENT, UNTRAINED, Hall, Shown, held
@@ -267,11 +266,13 @@ def test_one_dataset_on_different_scenes_is_no_table(home: Path, clips: Dataset)
         evaluate(Evaluate(home=str(home), comparison="vox,again", tables=[2]), print)
 
 
-@pytest.mark.parametrize("word", ["comparison=A,B", "comparison=[A, B]", "comparison=A, B"])
-def test_comparisons_are_named_as_people_write_them(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["evaluate", word, "tables=2"])
-    as_lists()
-    assert sys.argv[1:] == ['comparison="A,B"', "tables=[2]"]
+def test_comparisons_are_named_as_people_write_them(home: Path, clips: Dataset) -> None:
+    a_comparison(home, "second", replace(clips, name="voxceleb2", prepared=f"{clips.prepared}/"), ("cycle",))
+    for value in ("vox,second", "[vox, second]", "vox, second", f"{home}/comparisons/vox,second"):
+        made = composed("evaluate", [f"comparison={value}", "tables=2"], None, str(home))
+        assert made.tables == [2]
+        with pytest.raises(BadInput, match=r"vox and second are of one dataset, on different scenes"):
+            evaluate(made, print)
 
 
 @pytest.mark.filterwarnings("error")

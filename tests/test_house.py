@@ -14,7 +14,8 @@ PACKAGE = ROOT / "raymix"
 FLOORS: dict[str, int] = {
     "config": 1, "spectrogram": 1, "walk": 1, "metrics": 1, "storage": 1, "expression": 1, "study": 1,
     "columns": 1, "remaining": 2, "room": 2, "lock": 2,
-    "encoders": 2, "rules": 2, "ledger": 2, "checkpoint": 2, "clip": 2, "protocol": 2, "space": 2, "truth": 2, "door": 2,
+    "encoders": 2, "rules": 2, "ledger": 2, "checkpoint": 2, "clip": 2, "protocol": 2, "space": 2, "truth": 2,
+    "door": 4, "libraries": 0, "overrides": 2, "help": 3, "cli": 5, "__main__": 6,
     "distributed": 2, "ray_head": 2, "phase": 1, "precision": 2, "crew": 1, "resampling": 1, "progress": 3, "significance": 2,
     "search_space": 3, "common_space": 1, "sampler": 3, "mixture": 3, "clip_files": 3, "datasets": 4, "scene": 4,
     "methods": 5, "scoring": 5,
@@ -55,7 +56,9 @@ TORCH_FREE = {
     "asking", "layout", "region", "casting", "pair_list", "scene_lists", "predictions", "results",
     "config", "rules", "storage", "expression", "study", "columns", "remaining",
     "ledger", "protocol", "space", "search_space", "metrics", "truth",
-    "resampling", "significance", "precision", "door", "leaderboard", "watch", "session", "ray_head", "phase", "room", "lock",
+    "resampling", "significance", "precision",
+    "door", "libraries", "overrides", "help", "cli", "__main__",
+    "leaderboard", "watch", "session", "ray_head", "phase", "room", "lock",
 }  # fmt: skip
 
 

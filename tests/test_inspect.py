@@ -351,10 +351,9 @@ def test_new_clips_take_the_old_lists_away(boxed: Dataset, tmp_path: Path) -> No
     assert not (tmp_path / "out/scenes").exists() and "No fixed lists here" in (tmp_path / "out/README.md").read_text()
 
 
-def test_the_door_writes_lists_in_any_spelling(copy: str, boxed: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["prepare", "layouts=hconcat,single", "pair_lists=a.csv", "dataset=folder"])
-    door._one_is_a_list()
-    assert sys.argv[1:] == ['layouts=["hconcat", "single"]', 'pair_lists=["a.csv"]', "dataset=folder"]
+def test_the_door_writes_lists_in_any_spelling(copy: str, boxed: Dataset) -> None:
+    made = composed_by("prepare", ["layouts=hconcat,single", "pair_lists=a.csv", "dataset=folder"], None, "/none")
+    assert (made.layouts, made.pair_lists) == (["hconcat", "single"], ["a.csv"])
     settings = dataclasses.replace(boxed, prepared=copy)
     assert door.door(Prepare(home="/none", dataset=settings, layouts=["grid2x2"], scenes=3)) == 0
     assert pair_list.read(f"{copy}/scenes/test-grid2x2-0-3.parquet").layout == "grid2x2"

@@ -5,7 +5,19 @@ of the leaderboard: one name all the way, and the number in a config is the numb
 its keys are those of `configs/method/NAME.yaml`, which are the keywords of the method's constructor.
 """
 
-from raymix.config.plain import BadInput, Unavailable, flatten, from_plain, nearest, override, signature, to_plain
+from raymix.config.plain import (
+    BadInput,
+    Unavailable,
+    flatten,
+    folder,
+    from_plain,
+    nearest,
+    nearest_setting,
+    override,
+    raymix_home,
+    signature,
+    to_plain,
+)
 from raymix.config.schema import (
     Cluster,
     Compare,
@@ -24,6 +36,7 @@ from raymix.config.schema import (
     Tune,
     chosen,
     ranged,
+    setting,
 )
 
 __all__ = [
@@ -46,10 +59,14 @@ __all__ = [
     "Unavailable",
     "chosen",
     "flatten",
+    "folder",
     "from_plain",
     "nearest",
+    "nearest_setting",
     "override",
     "ranged",
+    "raymix_home",
+    "setting",
     "signature",
     "to_plain",
 ]

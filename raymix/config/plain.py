@@ -6,14 +6,18 @@ import difflib
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from raymix.config.schema import Run
+
+SIMILAR = 0.75  # smallest ratio of two names of which one is taken for the other, mistyped
 
 
 class BadInput(ValueError):
@@ -24,14 +28,58 @@ class Unavailable(RuntimeError):
     """Something that the work needs cannot be started or reached; the message is one line with the remedy (exit code 1)."""
 
 
-def nearest(name: str, names: list[str]) -> str:
-    """` (did you mean X?)`, or the list where nothing is near and the list is short."""
-    if not (close := difflib.get_close_matches(name, names, n=1, cutoff=0.5)):
-        leaf = {n.rsplit(".", 1)[-1]: n for n in names}
-        close = [leaf[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(leaf), n=1, cutoff=0.6)]
-    if close:
-        return f" (did you mean {close[0]}?)"
+def folder(name: str) -> Path:
+    """`configs` or `search_spaces`: beside the package in a checkout, inside it when installed as a wheel."""
+    package = Path(__file__).resolve().parent.parent
+    beside = package.parent / name
+    return beside if (package.parent / "pyproject.toml").exists() and beside.is_dir() else package / name
+
+
+def raymix_home() -> str:
+    """Where clips and studies are kept by default: $RAYMIX_HOME, else ~/raymix; never the working directory."""
+    return os.path.expanduser(os.environ.get("RAYMIX_HOME") or os.path.join("~", "raymix"))
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """` (did you mean X?)` for a typing mistake; else ` (one of: ...)` where `names` are few; else ''."""
+    plain = {_simplified(each): each for each in reversed(names)}
+    wanted = _simplified(name)
+    close = difflib.get_close_matches(wanted, list(plain), n=1, cutoff=SIMILAR)
+    begun = [each for each in plain if min(len(wanted), len(each)) >= 3 and each[: len(wanted)] == wanted[: len(each)]]
+    if close or len(begun) == 1:
+        return f" (did you mean {plain[(close or begun)[0]]}?)"
     return f" (one of: {', '.join(sorted(names))})" if 0 < len(names) <= 12 else ""
+
+
+def nearest_setting(name: str, names: Sequence[str]) -> str:
+    """` (did you mean X?)` for a setting whose last component is like that of `name`; else ''.
+
+    Of several, the one whose other components are most like those of `name`, then the first.
+    """
+    section, _, leaf = _simplified(name).rpartition(".")
+    parts = [(each, *_simplified(each).rpartition(".")[::2]) for each in names]
+    likeness = {each: (_ratio(leaf, own), _ratio(section, of)) for each, of, own in parts}
+    best = max(likeness, key=lambda each: likeness[each], default="")  # the first of equals
+    begun = [each for each, of, own in parts if len(leaf) >= 4 and own.startswith(leaf) and section in ("", of)]
+    if len(begun) == 1 and likeness[best][0] < 0.8:
+        best = begun[0]
+    elif not best or (likeness[best][0] < SIMILAR and not _one_letter_more(leaf, section, best)):
+        return ""
+    return f" (did you mean {best}?)"
+
+
+def _one_letter_more(leaf: str, section: str, name: str) -> bool:
+    """Whether a short last component, in the right section, has one letter too many at its end (`mixture.kk`)."""
+    of, _, own = _simplified(name).rpartition(".")
+    return bool(section) and section == of and leaf[:-1] == own
+
+
+def _simplified(name: str) -> str:
+    return name.lower().replace("-", "_").replace(" ", "_")
+
+
+def _ratio(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -55,7 +103,7 @@ def override(plain: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, A
         for part in path:
             node = node.get(part, {}) if isinstance(node, dict) else {}
         if leaf not in node:
-            raise BadInput(f"{name}: no such setting{nearest(name, list(flatten(plain)))}")
+            raise BadInput(f"{name}: no such setting{nearest_setting(name, list(flatten(plain)))}")
         node[leaf] = value
     return copy
 

@@ -15,12 +15,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from raymix.config import Dataset
+from raymix.config import Dataset, folder
 from raymix.datasets import manifest
 from raymix.datasets.manifest import Prepared
 from raymix.datasets.publishers import publisher
 from raymix.datasets.source import Entry
-from raymix.door import folder
 from raymix.storage import get, put, resolve
 
 CARD, SCENES = "README.md", "scenes/scenes.json"

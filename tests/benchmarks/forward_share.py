@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from raymix import door
-from raymix.config import Run
+from raymix.config import Run, raymix_home
 from raymix.evaluator import Bench, judge
 from raymix.methods import Method, from_run
 
@@ -59,7 +59,7 @@ def main() -> int:
     parser.add_argument("--parts", action="store_true", help="a profile of one checkpoint")
     asked, clock = parser.parse_args(), Clock()
     torch.set_num_threads(1)
-    home = next((word.removeprefix("home=") for word in asked.settings if word.startswith("home=")), door.home())
+    home = next((word.removeprefix("home=") for word in asked.settings if word.startswith("home=")), raymix_home())
     settings = [word for word in asked.settings if not word.startswith("home=")]
     run: Run = door.composed("tune", settings, None, home)
     began = time.process_time()

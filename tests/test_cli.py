@@ -1,0 +1,489 @@
+"""The command line: one entry for all commands, help without heavy imports, values as typed, suggestions, paths."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from raymix import cli, door, help, libraries, overrides
+from raymix.config import BadInput, flatten, nearest, nearest_setting, to_plain
+from raymix.rules import METHOD_RULES
+
+ROOT = Path(door.__file__).resolve().parents[1]
+HEAVY = {"torch", "torchvision", "torchaudio", "ray", "matplotlib", "optuna", "pandas", "av", "cv2", "scipy"}
+COMPOSED = tuple(door.SCHEMAS)
+
+
+def python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    known = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    known |= {"PYTHONPATH": str(ROOT), "COLUMNS": "80", **environment}
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, env=known, timeout=300)
+
+
+# one entry for all commands
+
+
+def test_the_console_script_is_installed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"raymix": "raymix.cli:main"}
+
+
+@pytest.mark.parametrize("words", [(), ("--help",), ("help",)])
+def test_alone_it_lists_the_commands(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(sys, "argv", ["raymix", *words])
+        cli.main()
+    out = capsys.readouterr().out
+    assert stop.value.code == 0 and all(f"\n  {name} " in out for name in cli.COMMANDS)
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(("word", "near"), [("tnue", "tune"), ("Evaluate", "evaluate"), ("leader", "leaderboard")])
+def test_an_unknown_command_names_the_nearest(word: str, near: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(sys, "argv", ["raymix", word, "x=1"])
+        cli.main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"raymix: {word}: no such command (did you mean {near}?)\n"
+
+
+@pytest.mark.parametrize("start", [("-m", "raymix", "tune"), ("-m", "raymix.tune")])
+def test_every_start_gives_the_same_page(start: tuple[str, ...]) -> None:
+    done = python(*start, "--help", RAYMIX_HOME="/x")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == python("-c", "from raymix.cli import main; main()", "tune", "--help", RAYMIX_HOME="/x").stdout
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["/env/bin/raymix", "tune", "study.name=a b"], "raymix tune 'study.name=a b'"),
+        (["/src/raymix/__main__.py", "train"], "python -m raymix train"),
+    ],
+)
+def test_the_line_that_resumes_starts_the_same_way(argv: list[str], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(cli, "_started", [])
+    monkeypatch.setattr(cli, "run", lambda name: sys.exit(0))
+    with pytest.raises(SystemExit):
+        cli.main()
+    from raymix import tune
+
+    assert tune.command() == told
+
+
+def test_the_line_that_resumes_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/src/raymix/compare.py", "seeds=0,1"])
+    assert [*cli.program(), *sys.argv[1:]] == ["python", "-m", "raymix.compare", "seeds=0,1"]
+
+
+# help
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_and_the_first_line_need_no_heavy_import(name: str) -> None:
+    """All that runs before a command's own module is imported."""
+    code = (
+        "import importlib, sys\nfrom raymix import cli, door\n"
+        f"sys.argv = ['raymix', '{name}', *sys.argv[1:]]\n"
+        "real = importlib.import_module\n"
+        "def stop(module, *more):\n"
+        f"    if module == 'raymix.{name}' != 'raymix.leaderboard': sys.exit(0)\n"
+        "    return real(module, *more)\n"
+        "importlib.import_module = stop\n"
+        "try: cli.main()\n"
+        "finally: print('HEAVY', sorted(set(sys.modules) & set("
+        + repr(sorted(HEAVY - ({"scipy"} if name == "leaderboard" else set())))
+        + ")))\n"
+    )
+    for words in (("--help",), () if name == "leaderboard" else ("study=x",) if name == "evaluate" else ()):
+        done = python("-c", code, *words, RAYMIX_HOME="/nowhere/raymix")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.endswith("HEAVY []\n"), done.stdout[-300:]
+        if not words and name != "leaderboard":
+            assert done.stdout.startswith(f"raymix {name}: ") and "loading" in done.stdout
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_every_setting_of_a_command_is_on_its_page(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYMIX_HOME", "/x")
+    page = printed(name)
+    assert max(map(len, page.splitlines())) <= 80
+    hidden = help.WITHOUT_EFFECT.get(name, ())
+    for setting, kind, item in overrides.fields(door.SCHEMAS[name]):
+        if kind in (overrides.SECTION, overrides.MAPPING):
+            continue
+        assert len(item.metadata["help"]) > 10, setting
+        for_others = item.metadata.get("datasets") and "demo" not in item.metadata["datasets"]
+        assert (f"\n  {setting}=" in page) is (setting not in hidden and not for_others), setting
+
+
+def printed(name: str, *words: str) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{name}.py", *words, "--help"])
+        said: list[str] = []
+        patch.setattr("builtins.print", lambda text, **how: said.append(text))
+        assert door.configured(name) is None
+    return said[0]
+
+
+def test_a_page_shows_meaning_range_and_the_value_in_force() -> None:
+    page = " ".join(printed("tune", "method=ots", "fit.batch=36", "dataset=music").split())
+    assert "fit.batch=36 clips in a batch, over all workers together [at least 2]" in page
+    assert "method.loss=bce binary cross-entropy of pairs, or InfoNCE over the batch [bce, infonce]" in page
+    assert "dataset.subset=solo" in page and "dataset.videos=" not in page and "method.pool=" not in page
+    assert "optimizer.learning_rate=0.0001 learning rate of Adam [above 0, at most 1]" in page
+    assert "knobs=" not in page and "space=" not in page.replace("search_spaces=", "")
+    assert "ots*" in page and "music*" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "absent"),
+    [
+        ("evaluate", "dataset="),
+        ("prepare", "method="),
+        ("prepare", "cluster="),
+        ("train", "search="),
+        ("compare", "method="),
+    ],
+)
+def test_groups_without_effect_are_not_listed(name: str, absent: str) -> None:
+    assert f"\n  {absent}" not in printed(name)
+
+
+def test_every_setting_of_a_method_has_a_meaning() -> None:
+    known = {name.partition(".")[2] for name in door.method_settings("tune")} - {"name"}
+    assert known == {name for name, rule in METHOD_RULES.items() if rule.get("help")}
+
+
+def test_the_datasets_that_read_a_setting_are_those_of_the_importers() -> None:
+    from raymix.config import Dataset
+    from raymix.datasets import DATASETS, OPTIONAL
+
+    told = {item.name: set(item.metadata["datasets"]) for item in dataclasses.fields(Dataset)}
+    for name in OPTIONAL - {"allow_leaks"}:  # which counts for all, and says how clips were made for some
+        assert told[name] == {each for each, importer in DATASETS.items() if name in importer.OWN}, name
+    assert not any(of for name, of in told.items() if name not in OPTIONAL)
+
+
+def test_a_reader_that_ends_early_is_no_error() -> None:
+    line = f"{shlex.quote(sys.executable)} -m raymix tune --help | head -n 2; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.stderr == "" and done.stdout.splitlines()[-1] in ("0", "1")
+
+
+def test_help_is_quick() -> None:
+    """CPU seconds of the process and its imports, the best of three."""
+    code = "import resource, sys\nfrom raymix import cli\nsys.argv = ['raymix', 'tune', '--help']\ntry: cli.main()\nfinally: "
+    code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_utime, file=sys.stderr)"
+    assert min(float(python("-c", code).stderr) for _ in range(3)) < 3.0
+
+
+# a broken set of compiled libraries
+
+BROKEN = {
+    "torchaudio": ("raise OSError('Could not load this library: /lib/libtorchaudio.so')", "does not load with torch "),
+    "torch": (
+        "raise ImportError('libcudart.so.13: cannot open shared object file')",
+        "does not load (libcudart.so.13: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("library", BROKEN)
+@pytest.mark.parametrize(
+    "words", [("tune",), ("train",), ("compare", "systems=cycle"), ("prepare",), ("evaluate", "study=x")]
+)
+def test_a_broken_library_is_said_in_one_line(library: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    error, says = BROKEN[library]
+    (tmp_path / library).mkdir()
+    (tmp_path / library / "__init__.py").write_text(error)
+    done = python("-m", "raymix", *words, PYTHONPATH=f"{tmp_path}:{ROOT}", RAYMIX_HOME=str(tmp_path / "home"))
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith(f"raymix: {library} ")
+    assert says in done.stderr and done.stderr.endswith(": pip install -c constraints.txt .\n")
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_worker_says_it_in_one_line_too(tmp_path: Path) -> None:
+    (tmp_path / "torchaudio.py").write_text(BROKEN["torchaudio"][0])
+    done = python("-c", "import raymix.worker", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert "raymix.libraries.BrokenInstall: torchaudio" in done.stderr.splitlines()[-1]
+
+
+def test_other_errors_are_not_taken_for_a_broken_library() -> None:
+    for error in (
+        OSError("torchaudio"),
+        ImportError("torch"),
+        RuntimeError("torch"),
+        ModuleNotFoundError(name="numpy"),
+    ):
+        assert libraries.broken(error) == ""
+    assert libraries.broken(ModuleNotFoundError(name="torchaudio")).startswith("torchaudio 2")
+
+
+def test_the_compiled_libraries_load_together() -> None:
+    done = python("-c", "import torch, torchvision, torchaudio; torchvision.ops.nms; torchaudio.functional")
+    versions = ", ".join(f"{name} {libraries._version(name)}" for name in libraries.TRIO)
+    assert done.returncode == 0, f"{versions} do not load together: {done.stderr.strip().splitlines()[-1]}"
+
+
+# values
+
+ODD = [
+    "Bücher", "epoch=9", "a, b", "#", "(", "a (1)", "&", "a&b", "it's", '"', "'", "[", "]", "{a", "a}", "$", "$HOME", "a:b",
+    "back\\slash", "end\\", "a\\'b", "x=/y=1", "!", "*", "?", "@", "100%", "007", "1e3", "true", "-1", "choice(a)", "a;b",
+    "two  spaces", " lead", "tab\tbed", "日本", "é", "[a]", "a]b", "|", "<>", "`", "^", "epoch=9-score=.7", "{}", "null ",
+    "nan",
+]  # fmt: skip
+TEXTS = {
+    "tune": (
+        "dataset.root",
+        "dataset.prepared",
+        "study.name",
+        "study.metric",
+        "encoder.weights",
+        "dataset.splits",
+    ),
+    "train": ("dataset.annotations", "evaluation.protocol"),
+    "prepare": ("inspect", "output", "dataset.regions"),
+    "evaluate": ("checkpoint", "predictions", "export", "pair_list", "study", "output", "comparison", "prepared"),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_text_arrives_as_typed(name: str) -> None:
+    """Every odd value through every setting's word, and each once through the whole configuration."""
+    paths = {setting for setting, _, item in overrides.fields(door.SCHEMAS[name]) if item.metadata.get("path")}
+    typed = {setting: [f"/x/{odd}" if setting in paths else odd for odd in ODD] for setting in TEXTS[name]}
+    for setting, values in typed.items():
+        for value in values:
+            found = overrides.parsed(overrides.for_hydra([f"{setting}={value}"], door.SCHEMAS[name], [])[0])
+            assert found is not None and found.value() == value, (setting, value)
+    for first in range(0, len(ODD), len(typed)):
+        chosen = {setting: values[(first + at) % len(ODD)] for at, (setting, values) in enumerate(typed.items())}
+        made = flatten(to_plain(door.composed(name, [f"{k}={v}" for k, v in chosen.items()], None, "/home")))
+        assert {setting: made[setting] for setting in chosen} == chosen
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1))
+@example("\\'")
+@example("'\\")
+@example("'a' 'b'")
+def test_any_text_reaches_hydra_as_it_is(text: str) -> None:
+    word = overrides.for_hydra([f"study.name={text}"], door.SCHEMAS["tune"], [])[0]
+    found = overrides.parsed(word)
+    assert found is not None
+    if not overrides._is_quoted(text) and text != "null":
+        assert found.value() == text
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("systems=cycle", ["cycle"]),
+        ("systems=cycle,ots", ["cycle", "ots"]),
+        ("systems=[cycle, ots]", ["cycle", "ots"]),
+        ("systems=['cycle','ots']", ["cycle", "ots"]),
+        ("seeds=3", [3]),
+        ("seeds=[0,1]", [0, 1]),
+        ("seeds=0, 1", [0, 1]),
+    ],
+)
+def test_lists_are_read_in_any_spelling(word: str, value: list[Any]) -> None:
+    assert flatten(to_plain(door.composed("compare", [word], None, "/home")))[word.partition("=")[0]] == value
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("Bücher.npz,b(1).npz", ["Bücher.npz", "b(1).npz"]),
+        ("epoch=9.npz#Ours, b.npz", ["epoch=9.npz#Ours", "b.npz"]),
+        ("['a, b.npz', c.npz]", ["a, b.npz", "c.npz"]),
+        ("it's.npz,b.npz", ["it's.npz", "b.npz"]),
+        ("[007,b]", ["007", "b"]),
+    ],
+)
+def test_names_of_files_in_lists(value: str, found: list[str]) -> None:
+    assert door.composed("evaluate", [f"compare={value}"], None, "/home").compare == found
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("study.name='two words'", "two words"),
+        ('study.name="it is"', "it is"),
+        ("study.name=${dataset.name}-${method.name}-x", "demo-cycle-x"),
+        ("study.name=\\${x}", "${x}"),
+        ("study.name=", ""),
+    ],
+)
+def test_what_is_quoted_or_refers_to_others_still_works(word: str, value: str) -> None:
+    assert door.composed("tune", [word], None, "/home").study.name == value
+
+
+def test_the_quoted_form_in_a_refusal_is_the_one_that_works() -> None:
+    with pytest.raises(BadInput) as refused:
+        door.composed("tune", ["dataset.root=/a/${b}/c"], None, "/home")
+    (word,) = shlex.split(str(refused.value).rpartition(" write ")[2])
+    assert door.composed("tune", [word], None, "/home").dataset.root == "/a/${b}/c"
+
+
+def test_a_folder_of_ones_own_may_have_any_name(tmp_path: Path) -> None:
+    own = tmp_path / "mine (ü, 2=1)" / "search_spaces"
+    own.mkdir(parents=True)
+    (own / "my space.yaml").write_text("space: {mixture.k: {int: [2, 3]}}")
+    made = door.composed("tune", ["search_spaces=my space"], str(own.parent), "/home")
+    assert made.search_spaces["space"] == {"mixture.k": {"int": [2, 3]}}
+
+
+# paths
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_every_path_is_expanded(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = [
+        (setting, kind) for setting, kind, item in overrides.fields(door.SCHEMAS[name]) if item.metadata.get("path")
+    ]
+    assert found
+    words = [f"{setting}=~/a/{setting}" for setting, _ in found if setting != "home"]
+    flat = flatten(to_plain(door.composed(name, words, None, "~/a/home")))
+    for setting, kind in found:
+        path = f"{tmp_path}/a/{setting}"
+        assert flat[setting] == ([path] if kind == overrides.TEXTS else path)
+
+
+def test_the_home_of_the_environment_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from raymix import leaderboard
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAYMIX_HOME", "~/there")
+    assert leaderboard.parser().parse_args([]).root == f"{tmp_path}/there"
+    monkeypatch.setattr(sys, "argv", ["tune.py"])
+    assert door.configured("tune").home == f"{tmp_path}/there"
+
+
+# suggestions
+
+TYPOS = {
+    "fit.epohcs": "fit.epochs",
+    "epochs": "fit.epochs",
+    "batch": "fit.batch",
+    "batch_size": "fit.batch",
+    "lr": "optimizer.learning_rate",
+    "learning_rate": "optimizer.learning_rate",
+    "learning-rate": "optimizer.learning_rate",
+    "optimizer.lr": "optimizer.learning_rate",
+    "temperature": "method.temperature",
+    "tau": "method.temperature",
+    "seed": "study.seed",
+    "trials": "study.trials",
+    "n_trials": "study.trials",
+    "num_samples": "study.trials",
+    "gpus": "cluster.gpus_per_worker",
+    "workers": "cluster.workers",
+    "num_workers": "cluster.workers",
+    "max_epochs": "fit.epochs",
+    "trainer.max_epochs": "fit.epochs",
+    "name": "study.name",
+    "root": "dataset.root",
+    "serach": "search",
+    "clsuter": "cluster",
+    "optimzer.weight_decay": "optimizer.weight_decay",
+    "stduy.seed": "study.seed",
+    "model": "method",
+    "grace_period": "search.grace",
+    "image_size": "encoder.image_size",
+    "output": "home",
+    "mixture.crpo": "mixture.crop",
+    "k": "mixture.k",
+    "precison": "fit.precision",
+    "weight": "encoder.weights",
+    "mixture.kk": "mixture.k",
+    "frobnicate": None,
+    "mixture.foo": None,
+    "xyz": None,
+    "optimizer.adam": None,
+    "resume": None,
+    "verbose": None,
+    "fit.x": None,
+    "study.flavour": None,
+    "a": None,
+    "logger": None,
+}
+
+
+@pytest.mark.parametrize(("typed", "meant"), TYPOS.items())
+def test_a_suggestion_is_near_or_not_made(typed: str, meant: str | None) -> None:
+    with pytest.raises(BadInput) as refused:
+        door.composed("tune", [f"{typed}=1"], None, "/home")
+    assert str(refused.value) == f"{typed}: no such setting" + (f" (did you mean {meant}?)" if meant else "")
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_every_alias_names_a_setting_that_some_command_has(name: str) -> None:
+    known = {setting for each in COMPOSED for setting, *_ in overrides.fields(door.SCHEMAS[each])}
+    known |= {group for each in COMPOSED for group in door.groups(each)} | set(door.method_settings("tune"))
+    assert {target for several in overrides.ALIASES.values() for target in several} <= known
+    assert not any(
+        alias in {setting for setting, *_ in overrides.fields(door.SCHEMAS["tune"])} for alias in overrides.ALIASES
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "names", "near"),
+    [
+        ("cycel", ["cycle", "isi", "permute"], "cycle"),
+        ("asah", ["asha", "fifo", "median", "pbt"], "asha"),
+        ("maximum", ["max", "min"], "max"),
+        ("Demo", ["demo", "folder"], "demo"),
+        ("multi gpu", ["multi_gpu", "one_gpu"], "multi_gpu"),
+        ("leader", ["leaderboard", "tune"], "leaderboard"),
+        ("xyz", [f"study-{n}" for n in range(20)], None),
+        ("mine", ["demo-cycle", *(f"study-{n}" for n in range(20))], None),
+    ],
+)
+def test_nearest(typed: str, names: list[str], near: str | None) -> None:
+    assert nearest(typed, names) == (f" (did you mean {near}?)" if near else "")
+
+
+def test_nearest_setting_prefers_the_section_that_was_typed() -> None:
+    names = ["dataset.seed", "fit.seed", "study.seed", "fit.epochs"]
+    assert nearest_setting("fti.seed", names) == " (did you mean fit.seed?)"
+    assert nearest_setting("study.sede", names) == " (did you mean study.seed?)"
+    assert nearest_setting("study.sort", names) == nearest_setting("x", []) == ""
+
+
+# the first line
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_the_first_line_comes_before_the_heavy_imports(name: str) -> None:
+    """CPU time is measured, for the machine may be busy; the library that is waited for takes seconds."""
+    words = {"compare": ["systems=cycle"], "evaluate": ["study=nowhere"]}.get(name, [])
+    began = time.monotonic()
+    known = {**os.environ, "PYTHONPATH": str(ROOT), "RAYMIX_HOME": "/proc/x"}
+    with subprocess.Popen(
+        [sys.executable, "-m", f"raymix.{name}", *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=known
+    ) as child:
+        assert child.stdout is not None
+        first = child.stdout.readline().decode()
+        cpu = sum(map(int, Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+        child.kill()
+    assert first.startswith(f"raymix {name}: ") and first.endswith(" ...\n"), (first, time.monotonic() - began)
+    assert cpu / os.sysconf("SC_CLK_TCK") < 2.0
