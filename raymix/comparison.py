@@ -22,8 +22,8 @@ STEP = 0.02  # of the sides of a box of the truth's area
 BOX_SIDES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of centre boxes, as shares of the sides of the canvas
 
 MARKS = {
-    "†": "† a null system lies inside this interval (or there is none, all scenes being from one video)",
-    "‡": "‡ a null system lies above this interval",
+    "†": "† the best baseline or control is inside this interval (or there is no interval: all scenes are of one video)",
+    "‡": "‡ the best baseline or control is above this interval",
 }
 _COLUMNS = ("sounding_accuracy", "ciou", "iou", "ap", "cap", "piap", "auc")  # others stand behind them
 

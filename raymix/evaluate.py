@@ -1,9 +1,10 @@
-"""The door `python -m raymix.evaluate`: the last word on a study's best checkpoints, beside systems that hear nothing.
+"""The command `python -m raymix.evaluate`: a study's best checkpoints, baselines and controls on the test split.
 
-Writes pictures, `table.md`, the scores of each scene and, last, `scores.json`. On the validation split it goes the way of
-the search's evaluator and shows its numbers beside the recorded ones. One process and torch are enough: Ray comes in only for
+Writes pictures, `table.md`, the scores of each scene and, last, `scores.json`. On the validation split it scores as the
+search does and compares its numbers with the recorded ones. One process and torch are enough: Ray comes in only for
 predictions of many scenes (`spread`).
-Behind the same door: anybody's predictions (`submission`), two results compared (`paired`), scenes as files (`scene_files`).
+The same command scores anybody's predictions (`submission`), compares two results (`paired`) and writes scenes as files
+(`scene_files`).
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from raymix.results import PER_SCENE, TABLE, Report
 from raymix.rules import broken_rule, check
 from raymix.scoreboard import document, headlines, markdown, reproduction
 from raymix.session import Interrupted, interruptible
+from raymix.significance import of_study
 from raymix.staging import staged
 from raymix.verdict import Contender, Verdict
 
@@ -136,11 +138,17 @@ def last_word(settings: Evaluate, echo: Echo = print) -> Report:
         reached, again = _reach(settings, group, echo)
         verdicts.append(reached)
         recomputed |= again
-    scores = document(settings.split, source.study, source.uri, verdicts, facts, recomputed)
+    whole = (
+        settings.split == "val" and source.named and not settings.checkpoint
+    )  # chosen from all epochs by these scenes
+    finding = of_study(source.study) if whole else verdict.find_above_chance(verdicts)
+    scores = document(settings.split, source.study, source.uri, verdicts, facts, recomputed, finding)
     count = contenders[0].run.evaluation.pictures if settings.pictures is None else settings.pictures
     lines = [row for each in verdicts for rows in each.rows.values() for row in rows]
     files = {TABLE: markdown(verdicts, scores).encode(), PER_SCENE: per_scene.encode(lines)}
-    files |= verdict.charts(verdicts[0]) | verdict.pictures(verdicts[0], count)
+    warning = finding.headline if finding else ""
+    files |= verdict.charts(verdicts[0], source.study.name, warning)
+    files |= verdict.pictures(verdicts[0], count, source.study.name, warning)
     with refusing():
         report = results.write(folder, files, scores, _stored(folder, verdicts))
     if source.named and settings.split == "test":
@@ -239,6 +247,7 @@ def _remember(source: Source, report: Report, scenes: list[dict[str, str]]) -> N
         for each in report.scores["checkpoints"]
     ]
     record = {"split": "test", "output": report.folder, "protocol": report.scores["protocol"], "scenes": scenes}
+    record["above_chance"] = report.scores.get("above_chance")
     Ledger(source.uri).append("evaluated", {**record, "checkpoints": checkpoints})
 
 
@@ -250,6 +259,9 @@ def _tell(verdicts: list[Verdict], scores: dict[str, Any], written: list[str], e
     for each in scores["checkpoints"]:
         for line in reproduction(each, scores["split"]):
             echo(line)
+    if scores["above_chance"] and (sentence := scores["above_chance"]["sentence"]):
+        echo("")
+        echo(sentence)
     echo("")
     echo("written:")
     for file in written:

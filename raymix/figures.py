@@ -14,17 +14,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import Normal, Stroke
 
 from raymix.metrics import resize, unit_range
 
 SOURCE_COLOURS = ("#19d3f3", "#ff4fd8", "#b6f500", "#ff9f1c")  # seen on dark and light frames and on the heat map
 _INK = "#222222"
 _HEAT = "inferno"
+_GOOD, _BAD = "#0b6e4f", "#b3261e"
 _MEAN = -1
 _HALO = 1.6  # extra width in points of the dark line under each outline
 
@@ -66,28 +69,114 @@ class Picture:
         return [_MEAN] * several + list(range(len(self.maps_MHW)))
 
 
-def scenes(pictures: Sequence[Picture], heading: str = "") -> Figure:
-    """One row per picture: the frame, then each of its maps over the dimmed frame; ValueError without pictures."""
-    if not pictures:
-        raise ValueError("no pictures to draw")
-    columns = 1 + max(len(picture.drawn) for picture in pictures)
-    aspect = max(picture.frame_YX3.shape[0] / picture.frame_YX3.shape[1] for picture in pictures)
-    width = 2.6 if aspect > 0.75 else 3.6  # inches of one cell
-    top, bottom, row = (0.5 if heading else 0.1), 0.45, width * aspect + 0.45
-    size = (columns * (width + 0.12) + 0.12, top + bottom + len(pictures) * row)
+@dataclass(frozen=True)
+class Sheet:
+    """What surrounds the picture of one scene: titles, the sound, and whether the scene counts as a success.
+
+    `captions` are of the maps in the order of `Picture.drawn`. `mel_TF` is the log-mel spectrogram in dB, `sound` names
+    what it is of. `threshold` is where the normalised maps are cut, `None` where they are not cut at one value.
+    """
+
+    heading: str
+    lines: tuple[str, ...] = ()
+    outcome: str = ""
+    success: bool | None = None
+    warning: str = ""
+    captions: tuple[str, ...] = ()
+    mel_TF: np.ndarray | None = None
+    seconds: float = 0.0
+    sound: str = ""
+    threshold: float | None = None
+
+
+def scene(picture: Picture, sheet: Sheet) -> Figure:
+    """One scene: the frame, each map over the grey frame, their colour bar, and below them what is heard."""
+    cells = [None, *picture.drawn]
+    aspect = picture.frame_YX3.shape[0] / picture.frame_YX3.shape[1]
+    cell = 2.7 if aspect > 0.75 else 3.5  # inches
+    gap, side, bar = 0.14, 0.12, 0.75
+    width = 2 * side + len(cells) * (cell + gap) + bar
+    titles = wrapped(sheet.heading, width)
+    texts = [(line, _INK) for line in sheet.lines]
+    mark = {True: "\u2713 success: ", False: "\u2717 no success: ", None: ""}[sheet.success]
+    texts += [(mark + sheet.outcome, _GOOD if sheet.success else _BAD)] if sheet.outcome else []
+    texts += [(sheet.warning, _BAD)] if sheet.warning else []
+    texts = [(part, ink) for line, ink in texts for part in textwrap.wrap(line, int(width / 0.072))]
+    top = 0.2 + 0.2 * len(titles) + 0.17 * len(texts) + 0.38
+    sound, bottom = (1.45 if sheet.mel_TF is not None else 0.1), 0.5
+    size = (width, top + cell * aspect + sound + bottom)
     figure = blank(size)
-    for line, picture in enumerate(pictures):
-        for column, which in enumerate([None, *picture.drawn]):
-            x = 0.12 + column * (width + 0.12)
-            y = size[1] - top - (line + 1) * row + 0.06
-            box = (x / size[0], y / size[1], width / size[0], width * aspect / size[1])
-            axes = figure.add_axes(box)
-            axes.set_axis_off()
-            draw_frame(axes, picture) if which is None else draw_map(axes, picture, which)
-    if heading:
-        figure.text(0.12 / size[0], 1 - 0.3 / size[1], heading, fontsize=11, weight="bold", color=_INK, va="center")
-    legend(figure, pictures, size)
+
+    def place(x: float, y: float, wide: float, high: float) -> Axes:
+        """Axes at so many inches from the left and the top."""
+        return figure.add_axes((x / size[0], 1 - (y + high) / size[1], wide / size[0], high / size[1]))
+
+    for column, which in enumerate(cells):
+        axes = place(side + column * (cell + gap), top, cell, cell * aspect)
+        axes.set_axis_off()
+        if which is None:
+            draw_frame(axes, picture)
+            _tags(axes, picture)
+        else:
+            draw_map(axes, picture, which, sheet.threshold)
+            if sheet.captions:
+                _label(axes, sheet.captions[column - 1])
+    _colour_bar(place(side + len(cells) * (cell + gap) + 0.02, top, 0.13, cell * aspect), sheet.threshold)
+    if sheet.mel_TF is not None:
+        wide = min(2 * cell + gap, width - 2 * side) - 0.5
+        axes = place(side + 0.5, top + cell * aspect + 0.42, wide - 0.75, 0.6)
+        _spectrogram(axes, place(side + wide - 0.17, top + cell * aspect + 0.42, 0.1, 0.6), sheet)
+    title(figure, titles, size)
+    for number, (line, ink) in enumerate(texts):
+        y = 1 - (0.27 + 0.2 * len(titles) + 0.17 * number) / size[1]
+        figure.text(0.1 / size[0], y, line, fontsize=8.5, color=ink, va="center")
+    legend(figure, [picture], size, sheet.threshold)
     return figure
+
+
+def _tags(axes: Axes, picture: Picture) -> None:
+    """In the corner of each panel whether it sounds, and what."""
+    if not picture.sounding or len(picture.panels) < 2:
+        return
+    for panel, (x0, y0, _, _) in enumerate(picture.panels):
+        places = [source for source, each in enumerate(picture.sounding) if each == panel]
+        text = " and ".join(f"sounds: source {source + 1}" for source in places) or "silent"
+        edge = SOURCE_COLOURS[places[0] % len(SOURCE_COLOURS)] if places else "#dddddd"
+        box = {"boxstyle": "round,pad=0.25", "facecolor": "black", "edgecolor": edge, "alpha": 0.8, "linewidth": 1.2}
+        inset = 0.025 * picture.frame_YX3.shape[0]
+        axes.text(x0 + inset, y0 + inset, text, fontsize=7.5, color="white", ha="left", va="top", bbox=box)
+
+
+def _colour_bar(axes: Axes, threshold: float | None) -> None:
+    """The colours of a map over medium grey, as `draw_map` blends them."""
+    value = np.linspace(0, 1, 256)[:, None]
+    alpha = _opacity(value)[..., None]
+    image = alpha * colormaps[_HEAT](value)[..., :3] + (1 - alpha) * 0.55
+    axes.imshow(image, aspect="auto", origin="lower", extent=(0, 1, 0, 1))
+    axes.set_xticks([])
+    axes.yaxis.tick_right()
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axes.tick_params(labelsize=7, length=2, labelcolor=_INK)
+    axes.yaxis.set_label_position("right")
+    axes.set_ylabel("map, scaled to 0..1", fontsize=7.5, color=_INK)
+    if threshold is not None:
+        axes.axhline(threshold, color="white", linewidth=1.2)
+
+
+def _spectrogram(axes: Axes, bar: Axes, sheet: Sheet) -> None:
+    assert sheet.mel_TF is not None
+    bands = sheet.mel_TF.shape[1]
+    image = axes.imshow(
+        sheet.mel_TF.T, aspect="auto", origin="lower", cmap="cividis", extent=(0, sheet.seconds, 0, bands)
+    )
+    axes.set_yticks([0, bands])
+    axes.tick_params(labelsize=7, length=2, labelcolor=_INK)
+    axes.set_xlabel("seconds", fontsize=7.5, color=_INK, labelpad=1)
+    axes.set_ylabel("mel band", fontsize=7.5, color=_INK, labelpad=2)
+    _label(axes, sheet.sound)
+    colours = axes.figure.colorbar(image, cax=bar)
+    colours.ax.tick_params(labelsize=7, length=2, labelcolor=_INK)
+    colours.set_label("dB", fontsize=7.5, color=_INK, labelpad=1)
 
 
 def blank(size_inches: tuple[float, float]) -> Figure:
@@ -121,25 +210,32 @@ def _label(axes: Axes, text: str, colour: str = _INK) -> None:
 
 
 def draw_frame(axes: Axes, picture: Picture) -> None:
-    """What was seen, silent panels faded, the truth outlined."""
+    """The frame, silent panels faded, the true regions outlined."""
     _show(axes, picture.frame_YX3, interpolation="nearest")
     for panel, (x0, y0, x1, y1) in enumerate(picture.panels):
-        if picture.sounding and panel not in picture.sounding:  # what is silent steps back
-            axes.fill_between([x0, x1], y0, y1, color="white", alpha=0.55, linewidth=0)
-            axes.text((x0 + x1) / 2, (y0 + y1) / 2, "silent", fontsize=8, color=_INK, ha="center", va="center")
+        if picture.sounding and panel not in picture.sounding:
+            axes.fill_between([x0, x1], y0, y1, color="white", alpha=0.45, linewidth=0)
     _panel_lines(axes, picture)
     _outlines(axes, picture, range(len(picture.masks_SYX) if picture.masks_SYX is not None else 0))
     _label(axes, picture.title)
 
 
-def draw_map(axes: Axes, picture: Picture, which: int) -> None:
-    """The map, upsampled and min-max normalised as it is scored, over the frame in grey."""
+def _opacity(heat: np.ndarray) -> np.ndarray:
+    """How opaque a map is where it has these values: the frame stays visible where it is low."""
+    return 0.12 + 0.63 * heat
+
+
+def draw_map(axes: Axes, picture: Picture, which: int, threshold: float | None = None) -> None:
+    """The map, upsampled and min-max normalised as it is scored, over the frame in grey; a line where it is cut."""
     y, x = picture.frame_YX3.shape[:2]
     grey = picture.frame_YX3.astype(np.float32).mean(axis=2) / 255
     _show(axes, 0.25 + 0.6 * grey, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     heat_MYX = unit_range(resize(unit_range(picture.maps_MHW[None]), (y, x)))[0]
     heat = unit_range(heat_MYX.mean(axis=0)) if which == _MEAN else heat_MYX[which]
-    _show(axes, heat, cmap=_HEAT, vmin=0, vmax=1, alpha=0.12 + 0.63 * heat, interpolation="nearest")
+    _show(axes, heat, cmap=_HEAT, vmin=0, vmax=1, alpha=_opacity(heat), interpolation="nearest")
+    if threshold is not None and heat.max() > threshold > heat.min():
+        at = (np.arange(x) + 0.5, np.arange(y) + 0.5)
+        axes.contour(*at, heat, levels=[threshold], colors=["white"], linewidths=1.0)
     _panel_lines(axes, picture)
     if _MEAN in picture.drawn:
         mine = [0] if which == _MEAN else []
@@ -207,8 +303,10 @@ def _outline(axes: Axes, mask_YX: np.ndarray, colour: str, width: float, style: 
             axes.contour(x, y, mask, levels=[0.5], linestyles=style, colors=[ink], linewidths=wide)
 
 
-def legend(figure: Figure, pictures: Sequence[Picture], size: tuple[float, float]) -> None:
-    """Which colour is whose truth, below everything."""
+def legend(
+    figure: Figure, pictures: Sequence[Picture], size: tuple[float, float], threshold: float | None = None
+) -> None:
+    """Which colour is which source's true region, and the other marks, below everything."""
     sources = max((0 if each.masks_SYX is None else len(each.masks_SYX) for each in pictures), default=0)
     names = {each.sources for each in pictures if each.sources}
     same = next(iter(names)) if len(names) == 1 else ()
@@ -220,12 +318,18 @@ def legend(figure: Figure, pictures: Sequence[Picture], size: tuple[float, float
         handles.append(Line2D([], [], color=_INK, linewidth=1.2, linestyle="dashed"))
         labels.append("with what one annotator alone has")
     peak = Line2D([], [], color="black", marker="+", linestyle="", markersize=8, markeredgewidth=1.5)
+    cut = [
+        Line2D(
+            [], [], color="white", linewidth=1.2, path_effects=[Stroke(linewidth=2.6, foreground="#888888"), Normal()]
+        )
+    ]
+    cut = cut if threshold is not None else []
     figure.legend(
-        [*handles, peak],
-        [*labels, "peak of the map"],
+        [*handles, *cut, peak],
+        [*labels, *(["predicted region: map \u2265 " + f"{threshold:g}"] if cut else []), "peak of the map"],
         loc="lower left",
         bbox_to_anchor=(0.1 / size[0], 0.08 / size[1]),
-        ncols=len(handles) + 1,
+        ncols=len(handles) + len(cut) + 1,
         fontsize=8,
         frameon=False,
         labelcolor=_INK,

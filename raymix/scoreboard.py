@@ -1,24 +1,24 @@
-"""A verdict in three forms: `scores.json` with every number, `table.md` with intervals, and lines for a terminal.
+"""An evaluation in three forms: `scores.json` with every number, `table.md` with intervals, and lines for a terminal.
 
-Whatever is told travels with its protocol, its scenes and the null systems on the same scenes (Tables 1 and 2 of the
-paper, with the rows that they lack).
+Every number comes with its protocol, its scenes, and the baselines and controls on the same scenes.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raymix import comparison, results
 from raymix.comparison import Row
+from raymix.evaluator import LAYOUTS
+from raymix.significance import Finding
 from raymix.study import Study
-from raymix.verdict import SAID, Contender, Verdict, aims, chance, twin
+from raymix.verdict import HEADLINES, Contender, Verdict, chance, headline_metric, twin
 
 TOLERANCE = 1e-6  # of a validation score computed again
 _SHORT = (  # what a terminal has room for: layout, metric, heading
     ("quad", "sounding_accuracy", "sounding"),
-    ("solo", "sounding_accuracy", "heard"),
+    ("solo", "sounding_accuracy", "sounding"),
     ("pair", "ciou@0.3", "CIoU@.3"),
     ("pair", "auc", "AUC"),
     ("pair", "cap", "CAP"),
@@ -36,8 +36,12 @@ def document(
     verdicts: Sequence[Verdict],
     datasets: Mapping[str, Mapping[str, Any]],
     recomputed: Mapping[str, Mapping[str, float]],
+    finding: Finding | None,
 ) -> dict[str, Any]:
-    """The content of scores.json; `datasets` by their folder, `recomputed` search scores by checkpoint."""
+    """The content of scores.json; `datasets` by their folder, `recomputed` search scores by checkpoint.
+
+    `finding` says whether any checkpoint is above chance.
+    """
     checkpoints = [
         _checkpoint(each, number, reached, recomputed.get(each.uri))
         for number, reached in enumerate(verdicts)
@@ -50,6 +54,7 @@ def document(
         "study_uri": study_uri or None,
         "objective": study.objective or None,
         "protocol": verdicts[0].contenders[0].run.evaluation.protocol,
+        "above_chance": finding.record() if finding else None,
         "checkpoints": sorted(checkpoints, key=lambda each: each["rank"]),
         "benches": [_bench(reached, datasets) for reached in verdicts],
         "systems": [line for number, reached in enumerate(verdicts) for line in _systems(reached, number)],
@@ -120,12 +125,14 @@ def markdown(verdicts: Sequence[Verdict], scores: Mapping[str, Any]) -> str:
     """The content of table.md."""
     of = f"study {scores['study']}" if scores["study"] else scores["checkpoints"][0]["uri"]
     lines = [f"# {of}, {scores['split']} split", ""]
+    if scores["above_chance"] and (sentence := scores["above_chance"]["sentence"]):
+        lines += [f"**{sentence}**", ""]
     for each in scores["checkpoints"]:
         params = ", ".join(f"{name}={value}" for name, value in each["parameters"].items())
         lines.append(f"- {each['name']} (rank {each['rank']}): {params or each['uri']}")
     for reached in verdicts:
         for layout, rows in reached.rows.items():
-            lines += ["", f"## {SAID[layout].capitalize()}", "", comparison.table(rows)]
+            lines += ["", f"## {LAYOUTS[layout]}", "", comparison.table(rows)]
         lines += ["", *(f"- {note}" for note in reached.notes)]
     for each in scores["checkpoints"]:
         if table := reproduction(each, scores["split"]):
@@ -134,7 +141,7 @@ def markdown(verdicts: Sequence[Verdict], scores: Mapping[str, Any]) -> str:
 
 
 def headlines(reached: Verdict) -> list[str]:
-    """A table of means that fits a terminal, then each checkpoint in words."""
+    """A table of means that fits a terminal, then the first number of each layout with its interval and best baseline."""
     there = [(layout, metric, head) for layout, metric, head in _SHORT if _has(reached, layout, metric)]
     order = [row.system for row in reached.rows["quad"]]
     order += [row.system for rows in reached.rows.values() for row in rows if row.system not in order]
@@ -149,7 +156,8 @@ def headlines(reached: Verdict) -> list[str]:
             value = _value(reached, layout, metric, system)
             line += "  " + ("-" if value is None else f"{value:.3f}").rjust(max(len(head), 5))
         lines.append(line)
-    lines += ["", *(line for each in reached.contenders for line in _words(reached, each))]
+    quoted = [line for each in reached.contenders for line in _quoted(reached, each)]
+    lines += ["", *quoted, *comparison.warnings("\n".join(quoted))]
     return lines + [f"note: {note}" for note in reached.notes]
 
 
@@ -158,7 +166,7 @@ def _spaced(there: Sequence[tuple[str, str, str]], wide: int) -> str:
     line, at, seen = "", wide, ""
     for layout, _, head in there:
         if layout != seen:
-            line = line.ljust(at + 2) + SAID[layout]
+            line = line.ljust(at + 2) + LAYOUTS[layout]
         at, seen = at + 2 + max(len(head), 5), layout
     return line
 
@@ -176,22 +184,28 @@ def _value(reached: Verdict, layout: str, metric: str, system: str) -> float | N
     return row.summary[metric].value if row and metric in row.summary else None
 
 
-def _words(reached: Verdict, contender: Contender) -> list[str]:
-    lines = []
-    for layout, (metric, said) in aims(contender).items():
-        row = _row(reached, layout, contender.name)
-        if row is None or metric not in row.summary:
+def _quoted(reached: Verdict, contender: Contender) -> list[str]:
+    """A line for each layout: its first number, marked where a baseline or control reaches it, and these two."""
+    cells = []
+    for layout, rows in reached.rows.items():
+        metric, row = headline_metric(layout, rows), _row(reached, layout, contender.name)
+        if metric is None or row is None or metric not in row.summary:
             continue
-        value, low, high = row.summary[metric]
-        span = "" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]"
-        text = f"{contender.name}: {said} {value:.3f}{span} on {row.summary.counts[metric]} {SAID[layout]} scenes"
-        deaf = _value(reached, layout, metric, twin(contender))
-        text += f", {deaf:.3f} with shuffled audio" if deaf is not None else ""
-        twins = {twin(each) for each in reached.contenders}
-        made = {each.system: each.summary[metric].value for each in reached.rows[layout] if each.null}
-        best = max(made.keys() - twins, key=lambda name: (made[name], name))
-        lines.append(f"{text}; best other null system {made[best]:.3f} ({best})")
-    return lines
+        controls = {twin(each) for each in reached.contenders}
+        control = _value(reached, layout, metric, twin(contender))
+        made = {each.system: each.summary[metric].value for each in rows if each.null and metric in each.summary}
+        best = max(made.keys() - controls, key=lambda name: (made[name], name), default=None)
+        number = comparison.cell(row, metric, rows)
+        heard = "-" if control is None else f"{control:.3f}"
+        baseline = "-" if best is None else f"{made[best]:.3f} ({best})"
+        cells.append((LAYOUTS[layout], f"{HEADLINES[layout][1]}{'*' * metric.endswith('*')}", number, heard, baseline))
+    wide = [max((len(line[place]) for line in cells), default=0) for place in range(3)]
+    lines = [f"  {'  '.join(each.ljust(w) for each, w in zip(line, wide, strict=False))}" for line in cells]
+    of = f"{contender.name}{f', epoch {contender.epoch}' if contender.epoch is not None else ''}:"
+    lines = [of, *lines]
+    left = max(map(len, lines))
+    beside = [("shuffled audio", "best baseline"), *(line[3:] for line in cells)]
+    return [f"{line.ljust(left)}  {heard:14}  {best}" for line, (heard, best) in zip(lines, beside, strict=True)]
 
 
 def reproduction(checkpoint: Mapping[str, Any], split: str) -> list[str]:

@@ -136,7 +136,8 @@ class Finding:
         of = f"{self.scenes} scenes" + (f" of {self.videos} videos" if self.videos else "")
         chance = f"chance is {self.chance:.3f}"
         if self.epochs > 1:
-            chance += f" and the best of {self.epochs} epochs without learning reaches up to {self.reach:.3f}"
+            many = f"{self.epochs} {'epochs' if self.split == 'val' else 'checkpoints'}"
+            chance += f" and the best of {many} without learning reaches up to {self.reach:.3f}"
         return (
             f"warning: {self.headline}{'' if self.finished else ' so far'}: best {self.metric} {self.best:.3f} "
             f"({self.where}; {self.shuffled:.3f} with shuffled audio) on {of}, where {chance}; {self.advice}"
@@ -226,7 +227,8 @@ def reach(count: float, chance: float, epochs: int) -> float:
 def find_above_chance(systems: Sequence[Outcomes], split: str, advised: str, finished: bool = True) -> Finding | None:
     """Test whether any of these systems is above chance and above its control; None without a scored epoch.
 
-    Systems on the same scenes share one `SceneUnits` object.
+    Args: systems, of which those on the same scenes share one `SceneUnits` object; the split of their scenes; what to try
+    where nothing is found (`advice`); whether the study is at its end.
     """
     systems = [each for each in systems if len(each.epochs)]
     if not systems:

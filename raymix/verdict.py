@@ -1,7 +1,7 @@
-"""Checkpoints beside systems that cannot have listened, on the scenes of one split: the rows of the final tables.
+"""Checkpoints, baselines and controls on the scenes of one split: the rows of the final tables, charts and pictures.
 
-After Tables 1 and 2 of the paper, with the null systems that they lack: those of `raymix.comparison`, and four made
-with the best checkpoint: an untrained network of its shape, itself on shuffled and on silent audio, and its mean map.
+After Tables 1 and 2 of the paper, with baselines that the paper does not report: those of `raymix.comparison`, and four
+made with the best checkpoint: an untrained network of its shape, itself on shuffled and on silent audio, and its mean map.
 """
 
 from __future__ import annotations
@@ -14,19 +14,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from raymix import chart, clip_files, comparison, figures
+from raymix import chart, clip_files, comparison, figures, significance
 from raymix.comparison import Named, Row
-from raymix.config import Run
-from raymix.evaluator import LABEL_FREE, LAYOUTS, Bench, localise, predict
+from raymix.config import Run, to_plain
+from raymix.evaluator import LABEL_FREE, LAYOUTS, Bench, blind_chance, localise, predict
 from raymix.methods import Maps, Method, from_run
-from raymix.metrics import sounding_chance, unit_range
+from raymix.metrics import peak_panels, sounding_chance, unit_range
+from raymix.metrics import success as metric_success
 from raymix.protocol import Protocol
 from raymix.protocol import protocol as named
 from raymix.scene import Scenes, compose, derangement
 from raymix.scoring import score
+from raymix.significance import Finding, Outcomes, SceneUnits, advice
+from raymix.spectrogram import DECIBELS_PER_UNIT, log_mel
 from raymix.truth import Truth
 
-SAID = {"quad": "2x2", "solo": "solo", "pair": "side by side", "single": "single"}
+HEADLINES = {  # by layout the number that is quoted and drawn: metric, what it is called
+    "quad": ("sounding_accuracy", "sounding accuracy"),
+    "solo": ("sounding_accuracy", "sounding accuracy"),
+    "pair": ("ciou@0.3", "CIoU@0.3"),
+    "single": ("iou@0.5", "IoU@0.5"),
+}
 TRAINING_CLIPS = 128  # that the mean training map is made of
 _CORNERS = ("top left", "top right", "bottom left", "bottom right")
 _PANELS = {"grid2x2": _CORNERS, "solo2x2": _CORNERS, "hconcat": ("left", "right")}  # by layout of scenes
@@ -74,16 +82,40 @@ def prefix(layout: str) -> str:
     return f"{layout}/" if layout in ("single", "solo") else ""
 
 
-def aims(contender: Contender) -> dict[str, tuple[str, str]]:
-    """The numbers that a system of its kind is told by, {layout: (metric, what it is called)}: one map cannot name two."""
-    if prefix("solo") in contender.run.study.metric:
-        return {"solo": ("sounding_accuracy", "sounding accuracy"), "single": ("iou@0.5", "IoU@0.5")}
-    return {"quad": ("sounding_accuracy", "sounding accuracy"), "pair": ("ciou@0.3", "CIoU@0.3")}
+def headline_metric(layout: str, rows: Sequence[Row]) -> str | None:
+    """The metric of HEADLINES as the rows of a layout have it (starred: under the best pairing); None where none has it."""
+    metric = HEADLINES[layout][0]
+    return next((each for each in (metric, f"{metric}*") if any(each in row.summary for row in rows)), None)
+
+
+def find_above_chance(verdicts: Sequence[Verdict]) -> Finding | None:
+    """Test whether any contender is above chance and above its control, by the scenes of each; None without a control.
+
+    The scenes are those in which two of four panels sound; of a method with one map, which cannot name two, one of four.
+    """
+    systems, first = [], verdicts[0].contenders[0]
+    for reached in verdicts:
+        units: dict[str, SceneUnits] = {}
+        for each in reached.contenders:
+            layout = "solo" if prefix("solo") in each.run.study.metric else "quad"
+            truth, found = reached.bench.truth[layout], {row.system: row.table for row in reached.rows.get(layout, [])}
+            own, control = found.get(each.name), found.get(twin(each))
+            if own is None or control is None:
+                continue
+            if layout not in units:
+                units[layout] = SceneUnits.of(truth.heard(), reached.bench.shuffled[layout])
+            metric = f"{reached.bench.split}/{prefix(layout)}sounding_accuracy"
+            real_1N, shuffled_1N = (table.values["sounding_accuracy"][None] > 0 for table in (own, control))
+            epochs = [each.epoch or 0]
+            systems.append(
+                Outcomes(each.name, metric, units[layout], blind_chance(truth), epochs, real_1N, shuffled_1N)
+            )
+    return significance.find_above_chance(systems, verdicts[0].bench.split, advice(to_plain(first.run)))
 
 
 def layouts(bench: Bench) -> list[str]:
     """The layouts that can be scored: 2x2 always, the others where the split has regions."""
-    return [name for name in SAID if name in LABEL_FREE or bench.truth[name].has_truth_N.any()]
+    return [name for name in LAYOUTS if name in LABEL_FREE or bench.truth[name].has_truth_N.any()]
 
 
 def untrained(run: Run) -> Method:
@@ -127,12 +159,15 @@ def reach(
     predicted: dict[str, dict[str, Maps]] = {}
     means = _mean_training_maps(best, device, notes)
     fresh, scored = untrained(best.run).to(device), layouts(bench)
-    for layout in SAID:
+    for layout in LAYOUTS:
         truth = what_counts(layout, bench.truth[layout])
         if layout not in scored:
-            notes.append(f"{SAID[layout]}: the {split} split has no regions for these scenes, box metrics are left out")
+            notes.append(
+                f"{LAYOUTS[layout]}: the {split} split has no regions for these scenes, box metrics are left out"
+            )
             continue
-        echo(f"  {SAID[layout]}: {len(truth)} scenes, {len(contenders)} checkpoint(s) and the null systems ...")
+        several = f"{len(contenders)} checkpoint{'s' if len(contenders) > 1 else ''}"
+        echo(f"  {LAYOUTS[layout]}: {len(truth)} scenes, {several}, baselines and controls ...")
         seed, mean_HW, how = best.run.evaluation.seed, means.get(layout), named(best.run.evaluation.protocol)
         other = _strangers(bench, layout, seed, notes)
         twins = contenders if layout in LABEL_FREE else [best]
@@ -159,7 +194,7 @@ def _strangers(bench: Bench, layout: str, seed: int, notes: list[str]) -> torch.
         index_N = bench.shuffled[layout] if layout in LABEL_FREE else derangement(bench.scenes[layout], seed)
         return torch.from_numpy(index_N)
     except ValueError as error:
-        notes.append(f"{SAID[layout]}: no shuffled audio: {error}")
+        notes.append(f"{LAYOUTS[layout]}: no shuffled audio: {error}")
         return None
 
 
@@ -230,19 +265,155 @@ def _mean_training_maps(best: Contender, device: str, notes: list[str]) -> dict[
     return found
 
 
-def pictures(verdict: Verdict, count: int) -> dict[str, bytes]:
-    """PNG files by name, one scene each, 2x2 and side by side in turn: the first scenes, none picked by its score."""
+def pictures(verdict: Verdict, count: int, study: str = "", warning: str = "") -> dict[str, bytes]:
+    """PNG files by name, one scene each: of two layouts in turn random scenes, then the worst and the best.
+
+    The layouts are those in which several panels sound, of methods with one map those in which one does.
+    """
     best, files = verdict.contenders[0], {}
-    where = best.name if best.epoch is None else f"{best.name}, epoch {best.epoch}"
-    for layout, share in (("quad", (count + 1) // 2), ("pair", count // 2)):
-        truth, scenes = verdict.bench.truth[layout], verdict.bench.scenes[layout]
-        index = np.argsort(~truth.has_truth_N, kind="stable")[:share]  # scenes with truth first, in their order
-        how = named(best.run.evaluation.protocol)
-        for place, picture in enumerate(pictured(scenes, truth, verdict.maps[layout], index, how)):
-            heading = f"{where}: {verdict.bench.split} split, {SAID[layout]}"
-            name = f"{SAID[layout].replace(' ', '-')}-{place + 1:02d}.png"
-            files[name] = figures.png(figures.scenes([picture], heading))
+    one = prefix("solo") in best.run.study.metric
+    for layout, share in zip(
+        ("solo", "single") if one else ("quad", "pair"), ((count + 1) // 2, count // 2), strict=True
+    ):
+        truth = verdict.bench.truth[layout]
+        chosen = pick_scenes(verdict, layout, share)
+        for name, (scene, why) in chosen.items():
+            (picture,) = pictured(
+                verdict.bench.scenes[layout], truth, verdict.maps[layout], np.array([scene]), _protocol(best)
+            )
+            names = [_called(truth, scene, source) for source in range(truth.panels_NS.shape[1])]
+            if layout in LABEL_FREE:  # told by peaks, not by regions
+                peaks, panels = _peak_panels(picture, truth), truth.panels_NS[scene].tolist()
+                drawn = dict(zip(reversed(peaks), reversed(picture.drawn), strict=True))
+                picture = replace(picture, map_S=tuple(max(drawn.get(panel, -1), -1) for panel in panels), iou_S=())
+            sheet = _sheet(verdict, layout, scene, picture, why, names)
+            named_sources = zip(names, picture.sources, strict=True)
+            told = tuple(
+                f"source {n}{f' ({name})' if name else ''}, {at}" for n, (name, at) in enumerate(named_sources, 1)
+            )
+            picture = replace(picture, sources=told)
+            sheet = replace(sheet, heading=about(verdict, study), warning=warning)
+            files[f"{LAYOUTS[layout]}-{name}.png"] = figures.png(figures.scene(picture, sheet))
     return files
+
+
+def _protocol(contender: Contender) -> Protocol:
+    return named(contender.run.evaluation.protocol)
+
+
+def _scores(verdict: Verdict, layout: str) -> tuple[str, np.ndarray] | None:
+    """What scenes of a layout are ranked by for pictures, and its value of each scene of the best contender; None without."""
+    name = verdict.contenders[0].name
+    table = next((row.table for row in verdict.rows.get(layout, []) if row.system == name), None)
+    for metric in ("sounding_accuracy",) if layout in LABEL_FREE else ("ciou", "ciou*", "iou", "iou*"):
+        if table is not None and metric in table.values and not np.isnan(table.values[metric]).all():
+            return metric, table.values[metric]
+    return None
+
+
+def pick_scenes(verdict: Verdict, layout: str, count: int) -> dict[str, tuple[int, str]]:
+    """Which scenes to draw, by the name of their picture, each with the reason: random ones, the worst and the best.
+
+    The random ones are drawn with the evaluation's seed, from the scenes with regions where there are any.
+    """
+    truth, found = verdict.bench.truth[layout], _scores(verdict, layout)
+    n = len(truth)
+    order = np.random.default_rng(verdict.contenders[0].run.evaluation.seed).permutation(n)
+    known = order[truth.has_truth_N[order]] if truth.has_truth_N.any() else order
+    extremes = [] if found is None else ["worst", "best"][: max(0, count - 1)]
+    chosen = {
+        f"random-{place}": (int(scene), f"random scene {place}")
+        for place, scene in enumerate(known[: count - len(extremes)], 1)
+    }
+    for name in extremes:
+        assert found is not None
+        metric, value_N = found[0], found[1][known]
+        wanted = np.nanmin(value_N) if name == "worst" else np.nanmax(value_N)
+        equal = known[value_N == wanted]
+        called = metric.replace("_", " ").replace("ciou", "CIoU").replace("iou", "IoU")
+        of = f"{name} of {len(known)} scenes by {called}"
+        chosen[name] = (int(equal[0]), of if len(equal) == 1 else f"{of} (one of {len(equal)} that are equal)")
+    return chosen
+
+
+def _sheet(
+    verdict: Verdict, layout: str, scene: int, picture: figures.Picture, why: str, names: Sequence[str]
+) -> figures.Sheet:
+    """Captions, sound and outcome of one scene of the best contender."""
+    best, truth, scenes = verdict.contenders[0], verdict.bench.truth[layout], verdict.bench.scenes[layout]
+    protocol, found = _protocol(best), _scores(verdict, layout)
+    where = best.name if best.epoch is None else f"{best.name}, epoch {best.epoch}"
+    outcome, success = "", None
+    if found is not None and layout in LABEL_FREE:
+        success = bool(found[1][scene])
+        outcome = (
+            "the maps peak in exactly the sounding panels"
+            if success
+            else "the peaks are not exactly in the sounding panels"
+        )
+    elif found is not None and not np.isnan(found[1][scene]):
+        at = float(HEADLINES[layout][0].partition("@")[2])
+        if protocol.unit == "scene" and protocol.reports == "rate":
+            success = bool(metric_success(found[1][scene : scene + 1], at, protocol.success_strict)[0])
+        each = "mean IoU of the sources" if layout == "pair" else "IoU"
+        outcome = f"{each} {found[1][scene]:.2f}, the threshold is {at:g}"
+    cut = protocol.threshold if protocol.binarise in ("absolute", "fraction_of_max") else None
+    mel_TF = log_mel(scenes.mixture_NTF[scene : scene + 1].cpu())[0].numpy() * DECIBELS_PER_UNIT
+    sounds = " + ".join(f"source {place + 1}{f' ({name})' if name else ''}" for place, name in enumerate(names))
+    return figures.Sheet(
+        heading="",
+        lines=(f"{where}, {verdict.bench.split} split, {LAYOUTS[layout]}, {why}",),
+        outcome=outcome,
+        success=success,
+        captions=_captions(picture, truth, layout, scene, names),
+        mel_TF=mel_TF,
+        seconds=best.run.mixture.seconds,
+        sound=f"log-mel spectrogram of the input audio: {sounds}",
+        threshold=None if layout in LABEL_FREE or protocol.normalise != "minmax_map" else cut,
+    )
+
+
+def _peak_panels(picture: figures.Picture, truth: Truth) -> list[int]:
+    """The panel of the peak of each drawn map, -1 where it has none."""
+    maps_NMHW = picture.maps_MHW[None]
+    if len(picture.drawn) > len(picture.maps_MHW):
+        maps_NMHW = np.concatenate([unit_range(maps_NMHW).mean(axis=1, keepdims=True), maps_NMHW], axis=1)
+    found: list[int] = peak_panels(maps_NMHW, truth.rects_P4, truth.canvas)[0].tolist()
+    return found
+
+
+def _called(truth: Truth, scene: int, source: int) -> str:
+    """The class of a source, '' where it is unknown."""
+    return truth.labels[scene][source] if truth.labels is not None else ""
+
+
+def _captions(picture: figures.Picture, truth: Truth, layout: str, scene: int, names: Sequence[str]) -> tuple[str, ...]:
+    """For each drawn map the sound that it belongs to: by the panel of its peak, or by the source whose region it fits."""
+    panels, places = truth.panels_NS[scene].tolist(), _PANELS.get(truth.layout, ())
+    peak_M = _peak_panels(picture, truth)
+    captions = []
+    for place, which in enumerate(picture.drawn):
+        name = "mean of the maps" if which < 0 else f"map {which + 1}"
+        sources = [
+            source for source, chosen in enumerate(picture.map_S) if chosen == which or (which < 0 and chosen >= 0)
+        ]
+        if layout in LABEL_FREE:
+            panel = peak_M[place]
+            if panel < 0:
+                captions.append(f"{name}: no peak in one panel")
+                continue
+            at = places[panel] if places else f"panel {panel + 1}"
+            sounds = panel in panels
+            whose = f"sounds: source {panels.index(panel) + 1}" if sounds else "silent"
+            captions.append(f"{name}: peak {at} ({whose}) {chr(0x2713) if sounds else chr(0x2717)}")
+        elif sources and not (which >= 0 and len(panels) == 1 and len(picture.maps_MHW) > 1):
+            fits = [
+                f"source {s + 1}{f' ({names[s]})' if names[s] else ''}, IoU {picture.iou_S[s]:.2f}" for s in sources
+            ]
+            captions.append(f"{name}: {' and '.join(fits)}")
+        else:
+            captions.append(name if len(panels) == 1 else f"{name}: belongs to no source")
+    return tuple(captions)
 
 
 def pictured(
@@ -279,18 +450,31 @@ def pictured(
     return drawn
 
 
-def charts(verdict: Verdict) -> dict[str, bytes]:
-    """PNG files by name: the checkpoints beside the null systems, by each layout's first number."""
+def about(verdict: Verdict, study: str) -> str:
+    """Study, method and dataset, for the title of a picture."""
+    run = verdict.contenders[0].run
+    of = f"study {study}, " if study else ""
+    return f"{of}method {run.method['name']}, dataset {run.dataset.name}"
+
+
+def charts(verdict: Verdict, study: str = "", warning: str = "") -> dict[str, bytes]:
+    """PNG files by name, one a layout: checkpoints, controls and baselines by the layout's first number."""
     files, best = {}, verdict.contenders[0]
-    for layout, (metric, said) in aims(best).items():
-        rows = [row for row in verdict.rows.get(layout, []) if metric in row.summary]
-        if rows:
-            figure = chart.comparison(
-                {row.system: row.summary[metric] for row in rows},
-                [row.system for row in rows if row.null],
-                metric=said,
-                heading=f"{verdict.bench.split} split, {SAID[layout]}, {rows[0].summary.scenes} scenes",
-                chance=chance(best, verdict.bench.truth[layout]) if layout in LABEL_FREE else None,
-            )
-            files[f"{metric.partition('@')[0].replace('_', '-')}.png"] = figures.png(figure)
+    for layout, rows in verdict.rows.items():
+        metric, said = headline_metric(layout, rows), HEADLINES[layout][1]
+        if metric is None:
+            continue
+        rows = [row for row in rows if metric in row.summary]
+        facts = rows[0].summary
+        figure = chart.comparison(
+            {row.system: row.summary[metric] for row in rows},
+            [row.system for row in rows if row.null],
+            controls=[twin(each) for each in verdict.contenders],
+            metric=said,
+            heading=about(verdict, study),
+            below=f"{verdict.bench.split} split, {LAYOUTS[layout]}: {facts.scenes} scenes of {facts.videos} videos",
+            warning=warning,
+            chance=chance(best, verdict.bench.truth[layout]) if layout in LABEL_FREE else None,
+        )
+        files[f"{LAYOUTS[layout]}-{HEADLINES[layout][0].partition('@')[0].replace('_', '-')}.png"] = figures.png(figure)
     return files

@@ -18,9 +18,10 @@ import pytest
 import torch
 from PIL import Image
 
-from raymix import checkpoint, evaluator, importing
+from raymix import checkpoint, evaluator, importing, leaderboard, verdict
 from raymix import evaluate as door
 from raymix.config import BadInput, Dataset, Encoder, Evaluate, Evaluation, Mixture, Run, to_plain
+from raymix.contenders import Source, choose
 from raymix.door import Nothing
 from raymix.evaluate import evaluate
 from raymix.evaluator import Bench, assess, judge
@@ -31,6 +32,7 @@ from raymix.scoring import sounding_accuracy
 from raymix.significance import unpack
 
 LAYOUTS = {"quad", "solo", "pair", "single"}
+CHARTS = ["grid2x2-sounding-accuracy.png", "solo2x2-sounding-accuracy.png", "hconcat-ciou.png", "single-iou.png"]
 STORED = [f"predictions-{layout}.parquet" for layout in ("grid2x2", "solo2x2", "hconcat", "single")]
 BEST = 3  # the trial with the highest recorded score
 
@@ -146,6 +148,26 @@ def test_scores_are_those_of_the_method(tested: tuple[door.Report, list[str]], h
     assert {name: best["scores"][name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
 
+def test_an_untrained_network_is_not_above_chance(
+    tested: tuple[door.Report, list[str]], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report, lines = tested
+    told = report.scores["above_chance"]
+    assert told["found"] is False and told["split"] == "test" and told["epochs"] == 2
+    assert (told["scenes"], told["chance"]) == (10, pytest.approx(1 / 6))
+    named = {each["name"]: each["scores"] for each in report.scores["checkpoints"]}
+    best = max(named, key=lambda name: named[name]["test/sounding_accuracy"])
+    assert told["best"] == pytest.approx(named[best]["test/sounding_accuracy"])
+    assert told["where"] == f"{best}, epoch 2"
+    assert told["shuffled"] == pytest.approx(named[best]["test/sounding_accuracy_shuffled"])
+    assert told["sentence"].startswith(
+        "warning: no checkpoint is above chance on the test split: best test/sounding_acc"
+    )
+    assert lines.count(told["sentence"]) == 1 and told["sentence"] in Path(report.folder, "table.md").read_text()
+    assert leaderboard.main(["small", "--root", str(home)]) == 0
+    assert told["sentence"] in capsys.readouterr().out.splitlines()  # the ledger keeps it
+
+
 def test_the_search_records_which_scenes_succeeded(tested: tuple[door.Report, list[str]]) -> None:
     method, run = evaluator.load(tested[0].scores["checkpoints"][0]["uri"])
     bench = Bench.open(run, "val", 12)
@@ -173,7 +195,7 @@ def test_the_search_records_which_scenes_succeeded(tested: tuple[door.Report, li
 
 def test_files_are_all_there_and_named(tested: tuple[door.Report, list[str]]) -> None:
     report, lines = tested
-    pictures = ["sounding-accuracy.png", "ciou.png", "2x2-01.png", "2x2-02.png", "side-by-side-01.png"]
+    pictures = [*CHARTS, "grid2x2-random-1.png", "grid2x2-worst.png", "hconcat-random-1.png"]
     names = ["scores.json", "table.md", "per_scene.parquet", *pictures, *STORED]
     assert [Path(file).name for file in report.files] == names
     assert sorted(each.name for each in Path(report.folder).iterdir()) == sorted(names)  # nothing temporary is left
@@ -183,19 +205,65 @@ def test_files_are_all_there_and_named(tested: tuple[door.Report, list[str]]) ->
             pixels = np.asarray(image.convert("RGB"))
         assert pixels.shape[1] > 400 and pixels.std() > 5
     table = Path(report.folder, "table.md").read_text()
-    assert "| null: centre box 0.5 " in table and "## Side by side" in table and "| trial 3 " in table
+    assert "| null: centre box 0.5 " in table and "## hconcat" in table and "| trial 3 " in table
     assert "protocol raymix-1, layout grid2x2" in table
+
+
+def test_pictures_are_of_random_scenes_the_worst_and_the_best(home: Path) -> None:
+    settings = Evaluate(home=str(home), study="small", top=1)
+    contenders = choose(settings, Source.find(settings), lambda line: None)
+    bench = Bench.open(contenders[0].run, "test", 10)
+    reached = verdict.reach(contenders, bench, "cpu", lambda line: None)
+    for layout, metric in (("quad", "sounding_accuracy"), ("pair", "ciou")):
+        (table,) = [row.table for row in reached.rows[layout] if row.system == "trial 3"]
+        value_N = table.values[metric]
+        chosen = verdict.pick_scenes(reached, layout, 5)
+        assert list(chosen) == ["random-1", "random-2", "random-3", "worst", "best"]
+        assert value_N[chosen["worst"][0]] == value_N.min() and value_N[chosen["best"][0]] == value_N.max()
+        assert chosen["best"][1].startswith("best of 10 scenes by ")
+        again = verdict.pick_scenes(reached, layout, 3)
+        assert again["random-1"] == chosen["random-1"] and list(again)[1:] == ["worst", "best"]
+        assert len({chosen[name][0] for name in ("random-1", "random-2", "random-3")}) == 3
+        assert list(verdict.pick_scenes(reached, layout, 1)) == ["random-1"] and not verdict.pick_scenes(
+            reached, layout, 0
+        )
+        # which scenes are random does not depend on the scores
+        turned = [replace(row, table=replace(row.table, values={metric: -value_N})) for row in reached.rows[layout]]
+        other = verdict.pick_scenes(replace(reached, rows={layout: turned}), layout, 5)
+        assert [other[f"random-{n}"] for n in (1, 2, 3)] == [chosen[f"random-{n}"] for n in (1, 2, 3)]
+        assert value_N[other["best"][0]] == value_N.min()
 
 
 def test_what_is_told_fits_a_terminal(tested: tuple[door.Report, list[str]]) -> None:
     _, lines = tested
     head = next(line for line in lines if line.startswith("system"))
-    assert head.split()[1:] == ["sounding", "heard", "CIoU@.3", "AUC", "CAP", "PIAP", "IoU@.5", "AP", "AUC"]
+    assert head.split()[1:] == ["sounding", "sounding", "CIoU@.3", "AUC", "CAP", "PIAP", "IoU@.5", "AP", "AUC"]
     rows = lines[lines.index(head) + 1 : lines.index("", lines.index(head))]
     assert {len(line) for line in rows} == {len(head)} and len(head) <= 100
     assert rows[0].startswith("trial 3 ") and rows[1].startswith(("trial 0 ", "trial 1 "))
     assert all(row.startswith("null: ") for row in rows[2:])
-    assert any(line.startswith("trial 3: sounding accuracy 0.") and "with shuffled audio" in line for line in lines)
+    at = next(place for place, line in enumerate(lines) if line.startswith("trial 3, epoch 2:"))
+    assert lines[at].split()[-4:] == ["shuffled", "audio", "best", "baseline"]
+    quoted = lines[at + 1 : at + 5]
+    assert [line.split()[0] for line in quoted] == ["grid2x2", "solo2x2", "hconcat", "single"]
+    assert [line[11:28].strip() for line in quoted] == ["sounding accuracy", "sounding accuracy", "CIoU@0.3", "IoU@0.5"]
+    assert max(map(len, lines[at : at + 5])) <= 100
+    metrics = ("sounding_accuracy", "sounding_accuracy", "ciou@0.3", "iou@0.5")
+    systems = tested[0].scores["systems"]
+    for line, layout, metric in zip(quoted, ("quad", "solo", "pair", "single"), metrics, strict=True):
+        of = {each["system"]: each["layouts"][layout]["metrics"] for each in systems if layout in each["layouts"]}
+        value = {name: metrics[metric] for name, metrics in of.items() if metric in metrics}
+        names = {each["name"] for each in tested[0].scores["checkpoints"]}
+        baselines = value.keys() - names - {f"{name}, shuffled audio" for name in names}
+        best = max(baselines, key=lambda name: (value[name]["value"], name))
+        assert line.endswith(
+            f"{value['trial 3, shuffled audio']['value']:.3f}           {value[best]['value']:.3f} ({best})"
+        )
+        reached = max(each["value"] for name, each in value.items() if name not in names)
+        own = value["trial 3"]
+        sign = "‡" if reached > own["high"] else "†" if reached >= own["low"] else ""
+        assert f"{own['value']:.3f} [{own['low']:.3f}, {own['high']:.3f}] {sign}".rstrip() in line
+        assert (sign in line) == bool(sign) and (not sign or any(each.startswith(f"{sign} the best") for each in lines))
 
 
 def test_test_scores_go_into_the_ledger_and_a_second_look_is_named(
@@ -211,7 +279,7 @@ def test_test_scores_go_into_the_ledger_and_a_second_look_is_named(
     again = evaluate(Evaluate(home=str(home), study="small", pictures=0, output=str(home / "again")), lines.append)
     assert any("opened for these checkpoints before (1 time" in line for line in lines)
     assert again.scores["checkpoints"][0]["scores"] == before[0]["checkpoints"][0]["scores"]
-    assert not [file for file in again.files if "2x2" in file]
+    assert not [file for file in again.files if "grid2x2-random" in file]
     assert len(records()) == len(before) + 1
 
 
@@ -227,7 +295,7 @@ def test_validation_scores_come_out_again(home: Path, capsys: pytest.CaptureFixt
     assert first["reproduced"] is False  # its record was made better than it is
     told = capsys.readouterr().out
     assert told.count("the same to 1e-06") == 3 and told.count("NOT the same") == 1
-    assert (home / "studies/small/evaluation/val/2x2-01.png").exists()
+    assert (home / "studies/small/evaluation/val/grid2x2-random-1.png").exists()
     assert len(Ledger(uri).read().evaluations) == before  # only test scores are told
 
 
@@ -327,21 +395,17 @@ def test_without_regions_box_metrics_are_left_out(clips: Dataset, tmp_path: Path
     scores = report.scores["checkpoints"][0]["scores"]
     heard = {"test/sounding_accuracy", "test/sounding_accuracy_shuffled"}
     assert set(scores) == heard | {"test/solo/sounding_accuracy"}
-    assert [Path(f).name for f in report.files[3:]] == ["sounding-accuracy.png", "2x2-01.png", "side-by-side-01.png"]
+    assert [Path(f).name for f in report.files[3:]] == [*CHARTS[:2], "grid2x2-random-1.png", "hconcat-random-1.png"]
 
 
 def test_a_system_of_one_map_is_told_by_solo_scenes(clips: Dataset, tmp_path: Path) -> None:
     run = a_run(clips)
     run.method, run.study.metric = {"name": "ots", "embedding_size": 16}, "val/solo/sounding_accuracy"
     a_study(tmp_path, run, (0,))
-    report = evaluate(Evaluate(home=str(tmp_path), study="small", pictures=0), (lines := []).append)
-    words = [line for line in lines if line.startswith("trial 0: ")]
-    assert "sounding accuracy" in words[0] and "10 solo scenes" in words[0] and "with shuffled audio" in words[0]
-    assert "IoU@0.5" in words[1] and "single scenes" in words[1]
-    assert [name for name in map(os.path.basename, report.files) if name.endswith(".png")] == [
-        "sounding-accuracy.png",
-        "iou.png",
-    ]
+    report = evaluate(Evaluate(home=str(tmp_path), study="small", pictures=0), lambda line: None)
+    assert [name for name in map(os.path.basename, report.files) if name.endswith(".png")] == CHARTS
+    assert report.scores["above_chance"]["metric"] == "test/solo/sounding_accuracy"
+    assert report.scores["above_chance"]["chance"] == 0.25
 
 
 def test_refusals(home: Path, clips: Dataset, tmp_path: Path) -> None:
