@@ -17,8 +17,8 @@ from raymix.verdict import HEADLINES, Contender, Verdict, chance, headline_metri
 
 TOLERANCE = 1e-6  # of a validation score computed again
 _SHORT = (  # what a terminal has room for: layout, metric, heading
-    ("quad", "sounding_accuracy", "sounding"),
-    ("solo", "sounding_accuracy", "sounding"),
+    ("quad", "sounding_accuracy", "sound."),  # sounding accuracy
+    ("solo", "sounding_accuracy", "sound."),
     ("pair", "ciou@0.3", "CIoU@.3"),
     ("pair", "auc", "AUC"),
     ("pair", "cap", "CAP"),

@@ -237,7 +237,7 @@ def test_pictures_are_of_random_scenes_the_worst_and_the_best(home: Path) -> Non
 def test_what_is_told_fits_a_terminal(tested: tuple[door.Report, list[str]]) -> None:
     _, lines = tested
     head = next(line for line in lines if line.startswith("system"))
-    assert head.split()[1:] == ["sounding", "sounding", "CIoU@.3", "AUC", "CAP", "PIAP", "IoU@.5", "AP", "AUC"]
+    assert head.split()[1:] == ["sound.", "sound.", "CIoU@.3", "AUC", "CAP", "PIAP", "IoU@.5", "AP", "AUC"]
     rows = lines[lines.index(head) + 1 : lines.index("", lines.index(head))]
     assert {len(line) for line in rows} == {len(head)} and len(head) <= 100
     assert rows[0].startswith("trial 3 ") and rows[1].startswith(("trial 0 ", "trial 1 "))
