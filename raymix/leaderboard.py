@@ -344,7 +344,10 @@ def _document(study: Study, table: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     try:
-        return run(parser().parse_args(argv))
+        arguments = parser().parse_args(argv)
+        if "://" in arguments.root and sys.stderr.isatty():  # an object store may take seconds
+            print(f"raymix leaderboard: reading {arguments.root}/studies ...", file=sys.stderr, flush=True)
+        return run(arguments)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE

@@ -155,13 +155,12 @@ def test_down_for_good_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     assert leaderboard.main(["mine", "--root", uri]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    monkeypatch.setattr(door, "_compose", lambda name: Evaluate(home=uri, study="mine"))
+    monkeypatch.setattr(door, "configured", lambda name: Evaluate(home=uri, study="mine"))
 
     def task(settings: Any) -> int:
         Ledger(f"{settings.home}/studies/mine").read()
         return 0
 
-    monkeypatch.setattr(door.OmegaConf, "to_object", lambda config: config)
     assert door._outcome(task, "evaluate") == 1
     err = capsys.readouterr().err
     assert err.startswith("raymix: ") and err.count("\n") == 1 and "connect" in err
