@@ -6,6 +6,7 @@ Serves the random pairs of Section 4.2 (side by side) and the 2x2 scenes of MUSI
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -80,3 +81,29 @@ def _cast(video: np.ndarray, label: np.ndarray, count: int, panels: int, rng: np
             )
         casts[scene] = rng.permutation(cast)  # rare labels are found last: without this they would seldom sound
     return casts
+
+
+def derange(ids: Sequence[str], videos: Sequence[Sequence[str]], seed: int) -> np.ndarray:
+    """For each scene another whose sound it may hear as a control: never itself, nor one that shares a sounding video.
+
+    A permutation where swapping finds one, else some sounds serve twice. ValueError where a scene has no stranger.
+    `videos`: of the sounding clips of each scene.
+    """
+    rng = np.random.default_rng(seed)
+    sounding = [set(names) for names in videos]
+    count = len(sounding)
+    index_N = rng.permutation(count)
+    for i in range(count):
+        if sounding[i].isdisjoint(sounding[index_N[i]]):
+            continue
+        strangers = [j for j in rng.permutation(count) if sounding[i].isdisjoint(sounding[index_N[j]])]
+        swaps = (j for j in strangers if sounding[j].isdisjoint(sounding[index_N[i]]))
+        j = next(swaps, None)
+        if j is not None:
+            index_N[i], index_N[j] = index_N[j], index_N[i]
+            continue
+        free = [m for m in rng.permutation(count) if sounding[i].isdisjoint(sounding[m])]
+        if not free:
+            raise ValueError(f"scene {ids[i]}: all others share a sounding video with it; use more scenes")
+        index_N[i] = free[0]
+    return index_N

@@ -175,6 +175,16 @@ def videos(directory: str, split: str) -> list[str]:
     return [video for table in tables for video in table["video"].to_pylist()]
 
 
+def index(directory: str, split: str) -> tuple[list[str], list[str], list[str]]:
+    """Id, source video and first label ('' where there is none) of every usable clip of a split; ValueError as in `read`."""
+    filesystem, _ = resolve(directory)
+    tables = [usable(filesystem, path, ["clip_id", "video", "labels"]) for path in shards(directory, split)]
+    ids, sources, labels = (
+        [value for table in tables for value in table[name].to_pylist()] for name in ("clip_id", "video", "labels")
+    )
+    return ids, sources, [names[0] if names else "" for names in labels]
+
+
 def usable(filesystem: fs.FileSystem, path: str, wanted: list[str], limit: int | None = None) -> pa.Table:
     """These columns of the usable rows of one shard, at most the first `limit`; ValueError in one line where it is none.
 

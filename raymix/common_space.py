@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from raymix.ranges import holds
+
 FREE = ("method.", "mixture.k")  # what a system may fix for itself; it searches method.* alone
 
 
@@ -16,9 +18,7 @@ def shared(own: Mapping[str, Any], space: Mapping[str, Any], settings: Mapping[s
     """
     searched = {name: entry for name, entry in own["space"].items() if name.startswith("method.") and name not in space}
     fixed = {name: value for name, value in (own.get("fixed") or {}).items() if name.startswith(FREE)}
-    start = {
-        name: settings[name] for name, entry in space.items() if name in settings and _holds(entry, settings[name])
-    }
+    start = {name: settings[name] for name, entry in space.items() if name in settings and holds(entry, settings[name])}
     first: list[dict[str, Any]] = []
     for point in own.get("first") or [{}]:
         begun = {name: value for name, value in point.items() if name in searched} | start
@@ -26,15 +26,3 @@ def shared(own: Mapping[str, Any], space: Mapping[str, Any], settings: Mapping[s
             first.append(begun)
     fixed = {name: value for name, value in fixed.items() if name not in space}
     return {"space": {**searched, **space}, "require": own.get("require"), "fixed": fixed, "first": first}
-
-
-def _holds(entry: Any, value: Any) -> bool:
-    """Whether a range of the common space has this value; what is no range at all is refused later."""
-    if not isinstance(entry, Mapping):
-        return False
-    for kind in ("float", "int"):
-        span = entry.get(kind)
-        if isinstance(span, list) and len(span) == 2 and not entry.get("step"):
-            numbers = all(isinstance(each, int | float) for each in (*span, value))
-            return numbers and span[0] <= value <= span[1]
-    return value in (entry.get("categorical") or [])

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from pyarrow import fs
 
-from raymix import door, engine, forecast, preflight, ranking, session, tune
+from raymix import door, engine, forecast, preflight, ranges, ranking, recipe, session, tune
 from raymix.common_space import shared
 from raymix.config import BadInput, Compare, Evaluate, Tune, flatten, nearest, to_plain
 from raymix.contenders import Source, choose
@@ -76,7 +76,8 @@ def composed(config: Compare, system: str, seed: int) -> Tune:
     with refusing():
         plain = to_plain(made)
         load(made.search_spaces, plain)  # refused as it stands in its file
-        made.search_spaces = shared(made.search_spaces, config.space, flatten(plain))
+        own = ranges.of_recipe(made.search_spaces, made.ranges, flatten(plain))
+        made.search_spaces = shared(own, config.space, flatten(plain))
     return made
 
 
@@ -145,8 +146,6 @@ def search(plans: Mapping[Pair, Plan]) -> int:
             print(f"{where}: study {plan.run.study.name} has ended before", flush=True)
             continue
         print(f"{where}: study {plan.run.study.name}", flush=True)
-        for note in plan.notes:
-            print(f"{where}: {note}", flush=True)
         try:
             if code := tune.run(plan, time.time()):
                 return code
@@ -256,4 +255,4 @@ def write(place: str, found: Mapping[str, Any], text: str) -> list[str]:
 
 
 def main() -> None:
-    enter(task, "compare")
+    enter(task, "compare", recipe.complete)

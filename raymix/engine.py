@@ -12,6 +12,7 @@ import os
 import threading
 import time
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
@@ -38,7 +39,9 @@ class Plan:
     ledger: Ledger
     study: Study
     planned: int
-    notes: list[str] = field(default_factory=list)  # lines to print before it starts
+    uncut: str = ""  # hash of the space before the clips cut something from it
+    config: Any = None  # the settings before the space and the clips changed some; of a search alone
+    notes: list[str] = field(default_factory=list)  # sentences for the person, about space and clips
 
 
 def versions() -> dict[str, str]:
@@ -59,21 +62,31 @@ def place(run: Run) -> str:
     return f"{run.home.rstrip('/')}/studies/{run.study.name}"
 
 
-def plan(run: Run, space: Any, space_hash: str) -> Plan:
-    """Read what there is of this study and refuse what does not fit it, before anything is started or written."""
+def plan(run: Run, space: Any, space_hash: str | None, uncut: str = "") -> Plan:
+    """Read what there is of this study and refuse what does not fit it, before anything is started or written.
+
+    `uncut` is the hash of the space before the clips cut something from it. Without a `space_hash` they are not there yet:
+    then only the uncut space is compared with the study's, as far as that has written it down.
+    """
     uri = place(run)
     writable(uri)
     ledger = Ledger(uri)
     study = ledger.read()
-    if study.exists and study.space_hash != space_hash:
+    if (was := study.config.get("recipe")) and was != run.recipe:
+        raise BadInput(
+            f"recipe={run.recipe}: the study {study.name} was started with recipe={was}; add recipe={was} to go on with it, "
+            "or choose another study.name"
+        )
+    before, now = (study.uncut_hash or uncut, uncut) if space_hash is None else (study.space_hash, space_hash)
+    if study.exists and before != now:
         raise BadInput(
             f"study.name={run.study.name}: a study of this name searches another space; choose another study.name"
         )
     if study.exists:
-        same(study, to_plain(run))
+        same(study, to_plain(run), searched=set(space.names) if space is not None and space_hash is None else set())
     # Of an exhausted space no further trial can be made, unless points may be trained again.
     planned = study.expected if study.exhausted and not repeats(run) else total(study, run)
-    return Plan(run, space, uri, ledger, study, planned)
+    return Plan(run, space, uri, ledger, study, planned, uncut)
 
 
 def again(before: Plan) -> Plan:
@@ -119,13 +132,23 @@ def total(study: Study, run: Run) -> int:
     return before if resumes else before + more
 
 
-def same(study: Study, plain: dict[str, Any]) -> None:
-    """BadInput where a resumed study would be scored or trained otherwise than it began."""
+def same(study: Study, plain: dict[str, Any], searched: Collection[str] = ()) -> None:
+    """BadInput where a resumed study would be scored or trained otherwise than it began; `searched` names may differ."""
     from raymix.config import flatten
 
-    free = ("study.", "cluster.", "home", "data.", "search.", "evaluation.pictures", "evaluation.final", "fit.keep")
+    free: tuple[str, ...] = (
+        "study.",
+        "cluster.",
+        "home",
+        "data.",
+        "search.",
+        "evaluation.pictures",
+        "evaluation.final",
+        "fit.keep",
+    )
+    free = (*free, "search_spaces", "ranges")
     before, now = flatten(study.config), flatten(plain)
-    differ = [n for n in before if n in now and before[n] != now[n] and not n.startswith((*free, "search_spaces"))]
+    differ = [n for n in before if n in now and before[n] != now[n] and not n.startswith(free) and n not in searched]
     settled = {"study.metric": study.objective, "study.mode": study.mode}
     differ = [n for n, was in settled.items() if now[n] != was] + differ
     if differ:
@@ -134,7 +157,14 @@ def same(study: Study, plain: dict[str, Any]) -> None:
         raise BadInput(
             f"{name}: the study {study.name} was started with {was}"
             f"{f' (and {len(differ) - 1} more settings differ)' if len(differ) > 1 else ''}; choose another study.name"
+            f"{_older(before, differ)}"
         )
+
+
+def _older(before: dict[str, Any], differ: list[str]) -> str:
+    """A hint for a study that was started before recipes were written down, at sizes that another recipe may have."""
+    sized = any(name.startswith("encoder.") for name in differ)
+    return ", or add the recipe that it had (recipe=paper, recipe=demo)" if sized and not before.get("recipe") else ""
 
 
 def writable(uri: str) -> None:
@@ -161,7 +191,8 @@ def begin(plan: Plan) -> Study:
     if not plan.study.exists:
         record = {
             "name": run.study.name, "objective": run.study.metric, "mode": run.study.mode, "planned": plan.planned,
-            "space_hash": plan.space.hash if plan.space else "", "seed": run.study.seed, "config": to_plain(run),
+            "space_hash": plan.space.hash if plan.space else "", "uncut_hash": plan.uncut, "seed": run.study.seed,
+            "config": to_plain(run),
             "versions": versions(), "searched": plan.space.names if plan.space else [], "by": run.study.extend,
         }  # fmt: skip
         ledger.append("study", record)

@@ -17,6 +17,8 @@ import torch
 
 from raymix import checkpoint, clip_files
 from raymix.config import Run, from_plain
+from raymix.layout import LABEL_FREE
+from raymix.layout import SCORED as LAYOUTS
 from raymix.methods import Maps, Method, from_run
 from raymix.metrics import sounding_chance
 from raymix.protocol import protocol as named
@@ -26,8 +28,6 @@ from raymix.significance import pack, scene_record
 from raymix.truth import Truth
 
 BATCH = 16  # scenes in one forward pass
-LAYOUTS = {"quad": "grid2x2", "solo": "solo2x2", "pair": "hconcat", "single": "single"}
-LABEL_FREE = ("quad", "solo")  # scenes that tell who listens, which needs no region
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import time as clock
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from pyarrow import fs
 
-from raymix import preflight, session, upload
+from raymix import session, upload
 from raymix.config import Run
+from raymix.data_limits import described
 from raymix.datasets import folder
 from raymix.engine import Plan, repeats, unreachable
+from raymix.fit import passes
 from raymix.prepare import present
 from raymix.remaining import survival
 from raymix.room import room
+from raymix.storage import resolve
 from raymix.study import ENDS, Study
 
 POINTS = 2048  # random ones, to find the share that the rules reject
@@ -41,10 +45,11 @@ def lines(plan: Plan) -> Iterator[str]:
                 f"{plan.planned - missing} trials instead of {plan.planned} (search.repeats=true trains points again, "
                 "with other seeds)"
             )
+    yield from plan.notes
     yield f"search: {_search(run, study, len(owed))}"
-    for note in plan.notes:
-        yield f"search: {note}"
-    yield f"slots: {_slots(run)}"
+    found, slots = _slots(run)
+    yield f"slots: {slots}"
+    yield from costs(plan, found)
     if Path("raymix").is_dir() and Path("pyproject.toml").is_file():  # a checkout: what a job would take along
         yield f"upload: {upload.said(upload.of('.'))}"
     yield "nothing was started; the same command without study.plan=true starts it"
@@ -57,7 +62,6 @@ def _clips(run: Run) -> str:
         if run.dataset.name == "folder":
             where += f" ({len(folder.listing(run.dataset.root))} videos)"
         return f"none yet in {run.dataset.prepared}; {where}"
-    preflight.clips(run)
     counts = [f"{part['clips']} {split} from {part['videos']} videos" for split, part in found["splits"].items()]
     batches = found["splits"]["train"]["clips"] // run.fit.batch
     return f"{', '.join(counts)} in {run.dataset.prepared}; {batches} batches of {run.fit.batch} an epoch"
@@ -67,7 +71,7 @@ def _space(space: Any) -> Iterator[str]:
     width = max(map(len, space.names))
     for name in space.names:
         condition = f", when {space.conditions[name].text}" if name in space.conditions else ""
-        yield f"space: {name:{width}}  {_range(space.distributions[name])}{condition}"
+        yield f"space: {name:{width}}  {described(space.distributions[name])}{condition}"
     for rule in space.rules:
         yield f"space: requires {rule.text}"
     if space.rules:
@@ -75,14 +79,6 @@ def _space(space: Any) -> Iterator[str]:
         yield f"space: the rules reject {share:.0%} of {POINTS} random points, which are drawn anew"
     if space.first:
         yield f"space: {len(space.first)} point{'s' if len(space.first) > 1 else ''} of your own tried first"
-
-
-def _range(distribution: BaseDistribution) -> str:
-    if isinstance(distribution, CategoricalDistribution):
-        return f"one of {', '.join(map(str, distribution.choices))}"
-    d: Any = distribution
-    how = (", log" if d.log else "") + (f", steps of {d.step:g}" if d.step and d.step != 1 else "")
-    return f"{d.low:g} to {d.high:g}{how}"
 
 
 def _search(run: Run, study: Study, n: int) -> str:
@@ -98,7 +94,100 @@ def _search(run: Run, study: Study, n: int) -> str:
     return text
 
 
-def _slots(run: Run) -> str:
+def costs(plan: Plan, slots: int) -> Iterator[str]:
+    """Two lines about the time that is owed, by updates and scenes that are timed now, and about the disk."""
+    run, clips = plan.run, _training_clips(plan.run)
+    owed = [n for n in range(plan.planned) if n not in plan.study.trials or plan.study.trials[n].state not in ENDS]
+    if session.machine(run.cluster) is None:
+        yield "time: not measured: the machines of the cluster train, not this one"
+        return
+    from raymix.timing import measure
+
+    begun = clock.perf_counter()
+    try:
+        one = measure(run)
+    except (RuntimeError, ValueError) as error:
+        yield f"time: not measured ({' '.join(str(error).split())})"
+        return
+    what = f"an update of {run.fit.batch} clips takes {_span(one.update_s)} here"
+    if not clips:
+        yield f"time: {what}; how many an epoch has is known when the clips are prepared"
+    else:
+        updates = max(1, clips // run.fit.batch) * passes(run.fit, clips)
+        train_s, score_s = updates * one.update_s, _scenes(run, one.one_map) * one.scene_s
+        epoch_s = _epoch(run, train_s, updates * one.mix_s, score_s, slots)
+        about, most = _epochs(run, len(owed))
+        text = f"time: {what}, an epoch of {updates} {_span(train_s)}, its scores {_span(score_s)}"
+        text += f"; about {about:.0f} epochs: {_span(about * epoch_s)}"
+        text += f" ({_span(most * epoch_s)} if none were stopped)" if about < most else ""
+        yield f"{text}, and the start of Ray; timed in {clock.perf_counter() - begun:.1f} s"
+    kept = min(run.fit.keep, run.fit.epochs) * len(owed) + slots
+    stored = _stored(run)
+    there = f"clips {_size(stored)}, " if stored else ""
+    yield f"disk: {there}checkpoints about {kept} x {_size(one.checkpoint_bytes)} = {_size(kept * one.checkpoint_bytes)}"
+
+
+def said(plan: Plan) -> Iterator[str]:
+    """What a person should know at the start of a search: oddities of space and clips, time and disk."""
+    yield from plan.notes
+    has = session.machine(plan.run.cluster)
+    yield from costs(plan, 1 if has is None else room(plan.run.cluster, has, streaming=False).slots)
+
+
+def _training_clips(run: Run) -> int:
+    """Training clips that are prepared; 0 where none are."""
+    found = present(run.dataset)
+    return int(found["splits"]["train"]["clips"]) if found else 0
+
+
+def _epochs(run: Run, trials: int) -> tuple[float, int]:
+    """Epochs of so many trials, as the scheduler stops them on average, and at most."""
+    search: Any = getattr(run, "search", None)
+    most = trials * run.fit.epochs
+    if search is None:
+        return most, most
+    return trials * sum(survival(search.scheduler, run.fit.epochs, search.grace, search.reduction)), most
+
+
+def _scenes(run: Run, one_map: bool) -> int:
+    """2x2 scenes that a checkpoint is scored on: each with its own sound and another's, and where one map names no two
+    panels those of one source as well."""
+    kinds = 2 if one_map or run.study.metric.startswith("val/solo/") else 1
+    return 2 * kinds * run.evaluation.scenes
+
+
+def _epoch(run: Run, train_s: float, mix_s: float, score_s: float, slots: int) -> float:
+    """Seconds of an epoch over all slots: training, mixing and scoring go on at once, as far as there are cores for them."""
+    nodes: Any = session.machine(run.cluster)
+    cores = sum(node["CPU"] for node in nodes)
+    on_cpus = (
+        (0.0 if run.cluster.gpus_per_worker else train_s) + mix_s + (0.0 if run.cluster.evaluator_gpus else score_s)
+    )
+    return max(train_s / slots, mix_s / slots, score_s, on_cpus / cores)
+
+
+def _span(seconds: float) -> str:
+    """`0.12 s`, `45 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def _size(count: int) -> str:
+    """`2.4 MiB`, `120 MiB`, `3.1 GiB`."""
+    if count < 2**30:
+        return f"{count / 2**20:.{0 if count >= 10 * 2**20 else 1}f} MiB"
+    return f"{count / 2**30:.1f} GiB"
+
+
+def _stored(run: Run) -> int:
+    """Bytes of the prepared files."""
+    filesystem, path = resolve(run.dataset.prepared)
+    infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
+    return sum(info.size for info in infos if info.type == fs.FileType.File)
+
+
+def _slots(run: Run) -> tuple[int, str]:
     streaming = run.data.cache == "off"
     has = session.machine(run.cluster)
     if has is None:
@@ -115,7 +204,7 @@ def _slots(run: Run) -> str:
     where = f"the cluster at {os.environ['RAY_ADDRESS']}" if os.environ.get("RAY_ADDRESS") else "this machine"
     stream = "clips are streamed every epoch, row groups in a new order, shuffled in windows of several"
     kept = {"auto": "clips are shared in the object store if they fit", "on": "clips are shared", "off": stream}
-    return f"{found.said} on {where}; {kept[run.data.cache]}"
+    return found.slots, f"{found.said} on {where}; {kept[run.data.cache]}"
 
 
 def show(plan: Plan) -> int:

@@ -16,6 +16,10 @@ LAYOUTS = {  # panel rows, columns, sounding sources
     "solo2x2": (2, 2, 1),
     "natural": (1, 1, 2),
 }
+SCORED = {  # what checkpoints are scored on, by the names of their scores
+    "quad": "grid2x2", "solo": "solo2x2", "pair": "hconcat", "single": "single",
+}  # fmt: skip
+LABEL_FREE = ("quad", "solo")  # of these, the scenes that need no region: which panels sound is known
 OPEN = ("hconcat", "vconcat", "natural")  # layouts that may have another number of sources
 MOST = 4  # sources
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from raymix.clip import Clips
 from raymix.spectrogram import HOP, SAMPLE_RATE, one_of, superpose, window_frames
 
-__all__ = ["SHIFTS", "Mixture", "group", "mix", "partner"]
+__all__ = ["SHIFTS", "Mixture", "can_group", "group", "mix", "partner"]
 
 JITTER = 0.1  # seconds, at most, between the two views of shift="jitter"
 SHIFTS = ("clip", "jitter", "video", "group")
@@ -88,11 +88,21 @@ def _swap_in(groups_BK: np.ndarray, video_N: np.ndarray, row: int, column: int, 
     return True
 
 
+def can_group(videos: Sequence[str], k: int) -> bool:
+    """Whether `group` finds groups of k clips of different videos among clips of these videos."""
+    count = len(videos) // k
+    return count > 0 and _usable(np.unique(np.asarray(videos), return_counts=True)[1], count) >= count * k
+
+
+def _usable(counts: np.ndarray, groups: int) -> int:
+    """Clips that so many groups can take, each at most one of a video; `counts`: the clips of each video."""
+    return int(np.minimum(counts, groups).sum())
+
+
 def _deal(order: np.ndarray, video_N: np.ndarray, count: int, k: int, rng: np.random.Generator) -> np.ndarray:
     """Deal the clips round the groups like cards, video by video: it succeeds whenever any grouping exists."""
     videos, counts = np.unique(video_N[order], return_counts=True)
-    usable = int(np.minimum(counts, count).sum())
-    if usable < count * k:
+    if _usable(counts, count) < count * k:
         raise ValueError(
             f"mixture.k={k}: {len(order)} clips of {len(videos)} videos cannot form {count} groups of different videos"
         )

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raymix.casting import draw
+from raymix.casting import derange, draw
 from raymix.clip import Clips
 from raymix.layout import LAYOUTS, arrange, rectangles
 from raymix.pair_list import PairList
@@ -239,25 +239,5 @@ def _soundtrack(
 
 
 def derangement(scenes: Scenes, seed: int) -> np.ndarray:
-    """For each scene another whose sound it may hear as a control: never itself, nor one that shares a sounding video.
-
-    A permutation where swapping finds one, else some sounds serve twice. ValueError where a scene has no stranger.
-    """
-    rng = np.random.default_rng(seed)
-    sounding = [set(names[: scenes.panels_NS.shape[1]]) for names in scenes.videos]
-    count = len(sounding)
-    index_N = rng.permutation(count)
-    for i in range(count):
-        if sounding[i].isdisjoint(sounding[index_N[i]]):
-            continue
-        strangers = [j for j in rng.permutation(count) if sounding[i].isdisjoint(sounding[index_N[j]])]
-        swaps = (j for j in strangers if sounding[j].isdisjoint(sounding[index_N[i]]))
-        j = next(swaps, None)
-        if j is not None:
-            index_N[i], index_N[j] = index_N[j], index_N[i]
-            continue
-        free = [m for m in rng.permutation(count) if sounding[i].isdisjoint(sounding[m])]
-        if not free:
-            raise ValueError(f"scene {scenes.ids[i]}: all others share a sounding video with it; use more scenes")
-        index_N[i] = free[0]
-    return index_N
+    """For each scene another whose sound it may hear as a control: `raymix.casting.derange` over these scenes."""
+    return derange(scenes.ids, [names[: scenes.panels_NS.shape[1]] for names in scenes.videos], seed)

@@ -7,6 +7,7 @@ space:
   method.pool_sharpness: {float: [1.0, 20.0], when: "method.pool == 'lse'"}
 require: ["method.embedding_size * mixture.k <= 1024"]
 fixed: {fit.batch: 96}
+recipe_ranges: true   # configs/ranges/RECIPE.yaml replaces ranges of the same name (raymix.ranges.of_recipe)
 first: [{method.temperature: 0.07, method.embedding_size: 128, mixture.k: 2}]   # tried first; gaps are drawn
 """
 
@@ -20,10 +21,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from raymix.config import BadInput, flatten, nearest, nearest_setting
 from raymix.expression import Expression
+from raymix.ranges import MARK
 from raymix.space import SearchSpace
 
 SEARCHABLE = ["mixture", "encoder", "method", "optimizer", "fit"]  # what a trial may change; the rest is the study's
-SECTIONS = ["space", "require", "fixed", "first"]
+SECTIONS = ["space", "require", "fixed", "first", MARK]
 OPTIONS = {"float": ["log", "step", "when"], "int": ["log", "step", "when"], "categorical": ["when"]}
 PROBES = 512  # random points that a new space is tried on
 
@@ -37,6 +39,8 @@ def load(mapping: Mapping[str, Any], config: Mapping[str, Any]) -> SearchSpace:
     for section in mapping:
         if section not in SECTIONS:
             raise BadInput(f"search space: {section} is no section{nearest(str(section), SECTIONS)}")
+    if not isinstance(mapping.get(MARK, False), bool):
+        raise BadInput(f"search space: {MARK} must be true or false, not {mapping[MARK]!r}")
     known = flatten(config)
     described = _mapping(mapping.get("space"), "space")
     if not described:

@@ -42,6 +42,13 @@ class SearchSpace:
         self.first: list[dict[str, Any]] = []
         self._base = {**base, **fixed}
 
+    def changed(
+        self, distributions: dict[str, BaseDistribution], fixed: dict[str, Any], rules: list[Expression]
+    ) -> SearchSpace:
+        """A space like this one with other distributions, fixed values and rules, and no point that is tried first."""
+        conditions = {name: text for name, text in self.conditions.items() if name in distributions}
+        return SearchSpace(distributions, conditions, rules, fixed, self._base)
+
     @property
     def names(self) -> list[str]:
         return list(self.distributions)

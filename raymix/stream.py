@@ -34,6 +34,7 @@ from raymix import clip, clip_files
 from raymix.clip import Clips, NonFinite
 from raymix.clip_files import RowGroup
 from raymix.config import BadInput, Run
+from raymix.fit import passes
 from raymix.methods import Examples, needs
 from raymix.mixture import Mixture, group, mix, partner
 from raymix.spectrogram import superpose, window_frames
@@ -190,9 +191,13 @@ class Loader:
         """The mixtures of epoch `number` (from 1) for this rank, in groups of mixture.k.
 
         A global batch of fit.batch clips comes in fit.accumulate pieces, one mixture each, of which every rank holds an
-        equal share. Only whole batches come.
+        equal share. Only whole batches come. An epoch is one pass over the clips, or as many as fit.min_updates needs;
+        passes are numbered over all epochs, each with groups, windows and crops of its own.
         """
-        made = self._from_shelf(run, number) if self.shelf is not None else self._from_stream(run, number)
+        count = passes(run.fit, self._source.clips if self.shelf is None else len(self.shelf))
+        numbers = range((number - 1) * count + 1, number * count + 1)
+        one_pass = self._from_shelf if self.shelf is not None else self._from_stream
+        made = (mixture for each in numbers for mixture in one_pass(run, each))
         return _ahead((mixture.pin() for mixture in made) if torch.cuda.is_available() else made)
 
     def _from_shelf(self, run: Run, number: int) -> Iterator[Mixture]:

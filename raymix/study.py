@@ -116,6 +116,7 @@ class Study:
     mode: str = "max"
     planned: int = 0
     space_hash: str = ""
+    uncut_hash: str = ""  # of the space before the clips cut something from it; "" in older ledgers
     seed: int = 0
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -186,6 +187,7 @@ def apply(study: Study, record: dict[str, Any]) -> None:
             study.exists = True
             study.name, study.objective, study.mode = record["name"], record["objective"], record["mode"]
             study.planned, study.space_hash, study.seed = record["planned"], record["space_hash"], record["seed"]
+            study.uncut_hash = record.get("uncut_hash", "")
             study.config, study.versions = record.get("config", {}), record.get("versions", {})
             if record.get("by"):  # it began with study.extend
                 study.extensions.append(record)

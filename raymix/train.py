@@ -8,10 +8,12 @@ if __name__ == "__main__":  # before the imports below, which take seconds
     cli.run("train")
 
 import time
+from dataclasses import replace
 
-from raymix import engine, forecast, preflight
+from raymix import engine, forecast, preflight, recipe
 from raymix.config import BadInput, Run
 from raymix.door import enter, refusing
+from raymix.prepare import present
 from raymix.rules import check
 from raymix.tune import run
 
@@ -23,11 +25,13 @@ def task(config: Run) -> int:
         raise BadInput("study.trials and study.extend: this door makes one run; python -m raymix.tune makes many")
     with refusing():
         preflight.settings(config)
-        plan = engine.plan(config, None, "")
+        there = present(config.dataset) is not None
+        notes = [*recipe.said, *(preflight.clips(config) if there else [])]
+        plan = replace(engine.plan(config, None, ""), notes=notes)
         if config.study.plan:
             return forecast.show(plan)
     return run(plan, began)
 
 
 def main() -> None:
-    enter(task, "train")
+    enter(task, "train", recipe.complete)

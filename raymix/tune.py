@@ -18,36 +18,39 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raymix import cli, door, engine, forecast, lock, preflight, session
-from raymix.config import BadInput, Evaluate, Run, Tune, from_plain, override, to_plain
+from raymix import cli, clip_files, data_limits, door, engine, forecast, lock, preflight, recipe, session
+from raymix.config import BadInput, Evaluate, Run, Tune, flatten, from_plain, override, to_plain
 from raymix.door import DONE, enter, refusing
+from raymix.prepare import present
 from raymix.rules import check, problems
 
 COMMON = "optimizer"  # the space of methods without one of their own name
-USUAL = "cycle"  # the method that configs/tune.yaml names, and with it the demo's space
+USUAL = "cycle"  # the method that configs/tune.yaml names
+POINTS, REJECTED = 1024, 0.1  # random points of a space, and the share of them that its rules may refuse without a word
 
 
 def look() -> None:
     """Adds to the words of the command line what follows from them, so that the line that resumes says it too."""
-    words, config_dir = door.words()
-    sys.argv += following(words, config_dir)
+    recipe.complete()
+    sys.argv += following(*door.words())
 
 
 def following(words: Sequence[str], config_dir: str | None) -> list[str]:
-    """What else is said by naming a method, as far as it is not said otherwise.
+    """What else is said by naming a recipe and a method, as far as it is not said otherwise.
 
-    It searches the space of its own name, or COMMON; and one whose maps name nothing before a later stage is not stopped
-    early.
+    A method searches the space of its own name, or COMMON, and USUAL in the demo's sizes that of the demo; one whose maps
+    name nothing before a later stage is not stopped early.
     """
-    said = {name: value for name, _, value in (word.partition("=") for word in words)}
-    method = said.get("method", USUAL)
-    if method == USUAL:
-        return []
-    more = [] if "search_spaces" in said else [f"search_spaces={own_space(method, config_dir)}"]
-    if "search" not in said:
+    said = recipe.settings_of(words)
+    method, sizes = said.get("method", USUAL), said.get("recipe") or recipe.usual(words, config_dir)
+    more = []
+    if "search_spaces" not in said and (method, sizes) != (USUAL, recipe.DEMO):
+        more += [f"search_spaces={own_space(method, config_dir)}"]
+    if "search" not in said and method != USUAL:
         from raymix.methods import METHODS
 
         more += ["search=fifo"] if method in METHODS and METHODS[method].late else []
@@ -60,12 +63,26 @@ def own_space(method: str, config_dir: str | None) -> str:
     return method if any((place / f"{method}.yaml").is_file() for place in places) else COMMON
 
 
-def load_space(config: Tune) -> Any:
-    """The search space over this config, tried at both ends of every range so that bad values are refused now."""
-    from raymix import sampler, search_space
+def load_space(config: Tune) -> tuple[Any, list[str]]:
+    """The search space over this config, tried at both ends of every range so that bad values are refused now.
+
+    Ranges are the recipe's where the space leaves that to it; what the command line gives is not searched. Returns also
+    a sentence for everything that a person would not expect.
+    """
+    from raymix import ranges, sampler, search_space
 
     plain = to_plain(config)
-    space = search_space.load(config.search_spaces, plain)
+    search_space.load(config.search_spaces, plain)  # refused as it stands in its file
+    mapping = ranges.of_recipe(config.search_spaces, config.ranges, flatten(plain))
+    given = recipe.settings_of(door.words()[0])
+    known = [*mapping["space"], *(mapping.get("fixed") or {})]
+    if decided := [name for name in known if name in given]:
+        mapping = ranges.without(mapping, decided, flatten(plain))
+        if not mapping["space"]:
+            raise BadInput(
+                "search space: the command line gives every parameter of it; python -m raymix.train trains one"
+            )
+    space = search_space.load(mapping, plain)
     sampler.build(config.search.sampler, config.study.seed, config.search.startup)
     if config.search.sampler == "grid":
         space.grid()
@@ -79,7 +96,8 @@ def load_space(config: Tune) -> Any:
             crossing = name in ("mixture.k", "fit.batch")  # their rule holds between them; `require` says which pairs
             if found and not (crossing and "divisible" in found[0]):
                 raise BadInput(f"search space: {found[0]}")
-    return space
+    words = ", ".join(f"{name}={given[name]}" for name in decided)
+    return space, [f"search space: {words} from the command line, not searched"] if decided else []
 
 
 def task(config: Tune) -> int:
@@ -89,22 +107,45 @@ def task(config: Tune) -> int:
     if config.study.plan:
         with refusing():
             return forecast.show(plan)
-    for note in plan.notes:
-        print(note, flush=True)
     return run(plan, began)
 
 
 def planned(config: Tune) -> engine.Plan:
-    """The study of this config, about to run; BadInput for what can be known before anything starts."""
+    """The study of this config, about to run; BadInput for what can be known before anything starts.
+
+    What the clips cannot carry is cut from the space where they are prepared; else `ready` does it when they are.
+    """
     check(config)
     with refusing():
-        space = load_space(config)
+        space, notes = load_space(config)
         fixed: Tune = _fixed(config, space)
-        notes = clamp_grace(fixed)
+        notes += clamp_grace(fixed)
         preflight.settings(fixed)
-        plan = engine.plan(fixed, space, space.hash)
-        plan.notes += notes
-        return plan
+        there, uncut = present(fixed.dataset) is not None, space.hash
+        if there:
+            space, fixed, cut = _fitted(fixed, space)
+            notes += [*cut, *preflight.clips(fixed)]
+        notes += data_limits.doubts(space, flatten(to_plain(fixed)), POINTS, REJECTED)
+        plan = engine.plan(fixed, space, space.hash if there else None, uncut)
+    plan.config, plan.notes = config, [*recipe.said, *notes]
+    return plan
+
+
+def _fitted(config: Tune, space: Any) -> tuple[Any, Tune, list[str]]:
+    """The space and the settings that trials start from, by what the prepared clips can carry, and what was cut."""
+    videos = clip_files.videos(config.dataset.prepared, "train")
+    space, base, cut = data_limits.fitted(space, config, videos)
+    fitted: Tune = from_plain(override(to_plain(config), {**space.fixed, **base}), Tune)
+    return space, fitted, cut
+
+
+def ready(plan: engine.Plan) -> engine.Plan:
+    """The plan over clips that are there now, and the newest ledger: another driver may just have ended the study."""
+    if plan.config is not None:
+        return planned(plan.config)
+    with refusing():
+        notes = [*recipe.said, *preflight.clips(plan.run)]
+    return replace(engine.again(plan), notes=notes)
 
 
 def clamp_grace(config: Tune) -> list[str]:
@@ -139,10 +180,12 @@ def run(plan: engine.Plan, began: float, live: bool | None = None) -> int:
             with lock.held(plan.uri, plan.run.study.name, cut, functools.partial(print, flush=True)):
                 join(plan.run)
                 prepare(plan.run)
-                with refusing():
-                    preflight.clips(plan.run)
-                plan = engine.again(plan)  # another driver may just have ended it
-                overheads = search(plan, began, live, lost) if engine.lacks(plan) else {}
+                plan = ready(plan)
+                overheads = {}
+                if engine.lacks(plan):
+                    for line in forecast.said(plan):
+                        print(line, flush=True)
+                    overheads = search(plan, began, live, lost)
             return finish(plan, overheads)
     except session.Interrupted as stop:
         return session.leave(stop, interrupted(stop))
@@ -222,7 +265,9 @@ def finish(plan: engine.Plan, overheads: dict[str, Any]) -> int:
     if not study.ranked():
         raise door.Nothing(f"{name}: no trial gave a score; python -m raymix.leaderboard {name} says why")
     print(f"study: {plan.uri} (ledger/, checkpoints/{'' if '://' in plan.uri else ', tensorboard/'})")
-    if plan.run.study.final:
+    if refusal := preflight.untestable(plan.run) if plan.run.study.final else "":
+        print(refusal)
+    elif plan.run.study.final:
         from raymix.evaluate import evaluate
 
         wanted = Evaluate(

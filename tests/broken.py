@@ -223,6 +223,26 @@ DATA: list[Case] = [
     ("tune", (*SMALL, f"dataset.prepared={HOME}/clips/lacking"), "it lacks root"),
     ("tune", (*SMALL, f"dataset.prepared={HOME}/clips/few"), "has 2 validation videos; scenes are made of 4"),
     ("tune", (*SMALL, f"dataset.prepared={HOME}/clips/whole", "fit.batch=24"), "more than the 20 training clips"),
+    (
+        "tune",
+        ("dataset=folder", "recipe=paper", f"dataset.prepared={HOME}/clips/whole"),
+        "search space fit.batch: 48, 96, 128, 192: more than the 20 training clips; fit.batch=20 fits",
+    ),
+    (
+        "tune",
+        (*SMALL, f"dataset.prepared={HOME}/clips/four", "evaluation.scenes=8"),
+        "the 4 validation videos in <home>/clips/four give no scenes with a control of shuffled audio",
+    ),
+    (
+        "train",
+        (*SMALL, f"dataset.prepared={HOME}/clips/whole", "mixture.seconds=2"),
+        "clips/whole: mixture.seconds=2: longer than the clips, which hold 1 s",
+    ),
+    (
+        "tune",
+        (*SMALL, "method=sound_of_pixels", f"dataset.prepared={HOME}/clips/whole"),
+        "method=sound_of_pixels: needs 3 frames of each clip",
+    ),
     ("tune", (*SMALL, f"dataset.prepared={HOME}/clips/whole", "dataset.frame_size=99"), "was prepared otherwise"),
     ("tune", (*SMALL, f"dataset.prepared={HOME}/clips/whole", "study.metric=val/ciou@0.3"), "needs regions"),
     ("train", (*SMALL, f"dataset.prepared={HOME}/clips/torn"), "cannot be read as Parquet"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from films import displayed, film, turned
 
 from raymix.config import Dataset
 from raymix.datasets import DATASETS, cutting, demo, folder, media, voices
-from raymix.datasets.source import Entry, Source, Unusable, draw, split_of
+from raymix.datasets.source import Entry, Source, Unusable, draw, split_of, splits_of
 from raymix.region import raster
 
 
@@ -182,6 +183,21 @@ def test_what_a_download_left_is_no_second_video(tmp_path: Path) -> None:
         "v1.f2.mkv": "left by a download, whose whole file is v1.mkv",
     }
     assert all(bool(source.split) == (path not in told) for path, source in found.items()) and len(found) == 8
+
+
+def test_small_sets_have_videos_enough_for_scenes() -> None:
+    """At a tenth of 40 videos about 4 would be drawn, often fewer: scenes need four different ones, and others for control."""
+    for seed in range(50):
+        few = Dataset(val=0.1, test=0.1, seed=seed)
+        counts = Counter(splits_of(few, [f"v{number}.mp4" for number in range(40)]).values())
+        assert counts["val"] >= 6 and counts["test"] >= 6 and counts["train"] >= 20, (seed, counts)
+    paths = [f"v{number}.mp4" for number in range(2_000)]
+    assert splits_of(few, paths) == {path: split_of(few, path) for path in paths}  # of many a seeded hash, as ever
+    drawn, before = splits_of(few, paths[:40]), splits_of(few, paths[:39])
+    assert sum(drawn[path] != before[path] for path in paths[:39]) <= 1
+    assert set(splits_of(Dataset(val=0.0, test=0.1), paths[:40]).values()) == {"train", "test"}
+    assert splits_of(few, paths[:15]) == {path: split_of(few, path) for path in paths[:15]}  # scenes are out of reach
+    assert set(splits_of(few, paths[:16]).values()) == {"train", "val", "test"} and splits_of(few, []) == {}
 
 
 def test_a_split_file_rules(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from raymix import clip_files
 from raymix.config import Fit, Optimizer, Run
 from raymix.distributed import wrap
-from raymix.fit import CHECK_EVERY, Clock, TrialFailed, adam, fit, resume, training_state
+from raymix.fit import CHECK_EVERY, Clock, TrialFailed, adam, fit, passes, resume, training_state
 from raymix.methods import from_run
 from raymix.mixture import Mixture
 from raymix.stream import Loader, Shelf, Source
@@ -48,6 +48,21 @@ def test_the_same_seed_gives_the_same_losses(demo: Path) -> None:
     first, again = losses(small(demo)), losses(small(demo))
     assert first == again
     assert losses(small(demo, seed=1)) != first
+
+
+def test_an_epoch_of_few_clips_goes_through_them_until_it_has_its_updates(demo: Path) -> None:
+    """Passes are numbered over all epochs: two epochs of three passes are the mixtures of six epochs of one."""
+    once, thrice = small(demo), small(demo)
+    count = len(list(loader(once).epoch(once, 1)))
+    assert count >= 2
+    thrice.fit.min_updates = 2 * count + 1
+    assert [passes(thrice.fit, clips) for clips in (count * 8, 3 * count * 8, 1)] == [3, 1, thrice.fit.min_updates]
+    own = loader(thrice)
+    found = [mixture.mixture_BTF for number in (1, 2) for mixture in own.epoch(thrice, number)]
+    single = [mixture.mixture_BTF for number in range(1, 7) for mixture in loader(once).epoch(once, number)]
+    assert len(found) == len(single) == 6 * count
+    assert all(torch.equal(one, other) for one, other in zip(found, single, strict=True))
+    assert not torch.equal(found[0], found[count])  # each pass has groups and windows of its own
 
 
 def test_a_resumed_run_equals_an_unbroken_one(demo: Path) -> None:

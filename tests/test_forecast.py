@@ -44,6 +44,10 @@ def test_a_plan_is_printed_and_nothing_starts(
         "space: method.temperature       0.05 to 0.3, log",
         "space: requires fit.batch % mixture.k == 0",
         "space: the rules reject 0% of 2048 random points",
+        "search space: method.embedding_size=8 from the command line, not searched",
+        "time: an update of 6 clips takes ",
+        "disk: clips ",
+        "checkpoints about 10 x ",
         "8 trials of at most 20 epochs: about 68 epochs (160 if none were stopped)",
         "slots: 2 slots = CPU: (3 - 1 for the evaluator) / (1 x 1) on this machine",
         "upload: ray job submit --working-dir . sends",
@@ -72,7 +76,7 @@ def test_a_plan_says_what_a_small_space_and_few_epochs_mean(
     for line in (
         "space: 3 points in all, of which none is trained twice: the study ends after 3 trials instead of 8",
         "3 trials of at most 2 epochs: 6 epochs",
-        "search: search.grace=4: more than fit.epochs=2; 2 is used, and no trial is stopped early",
+        "search.grace=4: more than fit.epochs=2; 2 is used, and no trial is stopped early",
     ):
         assert line in out, out
     assert not (demo / "studies/never").exists()
@@ -101,6 +105,7 @@ def test_clips_that_are_not_there_yet_are_told(
     monkeypatch.chdir(tmp_path)
     assert door(monkeypatch, "train", f"home={tmp_path}", "study.plan=true") == 0
     out = capsys.readouterr().out
+    assert "an update of 18 clips takes" in out and "is known when the clips are prepared" in out
     assert f"clips: none yet in {tmp_path}/clips/demo; the study begins by preparing {tmp_path}/videos/demo" in out
     assert "search: one run of 20 epochs" in out and "upload:" not in out
     assert not list(tmp_path.iterdir())

@@ -24,7 +24,7 @@ import pytest
 import yaml
 from broken import CASES, HOME, OWN, SMALL, SPACES
 
-from raymix import clip, engine, lock, session
+from raymix import clip, engine, lock, recipe, session
 from raymix import prepare as preparing
 from raymix.config import Dataset
 from raymix.methods import METHODS
@@ -46,14 +46,14 @@ def prepared(folder: Path, val: int = 6) -> None:
     facts = preparing._facts(Dataset(prepared=str(folder)))
     splits = {}
     for split, count in (("train", 20), ("val", val), ("test", 6)):
-        wave, frame = np.zeros(1600, np.float32), np.zeros((16, 16, 3), np.uint8)
+        wave, frame = np.zeros(16000, np.float32), np.zeros((16, 16, 3), np.uint8)
         made = [
-            clip.Clip(f"{split}{n}", "folder", split, f"{split}{n}.mp4", f"{n}", 0.0, 0.1, (), [frame], [0.0], wave)
+            clip.Clip(f"{split}{n}", "folder", split, f"{split}{n}.mp4", f"{n}", 0.0, 1.0, (), [frame], [0.0], wave)
             for n in range(count)
         ]
         table = pa.Table.from_pylist([clip.encode(each) for each in made], schema=clip.schema(facts["preprocessing"]))
         pq.write_table(table, folder / f"{split}-0.parquet")
-        splits[split] = {"files": [f"{split}-0.parquet"], "clips": count}
+        splits[split] = {"files": [f"{split}-0.parquet"], "clips": count, "videos": count}
     found = {"schema_version": clip.SCHEMA_VERSION, "splits": splits, "statuses": {"ok": 32}, "classes": [], **facts}
     (folder / "dataset.json").write_text(json.dumps(found))
 
@@ -98,6 +98,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (there / "file").write_text("not a folder")
     prepared(there / "clips/whole")
     prepared(there / "clips/few", val=2)
+    prepared(there / "clips/four", val=4)
     for name, damage in DAMAGE.items():
         folder = there / "clips" / name
         shutil.copytree(there / "clips/whole", folder)
@@ -239,6 +240,36 @@ def test_a_method_is_searched_without_another_word(method: str, quiet: Path, mon
     assert plans[0].run.search.scheduler == ("fifo" if method == "dsol" else "asha")
     assert call("tune", (f"method={method}", "search_spaces=optimizer", "search=median"), quiet) == 0
     assert plans[1].space.names == _names("optimizer") and plans[1].run.search.scheduler == "median"
+
+
+def test_what_the_clips_cannot_carry_is_cut_before_ray_starts(
+    quiet: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """20 training clips: of the batches of recipe=small one is left, and the same command finds its study again."""
+    plans: list[engine.Plan] = []
+    monkeypatch.setattr("raymix.tune.run", lambda plan, began: plans.append(plan))
+    monkeypatch.setattr(recipe, "said", [])
+    words = ("dataset=folder", f"dataset.prepared={quiet}/clips/whole", "study.name=cut")
+    assert call("tune", words, quiet) == 0
+    plan = plans[0]
+    assert plan.run.recipe == "small" and plan.run.fit.batch == 12 and "fit.batch" not in plan.space.names
+    assert plan.notes[0].startswith("recipe=small: ")
+    assert "cut from the search space: fit.batch 24, 48 (more than the 20 training clips)" in plan.notes
+    assert any("validation scenes are made of 6 videos" in note for note in plan.notes)
+    assert any("test scenes are made of 6 videos" in note for note in plan.notes)
+    engine.begin(plan)
+    assert call("tune", words, quiet) == 0 and plans[1].study.exists and plans[1].space.hash == plan.space.hash
+    assert call("tune", (*words, "recipe=paper", "fit.batch=20"), quiet) == 2
+    assert "the study cut was started with recipe=small; add recipe=small to go on with it" in capsys.readouterr().err
+    shutil.rmtree(quiet / "studies/cut")
+
+
+def test_what_was_cut_is_in_the_plan(quiet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("dataset=folder", f"dataset.prepared={quiet}/clips/whole", "study.name=cut", "study.plan=true")
+    assert call("tune", (*words, "mixture.k=2"), quiet) == 0
+    out = capsys.readouterr().out
+    assert "cut from the search space: fit.batch 24, 48 (more than the 20 training clips)" in out
+    assert "search space: mixture.k=2 from the command line, not searched" in out
 
 
 def _names(space: str) -> list[str]:

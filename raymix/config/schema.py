@@ -144,6 +144,7 @@ class Optimizer:
 class Fit:
     batch: int = ranged(128, "clips in a batch, over all workers together", low=2)
     epochs: int = ranged(30, "epochs of a trial; the scheduler may stop it earlier", low=1)
+    min_updates: int = ranged(0, "an epoch passes over the clips again until it has so many updates; 0: once", low=0)
     seed: int = ranged(0, "seed of the weights and of the batches", low=0)
     accumulate: int = ranged(1, "pieces in which a batch is computed before one update, to use less memory", low=1)
     precision: str = chosen("fp32", "arithmetic of the networks", "fp32", "bf16")
@@ -249,6 +250,7 @@ class Run:
     """One training run: what a checkpoint carries, whole."""
 
     home: str = setting("", HOME, path=True)
+    recipe: str = setting("", "recipe that these settings began with")
     dataset: Dataset = field(default_factory=Dataset)
     mixture: Mixture = field(default_factory=Mixture)
     encoder: Encoder = field(default_factory=Encoder)
@@ -265,6 +267,9 @@ class Run:
 class Tune(Run):
     search: Search = field(default_factory=Search)
     search_spaces: dict[str, Any] = field(default_factory=dict)
+    ranges: dict[str, Any] = field(
+        default_factory=dict, metadata=described("ranges of the recipe, for spaces that say recipe_ranges: true")
+    )
 
 
 @dataclass

@@ -226,7 +226,10 @@ def _use(of: Prepared, name: str) -> Section:
     same = " ".join(word if re.search(r"=\[", word) else shlex.quote(word) for word in words)
     return Section(
         "How to use it",
-        ("`DIR` is this folder; a `FILE` is the one that the clips were prepared with.",),
+        (
+            "`DIR` is this folder; a `FILE` is the one that the clips were prepared with. Without a GPU the search has small "
+            "sizes (`recipe=small`); `cluster=one_gpu` brings the paper's.",
+        ),
         commands=(
             "python -m raymix.prepare inspect=DIR",
             f"python -m raymix.prepare {same} layouts=[single,hconcat,grid2x2]",

@@ -26,7 +26,7 @@ from raymix.clip import SPLITS
 from raymix.config import Dataset
 from raymix.datasets import duplicates, published_lists
 from raymix.datasets.clips import clips as clips  # the contract of an importer
-from raymix.datasets.source import LINK_TO_NOTHING, Source, same_name, shuffled, split_of
+from raymix.datasets.source import LINK_TO_NOTHING, Source, same_name, shuffled, split_of, splits_of
 from raymix.storage import below, broken_links, resolve
 
 OWN: tuple[str, ...] = ("classes", "splits", "regions")
@@ -46,13 +46,15 @@ def sources(settings: Dataset) -> list[Source]:
     if regions and not any(same_name(path) in regions for path in sizes):
         first = next(iter(regions))
         raise ValueError(f"{settings.regions}: none of its paths is a video below {settings.root}, such as '{first}'")
+    whole = [path for path in sizes if not _whole(path, sizes)]
+    drawn = splits_of(settings, whole) | {link: split_of(settings, link) for link in links}
     found = []
     for path, size in (sizes | dict.fromkeys(links, -1)).items():
         name = same_name(path)
-        split = split_of(settings, path) if split_by_path is None else split_by_path.pop(name, "")
+        split = drawn.get(path, "") if split_by_path is None else split_by_path.pop(name, "")
         refused = None
-        if (whole := _whole(path, sizes)) and not (split_by_path is not None and split):
-            split, refused = "", ("unlisted", f"left by a download, whose whole file is {whole.rpartition('/')[2]}")
+        if (merged := _whole(path, sizes)) and not (split_by_path is not None and split):
+            split, refused = "", ("unlisted", f"left by a download, whose whole file is {merged.rpartition('/')[2]}")
         elif size < 0 and split:
             refused = LINK_TO_NOTHING
         found.append(

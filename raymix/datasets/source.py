@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -96,6 +97,10 @@ class Entry:
         )
 
 
+FEWEST = 6  # videos of val and of test
+SCENE = 4  # videos of the largest scene
+
+
 class Unusable(Exception):
     """A file gives no (more) clips; `status` is one of STATUSES, the message is the reason."""
 
@@ -137,6 +142,22 @@ def split_of(settings: Dataset, path: str) -> str:
     if number < settings.test:
         return "test"
     return "val" if number < settings.test + settings.val else "train"
+
+
+def splits_of(settings: Dataset, paths: Sequence[str]) -> dict[str, str]:
+    """The split of each video as `split_of` draws it; in a small set more of them are in val and test.
+
+    A set of 16 videos or more has FEWEST videos in each of the two (a quarter of the set, where that is less), since scenes
+    are made of four different ones: those with the next numbers. A share of 0 stays 0.
+    """
+    order = sorted(paths, key=lambda path: (draw(settings.seed, path), path))
+    fewest = min(FEWEST, len(order) // 4)
+    drawn = [split_of(settings, path) for path in order]
+    counts = {}
+    for split, share in (("test", settings.test), ("val", settings.val)):
+        counts[split] = max(drawn.count(split), fewest if share > 0 and fewest >= SCENE else 0)
+    names = [*["test"] * counts["test"], *["val"] * counts["val"]]
+    return dict(itertools.zip_longest(order, names[: len(order)], fillvalue="train"))
 
 
 def shuffled(settings: Dataset, sources: list[Source]) -> list[Source]:
