@@ -173,6 +173,7 @@ class Evaluator:
         torch.set_num_threads(threads)
         self._device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
         self._benches: dict[tuple[Any, ...], Bench] = {}
+        self._device_failed = False
 
     @ray.method(concurrency_group="sign")
     def ping(self) -> str:
@@ -181,7 +182,20 @@ class Evaluator:
         return node
 
     def score(self, uri: str) -> dict[str, Any]:
-        """{"metrics", "outcomes", "seconds", "pid"} of the checkpoint at `uri` on the validation scenes."""
+        """{"metrics", "outcomes", "seconds", "pid"} of the checkpoint at `uri` on the validation scenes.
+
+        An error of the device is raised like any other. CUDA refuses all work of a process after it, so the next call ends
+        the process: Ray starts the actor again and repeats that call there.
+        """
+        if self._device_failed:
+            os._exit(1)
+        try:
+            return self._score(uri)
+        except torch.AcceleratorError:
+            self._device_failed = True
+            raise
+
+    def _score(self, uri: str) -> dict[str, Any]:
         began = time.time()
         method, run = load(uri)
         key = Bench.key(run)

@@ -99,7 +99,9 @@ class _Shift:
             if is_transient(error) or (self.world > 1 and lost_peer(error)):
                 raise
             self._fail(summary(error))
-            if self.world > 1:  # the other ranks wait in a collective: a fresh group takes the next order
+            # A fresh group of workers takes the next order: the other ranks wait in a collective, or the device refuses all
+            # further work of this process.
+            if self.world > 1 or isinstance(error, torch.AcceleratorError):
                 raise
 
     def _fail(self, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -121,6 +122,28 @@ def test_an_error_in_scoring_ends_the_trial_with_its_reason(ray_session: None, d
     ray.kill(evaluator)
 
 
+def test_after_an_error_of_the_device_the_next_trial_is_scored_in_a_new_process(
+    ray_session: None, demo: Path, tmp_path: Path
+) -> None:
+    class Broken(Evaluator.__ray_metadata__.modified_class):  # type: ignore[attr-defined, misc]
+        """In its first process the device fails, and everything after it."""
+
+        def _score(self, uri: str) -> dict[str, Any]:
+            first = tmp_path / "first"
+            first.exists() or first.write_text(str(os.getpid()))
+            if first.read_text() == str(os.getpid()):
+                raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+            return super()._score(uri)
+
+    made = ray.remote(max_restarts=-1, max_task_retries=-1, concurrency_groups={"sign": 1})(Broken)  # type: ignore[call-overload]
+    evaluator = made.options(num_cpus=0).remote()
+    result = one_epoch_trained(demo, tmp_path, evaluator, 0.01).step()
+    assert result["ended"] == "failed" and "device-side assert" in result["failed"]
+    whole = one_epoch_trained(demo, tmp_path, evaluator, 0.01).step()
+    assert "failed" not in whole and "val/sounding_accuracy" in whole["metrics"]
+    ray.kill(evaluator)
+
+
 def test_a_lost_evaluator_or_storage_is_not_the_trials_fault(ray_session: None, demo: Path, tmp_path: Path) -> None:
     """Tune sees an exception and starts the trial again."""
     evaluator = Evaluator.options(num_cpus=0).remote()  # type: ignore[attr-defined]
@@ -151,6 +174,17 @@ def test_any_error_of_the_trials_own_ends_it_at_once(ray_session: None, error: E
     Raising(Order(1, folder="f"), None, mailbox, "a", 0, 1, 1, Clock()).run()  # type: ignore[arg-type]
     found = ray.get(mailbox.result.remote("f", 1, 5.0))
     assert found["failed"].startswith(f"{type(error).__name__}: ")
+
+
+def test_an_error_of_the_device_ends_the_trial_and_the_workers(ray_session: None) -> None:
+    class Raising(_Shift):
+        def _train(self) -> None:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    mailbox = Mailbox.remote()  # type: ignore[attr-defined]
+    with pytest.raises(torch.AcceleratorError):
+        Raising(Order(1, folder="f"), None, mailbox, "a", 0, 1, 1, Clock()).run()  # type: ignore[arg-type]
+    assert "illegal memory access" in ray.get(mailbox.result.remote("f", 1, 5.0))["failed"]
 
 
 def test_unavailable_storage_restarts_the_workers(ray_session: None) -> None:
