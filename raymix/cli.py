@@ -66,9 +66,10 @@ def run(name: str) -> NoReturn:
     """Run a command with the settings of `sys.argv` and exit with its code."""
     if name == "leaderboard":
         sys.exit(importlib.import_module("raymix.leaderboard").main())
-    from raymix import door
+    from raymix import door, recipe
 
     def begin() -> int:
+        recipe.complete(name)
         config = door.configured(name)
         if config is None:
             return door.DONE

@@ -11,6 +11,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
     cli.run("compare")
 
+import functools
 import json
 import time
 from collections.abc import Mapping
@@ -69,8 +70,8 @@ def composed(config: Compare, system: str, seed: int) -> Tune:
     """What `raymix.tune` would be told for this study."""
     words, config_dir = door.words()
     given = [word for word in words if word.partition("=")[0] not in OWN and not word.startswith("space.")]
-    given += [f"method={system}", f"search_spaces={tune.own_space(system, config_dir)}"]
-    given += [*tune.following(given, config_dir), f"study.seed={seed}", "study.final=0"]
+    given += [f"method={system}", f"search_spaces={recipe.own_space(system, config_dir)}"]
+    given += [*recipe.following(given, config_dir), f"study.seed={seed}", "study.final=0"]
     made: Tune = door.composed("tune", given, config_dir, config.home)
     made.study.name = f"{config.study.name}-{system}-{seed}"
     with refusing():
@@ -255,4 +256,4 @@ def write(place: str, found: Mapping[str, Any], text: str) -> list[str]:
 
 
 def main() -> None:
-    enter(task, "compare", recipe.complete)
+    enter(task, "compare", functools.partial(recipe.complete, "compare"))

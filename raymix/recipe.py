@@ -1,6 +1,7 @@
-"""Which recipe (sizes of network and batch, budget) a command line has where it names none.
+"""What a command line has where it does not say: the recipe (sizes of network and batch, budget), search space and scheduler.
 
-It follows from the command line alone, so that the same command means the same study on every machine.
+They follow from the command line alone, so that the same command means the same study on every machine. Needs neither
+PyTorch nor Ray: `--help` shows the values in force.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from omegaconf import OmegaConf
 from raymix import door
 
 DEMO, SMALL, PAPER = "demo", "small", "paper"
-DATASET, CLUSTER = "demo", "laptop"  # of configs/tune.yaml, train.yaml and compare.yaml
+DATASET, CLUSTER, METHOD = "demo", "laptop", "cycle"  # of configs/tune.yaml, train.yaml and compare.yaml
+COMMON_SPACE = "optimizer"  # of methods without a space of their own name
+LATE_METHODS = ("dsol",)  # those whose class says `late`: before a later stage their maps tell nothing of a trial
+WITH_RECIPE = ("tune", "train", "compare")  # commands
 
 
 def settings_of(words: Sequence[str]) -> dict[str, str]:
@@ -47,16 +51,42 @@ def _gpus(given: dict[str, str], config_dir: str | None) -> float:
         return 0.0
 
 
-def complete() -> None:
-    """Adds the recipe to the words of this process's command line, where it follows from them and is not the demo's.
+def complete(command: str) -> None:
+    """Adds to the command line of this process what follows from it, for `command` and as far as it does not say otherwise.
 
-    Then the line that resumes names it too; `said` has the sentence about a recipe that was added.
+    Then the line that resumes names it too. The demo's recipe is what the configs name already. `said` has the sentence
+    about a recipe that was added.
     """
-    words, config_dir = door.words()
-    if "recipe" in settings_of(words) or (name := usual(words, config_dir)) == DEMO:
+    if command not in WITH_RECIPE:
         return
-    sys.argv.append(f"recipe={name}")
-    said[:] = [REASONS[name]]
+    words, config_dir = door.words()
+    if "recipe" not in settings_of(words) and (name := usual(words, config_dir)) != DEMO:
+        sys.argv.append(f"recipe={name}")
+        said[:] = [REASONS[name]]
+    if command == "tune":
+        sys.argv += following(*door.words())
+
+
+def following(words: Sequence[str], config_dir: str | None) -> list[str]:
+    """The settings of raymix.tune that follow from recipe and method.
+
+    A method searches the space of its own name, or COMMON_SPACE, and METHOD in the demo's sizes that of the demo. No trial of
+    LATE_METHODS is stopped early.
+    """
+    given = settings_of(words)
+    method, sizes = given.get("method", METHOD), given.get("recipe") or usual(words, config_dir)
+    more = []
+    if "search_spaces" not in given and (method, sizes) != (METHOD, DEMO):
+        more += [f"search_spaces={own_space(method, config_dir)}"]
+    if "search" not in given and method in LATE_METHODS:
+        more += ["search=fifo"]
+    return more
+
+
+def own_space(method: str, config_dir: str | None) -> str:
+    """The search space of a method, by its name in `search_spaces/` or in the person's own folder of configs."""
+    places = [door.folder("search_spaces"), *([Path(config_dir) / "search_spaces"] if config_dir else [])]
+    return method if any((place / f"{method}.yaml").is_file() for place in places) else COMMON_SPACE
 
 
 said: list[str] = []  # the sentence about the recipe that was added to this command line

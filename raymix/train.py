@@ -7,6 +7,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
     cli.run("train")
 
+import functools
 import time
 from dataclasses import replace
 
@@ -34,4 +35,4 @@ def task(config: Run) -> int:
 
 
 def main() -> None:
-    enter(task, "train", recipe.complete)
+    enter(task, "train", functools.partial(recipe.complete, "train"))

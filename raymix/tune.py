@@ -17,9 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from raymix import cli, clip_files, data_limits, door, engine, forecast, lock, preflight, recipe, session
@@ -28,39 +26,7 @@ from raymix.door import DONE, enter, refusing
 from raymix.prepare import present
 from raymix.rules import check, problems
 
-COMMON = "optimizer"  # the space of methods without one of their own name
-USUAL = "cycle"  # the method that configs/tune.yaml names
 POINTS, REJECTED = 1024, 0.1  # random points of a space, and the share of them that its rules may refuse without a word
-
-
-def look() -> None:
-    """Adds to the words of the command line what follows from them, so that the line that resumes says it too."""
-    recipe.complete()
-    sys.argv += following(*door.words())
-
-
-def following(words: Sequence[str], config_dir: str | None) -> list[str]:
-    """What else is said by naming a recipe and a method, as far as it is not said otherwise.
-
-    A method searches the space of its own name, or COMMON, and USUAL in the demo's sizes that of the demo; one whose maps
-    name nothing before a later stage is not stopped early.
-    """
-    said = recipe.settings_of(words)
-    method, sizes = said.get("method", USUAL), said.get("recipe") or recipe.usual(words, config_dir)
-    more = []
-    if "search_spaces" not in said and (method, sizes) != (USUAL, recipe.DEMO):
-        more += [f"search_spaces={own_space(method, config_dir)}"]
-    if "search" not in said and method != USUAL:
-        from raymix.methods import METHODS
-
-        more += ["search=fifo"] if method in METHODS and METHODS[method].late else []
-    return more
-
-
-def own_space(method: str, config_dir: str | None) -> str:
-    """The search space of a method, by its name in `search_spaces/` or in the person's own folder of configs."""
-    places = [door.folder("search_spaces"), *([Path(config_dir) / "search_spaces"] if config_dir else [])]
-    return method if any((place / f"{method}.yaml").is_file() for place in places) else COMMON
 
 
 def load_space(config: Tune) -> tuple[Any, list[str]]:
@@ -297,4 +263,4 @@ def told(overheads: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    enter(task, "tune", look)
+    enter(task, "tune", functools.partial(recipe.complete, "tune"))

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from raymix import cli, door, help, libraries, overrides
+from raymix import cli, door, help, libraries, overrides, recipe
 from raymix.config import BadInput, flatten, nearest, nearest_setting, to_plain
 from raymix.rules import METHOD_RULES
 
@@ -134,6 +134,7 @@ def printed(name: str, *words: str) -> str:
         patch.setattr(sys, "argv", [f"{name}.py", *words, "--help"])
         said: list[str] = []
         patch.setattr("builtins.print", lambda text, **how: said.append(text))
+        recipe.complete(name)
         assert door.configured(name) is None
     return said[0]
 
@@ -143,9 +144,9 @@ def test_a_page_shows_meaning_range_and_the_value_in_force() -> None:
     assert "fit.batch=36 clips in a batch, over all workers together [at least 2]" in page
     assert "method.loss=bce binary cross-entropy of pairs, or InfoNCE over the batch [bce, infonce]" in page
     assert "dataset.subset=solo" in page and "dataset.videos=" not in page and "method.pool=" not in page
-    assert "optimizer.learning_rate=0.0001 learning rate of Adam [above 0, at most 1]" in page
+    assert "optimizer.learning_rate=0.001 learning rate of Adam [above 0, at most 1]" in page
     assert "knobs=" not in page and "space=" not in page.replace("search_spaces=", "")
-    assert "ots*" in page and "music*" in page
+    assert page.count("ots*") == 2 and "music*" in page and "small*" in page  # the method and its search space
 
 
 @pytest.mark.parametrize(

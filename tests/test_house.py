@@ -15,7 +15,7 @@ FLOORS: dict[str, int] = {
     "config": 1, "spectrogram": 1, "walk": 1, "metrics": 1, "storage": 1, "expression": 1, "study": 1,
     "columns": 1, "remaining": 2, "room": 2, "lock": 2,
     "encoders": 2, "rules": 2, "ledger": 2, "checkpoint": 2, "clip": 2, "protocol": 2, "space": 2, "truth": 2,
-    "door": 4, "libraries": 0, "overrides": 2, "help": 3, "cli": 5, "__main__": 6,
+    "door": 4, "libraries": 0, "overrides": 2, "help": 3, "cli": 6, "__main__": 7,
     "distributed": 2, "ray_head": 2, "phase": 1, "precision": 2, "crew": 1, "resampling": 1, "progress": 3, "significance": 2,
     "search_space": 3, "common_space": 3, "ranges": 2, "recipe": 5,
     "data_limits": 4, "timing": 7, "sampler": 3, "mixture": 3, "clip_files": 3, "datasets": 4, "scene": 4,

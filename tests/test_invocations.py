@@ -205,8 +205,9 @@ def test_what_another_driver_ended_meanwhile_is_not_run_again(
 
 
 def test_a_driver_that_was_cut_off_ends_with_everything_kept(
-    quiet: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    quiet: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    """In a process of its own, which a signal ends at once (`session.leave`)."""
     folder = quiet / "studies/cut"
 
     def search(*given: Any) -> None:
@@ -216,8 +217,14 @@ def test_a_driver_that_was_cut_off_ends_with_everything_kept(
 
     monkeypatch.setattr("raymix.tune.search", search)
     monkeypatch.setattr(lock, "held", functools.partial(lock.held, beat=0.2, silent=5.0))
-    assert call("tune", new_study(quiet, "cut"), quiet) == 143
-    err = capsys.readouterr().err
+    words = new_study(quiet, "cut")
+    if (child := os.fork()) == 0:
+        try:
+            call("tune", words, quiet)
+        finally:
+            os._exit(1)  # otherwise pytest goes on in this process too
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
+    err = capfd.readouterr().err
     assert "study cut: its claim was taken away; this driver ends; go on with: python -m raymix.tune" in err
     assert "SIGTERM: everything scored so far is kept" in err
 

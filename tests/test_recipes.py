@@ -19,7 +19,7 @@ FOLDER = ("dataset=folder", "dataset.root=/videos", "dataset.frames=3")
 def searched(monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[Tune, Any, list[str]]:
     """The settings, the search space and the notes of a command line of raymix.tune."""
     monkeypatch.setattr(sys, "argv", ["tune.py", *words])
-    tune.look()
+    recipe.complete("tune")
     config = door.composed("tune", sys.argv[1:], None, "/nowhere")
     return config, *tune.load_space(config)
 
@@ -46,11 +46,15 @@ def test_the_recipe_follows_from_the_command_line(words: tuple[str, ...], name: 
 def test_a_chosen_recipe_is_in_the_line_that_resumes_and_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "said", [])
     monkeypatch.setattr(sys, "argv", ["tune.py", "dataset=folder"])
-    recipe.complete()
+    recipe.complete("train")
     assert recipe.said[0].startswith("recipe=small: ") and "recipe=paper" in recipe.said[0]
     assert sys.argv == ["tune.py", "dataset=folder", "recipe=small"]
-    recipe.complete()  # as it is where the person has named one
+    recipe.complete("train")  # as it is where the person has named one
     assert sys.argv == ["tune.py", "dataset=folder", "recipe=small"]
+
+
+def test_methods_that_are_not_stopped_early_are_those_whose_class_says_so() -> None:
+    assert {name for name, method in METHODS.items() if method.late} == set(recipe.LATE_METHODS)
 
 
 @pytest.mark.parametrize("sizes", ["demo", "small", "paper"])

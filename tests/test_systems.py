@@ -131,7 +131,7 @@ def test_one_more_system_is_a_file_and_a_line(dummy: None, demo: Path) -> None:
 
 
 def test_its_yaml_makes_it_a_choice_of_every_door(dummy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from raymix import compare, tune
+    from raymix import compare, recipe
     from raymix.config import Compare, Tune, to_plain
     from raymix.door import composed
     from raymix.search_space import load
@@ -141,7 +141,7 @@ def test_its_yaml_makes_it_a_choice_of_every_door(dummy: None, tmp_path: Path, m
     made: Tune = composed("tune", ["method=dummy"], str(tmp_path), str(tmp_path / "home"))
     assert from_run(replace(made, encoder=replace(made.encoder, width=4))).temperature == 0.3
     assert made.study.name == "demo-dummy"
-    words = tune.following(["method=dummy"], str(tmp_path))
+    words = recipe.following(["method=dummy"], str(tmp_path))
     assert words == ["search_spaces=optimizer"]  # without a space of its own it searches what all have
     monkeypatch.setattr(sys, "argv", ["compare.py", "--config-dir", str(tmp_path)])
     asked: Compare = composed("compare", ["systems=[dummy]"], str(tmp_path), str(tmp_path / "home"))
@@ -150,7 +150,7 @@ def test_its_yaml_makes_it_a_choice_of_every_door(dummy: None, tmp_path: Path, m
     assert load(beside.search_spaces, to_plain(beside)).names == ["optimizer.learning_rate", "optimizer.weight_decay"]
     (tmp_path / "search_spaces").mkdir()
     (tmp_path / "search_spaces/dummy.yaml").write_text("space: {method.temperature: {float: [0.1, 0.3]}}")
-    assert tune.following(["method=dummy"], str(tmp_path)) == ["search_spaces=dummy"]
+    assert recipe.following(["method=dummy"], str(tmp_path)) == ["search_spaces=dummy"]
 
 
 def test_labels_are_read_for_those_alone_who_declare_them(dummy: None, demo: Path, ray_session: None) -> None:
