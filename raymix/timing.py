@@ -13,7 +13,7 @@ import torch
 
 from raymix.clip import Clips
 from raymix.config import Run
-from raymix.fit import adam
+from raymix.fit import NonFiniteGuard, adam
 from raymix.methods import Method, from_run, needs
 from raymix.mixture import Mixture, mix
 from raymix.scene import Scenes, compose
@@ -116,6 +116,7 @@ def _mixture(clips: Clips, run: Run, count: int) -> Mixture:
 def _updates(method: Method, clips: Clips, run: Run, device: torch.device) -> Callable[[int], float]:
     """A function that makes one update of so many clips and returns its seconds."""
     optimizer = adam(method, run.optimizer)
+    guard = NonFiniteGuard(optimizer, device, run.optimizer.clip_gradient)
     half = torch.autocast(device.type, torch.bfloat16) if run.fit.precision == "bf16" else contextlib.nullcontext()
 
     def update(count: int) -> float:
@@ -127,7 +128,8 @@ def _updates(method: Method, clips: Clips, run: Run, device: torch.device) -> Ca
         with half:
             loss, _ = method(mixture)
         loss.backward()
-        optimizer.step()
+        guard.add_loss(loss)
+        guard.step()
         _wait(device)
         return time.perf_counter() - begun
 

@@ -49,7 +49,8 @@ def test_the_estimate_is_near_what_training_takes(demo: Path) -> None:
         for _ in range(3):
             begun = time.perf_counter()
             list(fit(model, adam(model, run.optimizer), lambda number: mixtures, run.fit))
-            ratios.append(len(mixtures) * measure(run).update_s / (time.perf_counter() - begun))
+            seconds = time.perf_counter() - begun
+            ratios.append(len(mixtures) * measure(run).update_s / seconds)
     finally:
         torch.set_num_threads(threads)
     assert any(0.5 < ratio < 2 for ratio in ratios), ratios

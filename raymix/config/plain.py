@@ -45,9 +45,10 @@ def nearest(name: str, names: Sequence[str]) -> str:
     plain = {_simplified(each): each for each in reversed(names)}
     wanted = _simplified(name)
     close = difflib.get_close_matches(wanted, list(plain), n=1, cutoff=SIMILAR)
+    swapped = [each for each in plain if len(each) > 2 and sorted(each) == sorted(wanted)]  # of the same letters
     begun = [each for each in plain if min(len(wanted), len(each)) >= 3 and each[: len(wanted)] == wanted[: len(each)]]
-    if close or len(begun) == 1:
-        return f" (did you mean {plain[(close or begun)[0]]}?)"
+    if close or swapped or len(begun) == 1:
+        return f" (did you mean {plain[(close or swapped or begun)[0]]}?)"
     return f" (one of: {', '.join(sorted(names))})" if 0 < len(names) <= 12 else ""
 
 
