@@ -82,8 +82,8 @@ def read(run: Run) -> ray.data.Dataset:
             raise NonFinite(error.clip_id, error.what, error.row, table["path"][error.row].as_py()) from None
         return {name: _column(getattr(clips, name)) for name in brought}
 
-    # Whatever was imported before this module and its environment variable: the new reader starts actors that read footers, which
-    # cost 18 to 30 s in every execution (Ray 2.60).
+    # Whatever was imported before this module and its environment variable: the new reader starts actors that read
+    # footers, which cost 18 to 30 s in every execution (Ray 2.60).
     ray.data.DataContext.get_current().use_datasource_v2 = False
     rows = ray.data.read_parquet(paths, filesystem=filesystem, columns=wanted, include_paths=True)
     return rows.map_batches(decoded, batch_format="pyarrow", batch_size=64)
