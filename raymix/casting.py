@@ -1,6 +1,6 @@
 """Which clips stand in which panels of a scene, and which of them sound: drawn from a seed, knowing names alone.
 
-Serves the random pairs of Section 4.2 (side by side) and the 2x2 scenes of MUSIC-Synthetic.
+Serves the random pairs of Section 4.2 (`hconcat`) and the `grid2x2` scenes of MUSIC-Synthetic.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ import torch
 from pyarrow import fs
 from torch import Tensor
 
+from raymix.migration import rename_layouts
 from raymix.storage import get, put, resolve
 from raymix.study import ENDS, TrialRow
 
@@ -90,14 +91,16 @@ def load_weights(uri: str) -> Weights:
     Raises Torn where there is no manifest, or weights or config do not fit it.
     """
     contents = _read(uri, (WEIGHTS, CONFIG))
-    return Weights(uri, json.loads(contents[CONFIG]), safetensors.torch.load(contents[WEIGHTS]))
+    return Weights(uri, rename_layouts(json.loads(contents[CONFIG])), safetensors.torch.load(contents[WEIGHTS]))
 
 
 def load(uri: str) -> Checkpoint:
     """Reads and verifies a checkpoint; raises Torn where it is not whole."""
     contents = _read(uri)
     training = torch.load(io.BytesIO(contents[TRAINING]), map_location="cpu", weights_only=True)
-    return Checkpoint(uri, json.loads(contents[CONFIG]), safetensors.torch.load(contents[WEIGHTS]), training)
+    return Checkpoint(
+        uri, rename_layouts(json.loads(contents[CONFIG])), safetensors.torch.load(contents[WEIGHTS]), training
+    )
 
 
 def epochs(trial_uri: str) -> dict[int, str]:

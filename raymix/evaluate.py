@@ -219,8 +219,8 @@ def _reach(settings: Evaluate, group: list[Contender], echo: Echo) -> tuple[Verd
     on_gpu = torch.cuda.is_available() and (split == "test" or run.cluster.evaluator_gpus > 0)
     device = "cuda" if on_gpu else "cpu"
     again: dict[str, dict[str, float]] = {}
-    quad = bench.scenes["quad"]
-    if note := preflight.few(len({video for videos in quad.videos for video in videos}), len(quad), split):
+    grid = bench.scenes["grid2x2"]
+    if note := preflight.few(len({video for videos in grid.videos for video in videos}), len(grid), split):
         echo(note)
     echo(f"scoring {', '.join(each.name for each in group)} on the {split} split ({run.evaluation.protocol}):")
     with verdict.threads(max(1, int(run.cluster.evaluator_cpus)) if split == "val" else None):

@@ -1,7 +1,7 @@
 """The evaluation actor: held-out scenes in memory, one model at a time, a checkpoint in, numbers out.
 
-The search's objective needs no boxes: 2x2 scenes of four held-out videos, two of them heard, scored by sounding accuracy
-and by the same with the audio shuffled. Where the data has regions, side-by-side scenes add the paper's metrics.
+The search's objective needs no boxes: `grid2x2` scenes of four held-out videos, two of them heard, scored by sounding accuracy
+and by the same with the audio shuffled. Where the data has regions, `hconcat` scenes add the paper's metrics.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import torch
 
 from raymix import checkpoint, clip_files
 from raymix.config import Run, from_plain
-from raymix.layout import LABEL_FREE
-from raymix.layout import SCORED as LAYOUTS
+from raymix.layout import LABEL_FREE, SCORED_LAYOUTS
 from raymix.methods import Maps, Method, from_run
 from raymix.metrics import sounding_chance
 from raymix.protocol import protocol as named
@@ -35,9 +34,9 @@ class Bench:
     """The scenes of one split as one run hears and sees them; two runs that agree on `key` share a bench."""
 
     split: str
-    scenes: dict[str, Scenes]  # by the names of LAYOUTS
+    scenes: dict[str, Scenes]  # by layout: those of SCORED_LAYOUTS
     truth: dict[str, Truth]
-    shuffled: dict[str, np.ndarray]  # of LABEL_FREE: which scene each scene hears instead
+    shuffled: dict[str, np.ndarray]  # of LABEL_FREE layouts: the scene whose audio each scene gets in the control
 
     @staticmethod
     def key(run: Run) -> tuple[Any, ...]:
@@ -50,11 +49,11 @@ class Bench:
         clips = clip_files.read(run.dataset.prepared, split, run.encoder.image_size, truth=True)
         m, seed = run.mixture, run.evaluation.seed
         scenes = {
-            name: compose(clips, layout=layout, count=count, seed=seed, seconds=m.seconds, rule=m.rule, level=m.level)
-            for name, layout in LAYOUTS.items()
+            layout: compose(clips, layout=layout, count=count, seed=seed, seconds=m.seconds, rule=m.rule, level=m.level)
+            for layout in SCORED_LAYOUTS
         }
-        truth = {name: Truth.of(each) for name, each in scenes.items()}
-        return Bench(split, scenes, truth, {name: derangement(scenes[name], seed) for name in LABEL_FREE})
+        truth = {layout: Truth.of(each) for layout, each in scenes.items()}
+        return Bench(split, scenes, truth, {layout: derangement(scenes[layout], seed) for layout in LABEL_FREE})
 
 
 def localise(method: Method, scenes: Scenes, device: torch.device | str = "cpu") -> np.ndarray:
@@ -98,21 +97,21 @@ def assess(
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """What the search records of a checkpoint: its metrics, and which scenes succeeded.
 
-    Metrics are sounding accuracy, the same with shuffled audio, and those of pairs where there are regions; of methods
-    with one map, which cannot name two panels, and where the objective asks for it, also of scenes in which one panel sounds.
+    Metrics are sounding accuracy, the same with shuffled audio, and those of `hconcat` scenes where there are regions; of
+    methods with one map, which cannot name two panels, and where the objective asks for it, also of `solo2x2` scenes.
     The outcomes are those of the scenes that sounding accuracy is of: `{"scenes", "real", "shuffled"}`, see
     `raymix.significance`.
     """
-    quad = _listening(method, bench, "quad", run, device)
-    found, told = quad.metrics(), quad
-    if quad.maps_NMHW.shape[1] > 1:
-        found["same_peak"] = same_peak(quad.maps_NMHW)
-    if quad.maps_NMHW.shape[1] == 1 or run.study.metric.startswith("val/solo/"):
-        told = _listening(method, bench, "solo", run, device)
-        found |= told.metrics("solo/")
-    if bench.truth["pair"].has_truth_N.any():
-        maps = localise(method, bench.scenes["pair"], device)
-        found |= mean(score(maps, bench.truth["pair"], named(run.evaluation.protocol)))
+    grid = _listening(method, bench, "grid2x2", run, device)
+    found, told = grid.metrics(), grid
+    if grid.maps_NMHW.shape[1] > 1:
+        found["same_peak"] = same_peak(grid.maps_NMHW)
+    if grid.maps_NMHW.shape[1] == 1 or run.study.metric.startswith("val/solo2x2/"):
+        told = _listening(method, bench, "solo2x2", run, device)
+        found |= told.metrics("solo2x2/")
+    if bench.truth["hconcat"].has_truth_N.any():
+        maps = localise(method, bench.scenes["hconcat"], device)
+        found |= mean(score(maps, bench.truth["hconcat"], named(run.evaluation.protocol)))
     return {f"{bench.split}/{name}": value for name, value in found.items()}, told.outcomes(bench)
 
 
@@ -132,7 +131,7 @@ class _Listening:
     def outcomes(self, bench: Bench) -> dict[str, Any]:
         """Which scenes succeeded, with what a test of them needs to know of the scenes."""
         truth = bench.truth[self.layout]
-        metric = f"{bench.split}/{'solo/' if self.layout == 'solo' else ''}sounding_accuracy"
+        metric = f"{bench.split}/{'solo2x2/' if self.layout == 'solo2x2' else ''}sounding_accuracy"
         chance = blind_chance(truth)
         scenes = scene_record(metric, chance, truth.scenes_hash, truth.heard(), bench.shuffled[self.layout])
         real, shuffled = (pack(each.values["sounding_accuracy"] > 0) for each in (self.real, self.shuffled))

@@ -150,9 +150,9 @@ def _epochs(run: Run, trials: int) -> tuple[float, int]:
 
 
 def _scenes(run: Run, one_map: bool) -> int:
-    """2x2 scenes that a checkpoint is scored on: each with its own sound and another's, and where one map names no two
-    panels those of one source as well."""
-    kinds = 2 if one_map or run.study.metric.startswith("val/solo/") else 1
+    """Scenes of LABEL_FREE layouts that a checkpoint is scored on, each with its own audio and with another's: `grid2x2`, and
+    where one map cannot name two panels also `solo2x2`."""
+    kinds = 2 if one_map or run.study.metric.startswith("val/solo2x2/") else 1
     return 2 * kinds * run.evaluation.scenes
 
 

@@ -1,12 +1,15 @@
-"""How panels stand on the canvas of a scene: the layouts of Sections 4.1 to 4.3, and those that later papers use.
+"""Layouts of evaluation scenes: how many panels a canvas has, and in how many of them a source sounds (Sections 4.1-4.3).
 
-Side by side is the paper's canvas (448x224 pixels for two panels of 224), one above the other that of NoPrior; 2x2 with
-two silent panels is MUSIC-Synthetic (Section 4.2); `natural` is one clip in which several things sound, as in MUSIC-Duet.
+`hconcat` is the paper's canvas of two sources (448x224 pixels for panels of 224), `vconcat` that of NoPrior, `solo2x2` with
+one sounding and three silent panels and `grid2x2` with two and two are those of MUSIC-Synthetic (Section 4.2), and
+`natural` is one clip in which several sources sound, as in MUSIC-Duet. These ids are the only names of layouts.
 """
 
 from __future__ import annotations
 
 from difflib import get_close_matches
+
+from raymix.migration import OLD_LAYOUTS
 
 LAYOUTS = {  # panel rows, columns, sounding sources
     "single": (1, 1, 1),
@@ -16,12 +19,18 @@ LAYOUTS = {  # panel rows, columns, sounding sources
     "solo2x2": (2, 2, 1),
     "natural": (1, 1, 2),
 }
-SCORED = {  # what checkpoints are scored on, by the names of their scores
-    "quad": "grid2x2", "solo": "solo2x2", "pair": "hconcat", "single": "single",
-}  # fmt: skip
-LABEL_FREE = ("quad", "solo")  # of these, the scenes that need no region: which panels sound is known
+SCORED_LAYOUTS = ("grid2x2", "solo2x2", "hconcat", "single")  # what checkpoints are scored on
+LABEL_FREE = ("grid2x2", "solo2x2")  # of these, the scenes that need no region: which panels sound is known
 OPEN = ("hconcat", "vconcat", "natural")  # layouts that may have another number of sources
 MOST = 4  # sources
+_OTHER_NAMES = {**OLD_LAYOUTS, "2x2": "grid2x2", "side by side": "hconcat", "duet": "natural"}
+
+
+def did_you_mean_layout(name: str) -> str:
+    """Returns ` (did you mean X?)` for a layout that is misspelt or has a name of version 0.1, else ''."""
+    plain = name.lower().replace("_", " ").replace("-", " ")
+    near = [_OTHER_NAMES[plain]] if plain in _OTHER_NAMES else get_close_matches(name, LAYOUTS, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def arrange(layout: str, sources: int | None = None) -> tuple[int, int, int]:
@@ -30,9 +39,7 @@ def arrange(layout: str, sources: int | None = None) -> tuple[int, int, int]:
     Raises ValueError for an unknown layout, or for a number of sources that it does not have.
     """
     if layout not in LAYOUTS:
-        near = get_close_matches(layout, LAYOUTS, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"layout={layout}: must be one of {', '.join(LAYOUTS)}{hint}")
+        raise ValueError(f"layout={layout}: must be one of {', '.join(LAYOUTS)}{did_you_mean_layout(layout)}")
     rows, columns, usual = LAYOUTS[layout]
     if sources is None or sources == usual:
         return rows, columns, usual

@@ -12,7 +12,7 @@ from raymix import clip_files, session
 from raymix.casting import derange, draw
 from raymix.config import BadInput, Run, nearest
 from raymix.datasets import demo
-from raymix.layout import LABEL_FREE, SCORED
+from raymix.layout import LABEL_FREE, SCORED_LAYOUTS
 from raymix.mixture import can_group
 from raymix.protocol import PROTOCOLS
 from raymix.room import room
@@ -42,7 +42,7 @@ def metrics(protocol: str) -> list[str]:
     """The validation metrics that a study may search by, those that need no regions first."""
     from raymix.scoring import metrics
 
-    heard = [f"{where}sounding_accuracy{twin}" for where in ("", "solo/") for twin in ("", "_shuffled")]
+    heard = [f"{where}sounding_accuracy{twin}" for where in ("", "solo2x2/") for twin in ("", "_shuffled")]
     return [f"val/{name}" for name in [*heard, *metrics(PROTOCOLS[protocol])]]
 
 
@@ -116,15 +116,15 @@ def _smaller(run: Run, clips: int) -> str:
 
 
 def drawn(run: Run, split: str, count: int) -> int:
-    """Different videos in the 2x2 scenes of a split, as an evaluation composes them; nothing is decoded.
+    """Different videos in the LABEL_FREE scenes of a split, as an evaluation composes them; nothing is decoded.
 
     ValueError where one of the sets of scenes, or its control with shuffled audio, cannot be composed.
     """
     ids, videos, labels = (np.array(names, dtype=str) for names in clip_files.index(run.dataset.prepared, split))
     seen: set[str] = set()
-    for name, layout in SCORED.items():
+    for layout in SCORED_LAYOUTS:
         cast = draw(ids, videos, labels, layout=layout, count=count, seed=run.evaluation.seed)
-        if name in LABEL_FREE:
+        if layout in LABEL_FREE:
             derange(cast.ids, videos[cast.clips_NP[:, : cast.heard]].tolist(), run.evaluation.seed)
             seen |= set(videos[cast.clips_NP].flat)
     return len(seen)

@@ -16,7 +16,8 @@ import torch
 
 from raymix import comparison, results
 from raymix.config import Run
-from raymix.evaluator import LABEL_FREE, Bench, localise
+from raymix.evaluator import Bench, localise
+from raymix.layout import LABEL_FREE
 from raymix.methods import METHODS, Method
 from raymix.protocol import protocol as named
 from raymix.scoring import Maps, score, summarise
@@ -27,11 +28,11 @@ from raymix.verdict import Contender, chance, layouts, prefix, untrained, what_c
 Rows = dict[str, dict[str, Any]]  # kind of row (TRAINED and so on) -> layout -> the record of its summary
 TRAINED, SHUFFLED, UNTRAINED, UNTRAINED_SHUFFLED = "trained", "shuffled", "untrained", "untrained_shuffled"
 COLUMNS = (  # layout, metric, whether on shuffled audio, heading
-    ("quad", "sounding_accuracy", False, "2x2: sounding accuracy"),
-    ("quad", "sounding_accuracy", True, "the same, shuffled audio"),
-    ("solo", "sounding_accuracy", False, "solo: sounding accuracy"),
-    ("solo", "sounding_accuracy", True, "solo, shuffled audio"),
-    ("pair", "ciou@0.3", False, "side by side: CIoU@0.3"),
+    ("grid2x2", "sounding_accuracy", False, "grid2x2: sounding accuracy"),
+    ("grid2x2", "sounding_accuracy", True, "grid2x2, shuffled audio"),
+    ("solo2x2", "sounding_accuracy", False, "solo2x2: sounding accuracy"),
+    ("solo2x2", "sounding_accuracy", True, "solo2x2, shuffled audio"),
+    ("hconcat", "ciou@0.3", False, "hconcat: CIoU@0.3"),
     ("single", "ap", False, "single: AP"),
     ("single", "iou@0.5", False, "single: IoU@0.5"),
 )
@@ -51,7 +52,7 @@ class Entry:
 
 
 def measure(contender: Contender, bench: Bench, device: str) -> Rows:
-    """A checkpoint and its untrained network on every layout that has truth, and both on shuffled 2x2 audio."""
+    """A checkpoint and its untrained network on every layout with ground truth; on LABEL_FREE ones also with shuffled audio."""
     run = contender.run
     found: Rows = {}
     for kind, method in ((TRAINED, contender.method), (UNTRAINED, untrained(run))):
@@ -86,7 +87,7 @@ def nulls(bench: Bench, run: Run) -> Rows:
 
 def scores(rows: Rows, split: str) -> dict[str, float]:
     """The checkpoint's own numbers under the names that `raymix.evaluate` gives them."""
-    found = {"sounding_accuracy_shuffled": rows[SHUFFLED]["quad"]["metrics"]["sounding_accuracy"]["value"]}
+    found = {"sounding_accuracy_shuffled": rows[SHUFFLED]["grid2x2"]["metrics"]["sounding_accuracy"]["value"]}
     for layout, record in rows[TRAINED].items():
         found |= {prefix(layout) + name: each["value"] for name, each in record["metrics"].items()}
     return {f"{split}/{name}": value for name, value in sorted(found.items())}
@@ -113,7 +114,7 @@ def document(
         "protocol": run.evaluation.protocol,
         "prepared": run.dataset.prepared,
         "layouts": {layout: truth.facts() for layout, truth in bench.truth.items()},
-        "chance": chance(best, bench.truth["quad"]),
+        "chance": chance(best, bench.truth["grid2x2"]),
         "settings": dict(settings),
         "systems": _systems(entries),
         "studies": [_study(each) for each in entries],
@@ -130,7 +131,7 @@ def _study(entry: Entry) -> dict[str, Any]:
 
 
 def _systems(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """One line for each system over its seeds, best first: by 2x2 scenes, then (of one map) by solo ones."""
+    """One line for each system over its seeds, best first: by `grid2x2` scenes, then (of one map) by `solo2x2` ones."""
     lines = []
     for system in dict.fromkeys(each.system for each in entries):
         own = [each for each in entries if each.system == system]
@@ -207,7 +208,7 @@ def _by_system(values: Mapping[str, str]) -> str:
 
 def _facts(found: Mapping[str, Any]) -> list[str]:
     """What a reader must know of the numbers, a line each."""
-    quad, settings = found["layouts"]["quad"], found["settings"]
+    grid, settings = found["layouts"]["grid2x2"], found["settings"]
     seeds = sorted({line["seed"] for line in found["studies"]})
     bootstrap = "95 % by bootstrap over videos"
     if len(seeds) == 1:
@@ -219,8 +220,8 @@ def _facts(found: Mapping[str, Any]) -> list[str]:
     budget = ", ".join(f"{key} {value}" for key, value in settings["budget"].items())
     budget += f", scheduler {_by_system(settings['scheduler'])}"
     lines = [
-        f"- {found['split']} split, protocol {found['protocol']}, {quad['scenes']} 2x2 scenes {quad['scenes_hash']}"
-        f"{comparison.of_clips(quad['preprocessing'])}; "
+        f"- {found['split']} split, protocol {found['protocol']}, {grid['scenes']} grid2x2 scenes {grid['scenes_hash']}"
+        f"{comparison.of_clips(grid['preprocessing'])}; "
         f"blind maps reach a sounding accuracy of {found['chance']:.3f}",
         f"- best checkpoint of each study by {_by_system(settings['metric'])}; {how}",
         f"- budget of each study: {budget}; trials are completed/pruned/failed, summed over seeds like all costs",

@@ -1,4 +1,4 @@
-"""Clips -> evaluation scenes with known answers: single, side by side, one above the other, 2x2, duets (4.1 to 4.3).
+"""Clips -> evaluation scenes with known answers: one of `raymix.layout.LAYOUTS` (4.1 to 4.3).
 
 Which panels sound is known by construction, so scenes of held-out videos rank models without a single box. The clips of
 a scene are drawn from a seed, or named by a pair list.
@@ -96,7 +96,7 @@ def compose(
 ) -> Scenes:
     """At most `count` scenes of whole frames and centred windows, the same for the same seed and clip ids in any order.
 
-    "single" is one clip (never one twice), "hconcat" sounding clips side by side (two, or 1 to 4 `sources`), "vconcat"
+    "single" is one clip (never one twice), "hconcat" sounding clips in one row (two, or 1 to 4 `sources`), "vconcat"
     the same one above the other, "grid2x2" four clips of which two sound, "solo2x2" four of which one does, "natural" one
     clip with so many sounding sources of its own (with `fewer`: at most so many, those that it lacks have empty masks, as in
     the duets of MUSIC, of which many frames have one box). The panels of a scene are of different videos and, where at least so

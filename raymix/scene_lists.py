@@ -1,6 +1,6 @@
 """Fixed scenes for evaluation beside the clips: pair lists as Parquet in `scenes/`, with ids and hashes in `scenes.json`.
 
-Drawn from a seed (single, side by side, 2x2, natural duets: exactly the scenes that `raymix.scene.compose` draws of the
+Drawn from a seed (`single`, `hconcat`, `grid2x2`, `natural`: exactly the scenes that `raymix.scene.compose` draws of the
 same clips), or given by a publisher. `python -m raymix.evaluate pair_list=` takes them (sections 4.1 to 4.3 of the paper).
 """
 

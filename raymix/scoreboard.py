@@ -10,19 +10,18 @@ from typing import Any
 
 from raymix import comparison, results
 from raymix.comparison import Row
-from raymix.evaluator import LAYOUTS
 from raymix.significance import Finding
 from raymix.study import Study
 from raymix.verdict import HEADLINES, Contender, Verdict, chance, headline_metric, twin
 
 TOLERANCE = 1e-6  # of a validation score computed again
 _SHORT = (  # what a terminal has room for: layout, metric, heading
-    ("quad", "sounding_accuracy", "sound."),  # sounding accuracy
-    ("solo", "sounding_accuracy", "sound."),
-    ("pair", "ciou@0.3", "CIoU@.3"),
-    ("pair", "auc", "AUC"),
-    ("pair", "cap", "CAP"),
-    ("pair", "piap", "PIAP"),
+    ("grid2x2", "sounding_accuracy", "sound."),  # sounding accuracy
+    ("solo2x2", "sounding_accuracy", "sound."),
+    ("hconcat", "ciou@0.3", "CIoU@.3"),
+    ("hconcat", "auc", "AUC"),
+    ("hconcat", "cap", "CAP"),
+    ("hconcat", "piap", "PIAP"),
     ("single", "iou@0.5", "IoU@.5"),
     ("single", "ap", "AP"),
     ("single", "auc", "AUC"),
@@ -73,7 +72,7 @@ def _checkpoint(
         "parameters": contender.params,
         "bench": bench,
         "scores": reached.flat(contender),
-        "chance": chance(contender, reached.bench.truth["quad"]),
+        "chance": chance(contender, reached.bench.truth["grid2x2"]),
         "recorded": contender.recorded,
     }
     if again is not None:
@@ -132,7 +131,7 @@ def markdown(verdicts: Sequence[Verdict], scores: Mapping[str, Any]) -> str:
         lines.append(f"- {each['name']} (rank {each['rank']}): {params or each['uri']}")
     for reached in verdicts:
         for layout, rows in reached.rows.items():
-            lines += ["", f"## {LAYOUTS[layout]}", "", comparison.table(rows)]
+            lines += ["", f"## {layout}", "", comparison.table(rows)]
         lines += ["", *(f"- {note}" for note in reached.notes)]
     for each in scores["checkpoints"]:
         if table := reproduction(each, scores["split"]):
@@ -143,7 +142,7 @@ def markdown(verdicts: Sequence[Verdict], scores: Mapping[str, Any]) -> str:
 def headlines(reached: Verdict) -> list[str]:
     """A table of means that fits a terminal, then the first number of each layout with its interval and best baseline."""
     there = [(layout, metric, head) for layout, metric, head in _SHORT if _has(reached, layout, metric)]
-    order = [row.system for row in reached.rows["quad"]]
+    order = [row.system for row in reached.rows["grid2x2"]]
     order += [row.system for rows in reached.rows.values() for row in rows if row.system not in order]
     nulls = {row.system for rows in reached.rows.values() for row in rows if row.null}
     names = {each: f"null: {each}" if each in nulls else each for each in dict.fromkeys(order)}
@@ -166,7 +165,7 @@ def _spaced(there: Sequence[tuple[str, str, str]], wide: int) -> str:
     line, at, seen = "", wide, ""
     for layout, _, head in there:
         if layout != seen:
-            line = line.ljust(at + 2) + LAYOUTS[layout]
+            line = line.ljust(at + 2) + layout
         at, seen = at + 2 + max(len(head), 5), layout
     return line
 
@@ -198,7 +197,7 @@ def _quoted(reached: Verdict, contender: Contender) -> list[str]:
         number = comparison.cell(row, metric, rows)
         heard = "-" if control is None else f"{control:.3f}"
         baseline = "-" if best is None else f"{made[best]:.3f} ({best})"
-        cells.append((LAYOUTS[layout], f"{HEADLINES[layout][1]}{'*' * metric.endswith('*')}", number, heard, baseline))
+        cells.append((layout, f"{HEADLINES[layout][1]}{'*' * metric.endswith('*')}", number, heard, baseline))
     wide = [max((len(line[place]) for line in cells), default=0) for place in range(3)]
     lines = [f"  {'  '.join(each.ljust(w) for each, w in zip(line, wide, strict=False))}" for line in cells]
     of = f"{contender.name}{f', epoch {contender.epoch}' if contender.epoch is not None else ''}:"

@@ -26,7 +26,7 @@ from raymix.study import SHUFFLED, Study, TrialRow
 
 LEVEL = 0.05
 _ROWS = 256  # rows of residuals that the design effect is estimated from
-_CHANCE = {"sounding_accuracy": 1 / 6, "solo/sounding_accuracy": 1 / 4}  # two of four panels sound, or one
+_CHANCE = {"sounding_accuracy": 1 / 6, "solo2x2/sounding_accuracy": 1 / 4}  # two of four panels sound, or one
 
 
 def pack(success_N: np.ndarray) -> str:

@@ -45,10 +45,9 @@ def parts(table: PaperTable, dataset: str) -> tuple[Part, ...]:
     if own:
         return own
     first = table.parts[0].dataset
-    said = {"single": "single", "grid2x2": "2x2", "hconcat": "side by side", "natural": "natural mixtures"}
     like = (part for part in table.parts if part.dataset == first)
     return tuple(
-        replace(part, head=f"{dataset}, {said[part.layout]}", dataset=dataset, subset="", fewer=False) for part in like
+        replace(part, head=f"{dataset}, {part.layout}", dataset=dataset, subset="", fewer=False) for part in like
     )
 
 

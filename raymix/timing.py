@@ -30,7 +30,7 @@ class Timing:
 
     update_s: float  # forward, backward and Adam of this worker's share of a batch
     mix_s: float  # to crop and mix the clips of that share, in the thread that does so
-    scene_s: float  # maps of one 2x2 scene
+    scene_s: float  # maps of one `grid2x2` scene
     one_map: bool  # the method has one map, so other scenes are scored too
     checkpoint_bytes: int  # weights and the optimizer's state
     device: str
@@ -137,7 +137,7 @@ def _updates(method: Method, clips: Clips, run: Run, device: torch.device) -> Ca
 
 
 def _scored(method: Method, clips: Clips, run: Run, device: torch.device) -> tuple[float, int]:
-    """Seconds of one 2x2 scene, and the number of maps."""
+    """Seconds of one `grid2x2` scene, and the number of maps."""
     m = run.mixture
     scenes = compose(clips, layout="grid2x2", count=SCENES, seed=0, seconds=m.seconds, rule=m.rule, level=m.level)
     scenes = replace(scenes, masks_NSYX=None)

@@ -145,7 +145,7 @@ class Truth:
     def heard(self) -> tuple[tuple[str, ...], ...]:
         """The different videos heard in each scene, the units of the bootstrap; of one clip in which two things sound, one.
 
-        Those of silent panels are left out: drawn too, they made the intervals of simulated 2x2 scenes 1.4 to 3 times as
+        Those of silent panels are left out: drawn too, they made the intervals of simulated `grid2x2` scenes 1.4 to 3 times as
         wide as need be. Without them the nominal 95 % held in at least 92 % of the sets where a silent video mattered half
         as much as one that is heard, in at least 88 % where it mattered as much.
         """

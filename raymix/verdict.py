@@ -17,7 +17,8 @@ import torch
 from raymix import chart, clip_files, comparison, figures, significance
 from raymix.comparison import Named, Row
 from raymix.config import Run, to_plain
-from raymix.evaluator import LABEL_FREE, LAYOUTS, Bench, blind_chance, localise, predict
+from raymix.evaluator import Bench, blind_chance, localise, predict
+from raymix.layout import LABEL_FREE, SCORED_LAYOUTS
 from raymix.methods import Maps, Method, from_run
 from raymix.metrics import peak_panels, sounding_chance, unit_range
 from raymix.metrics import success as metric_success
@@ -30,9 +31,9 @@ from raymix.spectrogram import DECIBELS_PER_UNIT, log_mel
 from raymix.truth import Truth
 
 HEADLINES = {  # by layout the number that is quoted and drawn: metric, what it is called
-    "quad": ("sounding_accuracy", "sounding accuracy"),
-    "solo": ("sounding_accuracy", "sounding accuracy"),
-    "pair": ("ciou@0.3", "CIoU@0.3"),
+    "grid2x2": ("sounding_accuracy", "sounding accuracy"),
+    "solo2x2": ("sounding_accuracy", "sounding accuracy"),
+    "hconcat": ("ciou@0.3", "CIoU@0.3"),
     "single": ("iou@0.5", "IoU@0.5"),
 }
 TRAINING_CLIPS = 128  # that the mean training map is made of
@@ -67,8 +68,8 @@ class Verdict:
     predicted: dict[str, dict[str, Maps]] = field(default_factory=dict)  # by layout and name: all that contenders say
 
     def flat(self, contender: Contender) -> dict[str, float]:
-        """Means of one contender under the names that the search uses; some start with `single/` or `solo/`."""
-        shuffled = next((row for row in self.rows["quad"] if row.system == twin(contender)), None)
+        """Means of one contender under the names that the search uses; some start with `single/` or `solo2x2/`."""
+        shuffled = next((row for row in self.rows["grid2x2"] if row.system == twin(contender)), None)
         found = {"sounding_accuracy_shuffled": shuffled.summary["sounding_accuracy"].value} if shuffled else {}
         for layout, rows in self.rows.items():
             for row in rows:
@@ -78,8 +79,8 @@ class Verdict:
 
 
 def prefix(layout: str) -> str:
-    """What stands before the names of a layout's metrics: those of `solo` and `single` have twins elsewhere."""
-    return f"{layout}/" if layout in ("single", "solo") else ""
+    """What stands before the names of a layout's metrics: `grid2x2` and `hconcat` have none."""
+    return f"{layout}/" if layout in ("single", "solo2x2") else ""
 
 
 def headline_metric(layout: str, rows: Sequence[Row]) -> str | None:
@@ -97,7 +98,7 @@ def find_above_chance(verdicts: Sequence[Verdict]) -> Finding | None:
     for reached in verdicts:
         units: dict[str, SceneUnits] = {}
         for each in reached.contenders:
-            layout = "solo" if prefix("solo") in each.run.study.metric else "quad"
+            layout = "solo2x2" if prefix("solo2x2") in each.run.study.metric else "grid2x2"
             truth, found = reached.bench.truth[layout], {row.system: row.table for row in reached.rows.get(layout, [])}
             own, control = found.get(each.name), found.get(twin(each))
             if own is None or control is None:
@@ -114,8 +115,8 @@ def find_above_chance(verdicts: Sequence[Verdict]) -> Finding | None:
 
 
 def layouts(bench: Bench) -> list[str]:
-    """The layouts that can be scored: 2x2 always, the others where the split has regions."""
-    return [name for name in LAYOUTS if name in LABEL_FREE or bench.truth[name].has_truth_N.any()]
+    """The layouts that can be scored: LABEL_FREE ones always, the others where the split has regions."""
+    return [name for name in SCORED_LAYOUTS if name in LABEL_FREE or bench.truth[name].has_truth_N.any()]
 
 
 def untrained(run: Run) -> Method:
@@ -159,15 +160,13 @@ def reach(
     predicted: dict[str, dict[str, Maps]] = {}
     means = _mean_training_maps(best, device, notes)
     fresh, scored = untrained(best.run).to(device), layouts(bench)
-    for layout in LAYOUTS:
+    for layout in SCORED_LAYOUTS:
         truth = what_counts(layout, bench.truth[layout])
         if layout not in scored:
-            notes.append(
-                f"{LAYOUTS[layout]}: the {split} split has no regions for these scenes, box metrics are left out"
-            )
+            notes.append(f"{layout}: the {split} split has no regions for these scenes, box metrics are left out")
             continue
         several = f"{len(contenders)} checkpoint{'s' if len(contenders) > 1 else ''}"
-        echo(f"  {LAYOUTS[layout]}: {len(truth)} scenes, {several}, baselines and controls ...")
+        echo(f"  {layout}: {len(truth)} scenes, {several}, baselines and controls ...")
         seed, mean_HW, how = best.run.evaluation.seed, means.get(layout), named(best.run.evaluation.protocol)
         other = _strangers(bench, layout, seed, notes)
         twins = contenders if layout in LABEL_FREE else [best]
@@ -176,13 +175,13 @@ def reach(
         kept[layout] = said[best.name].heard(truth.panels_NS.shape[1]).numpy()
         if store:
             predicted[layout] = {each.name: said[each.name] for each in contenders}
-    if "pair" not in kept:  # pictures show it all the same
-        kept["pair"] = localise(best.method.to(device), bench.scenes["pair"], device)
+    if "hconcat" not in kept:  # pictures show it all the same
+        kept["hconcat"] = localise(best.method.to(device), bench.scenes["hconcat"], device)
     return Verdict(contenders, bench, rows, kept, notes, predicted)
 
 
 def what_counts(layout: str, truth: Truth) -> Truth:
-    """2x2 scenes are there to tell who listens; box metrics are those of the other layouts."""
+    """The ground truth without regions for LABEL_FREE layouts, of which only the sounding accuracy is reported."""
     if layout not in LABEL_FREE:
         return truth
     return replace(truth, masks_NSYX=None, has_truth_N=np.zeros(len(truth), bool))
@@ -194,7 +193,7 @@ def _strangers(bench: Bench, layout: str, seed: int, notes: list[str]) -> torch.
         index_N = bench.shuffled[layout] if layout in LABEL_FREE else derangement(bench.scenes[layout], seed)
         return torch.from_numpy(index_N)
     except ValueError as error:
-        notes.append(f"{LAYOUTS[layout]}: no shuffled audio: {error}")
+        notes.append(f"{layout}: no shuffled audio: {error}")
         return None
 
 
@@ -254,10 +253,10 @@ def _mean_training_maps(best: Contender, device: str, notes: list[str]) -> dict[
         clips = clip_files.read(
             run.dataset.prepared, "train", run.encoder.image_size, truth=False, limit=TRAINING_CLIPS
         )
-        for layout, called in LAYOUTS.items():
-            count = TRAINING_CLIPS // len(_PANELS.get(called, ("all",)))  # so that each layout shows as many clips
+        for layout in SCORED_LAYOUTS:
+            count = TRAINING_CLIPS // len(_PANELS.get(layout, ("all",)))  # so that each layout shows as many clips
             scenes = compose(
-                clips, layout=called, count=count, seed=seed, seconds=m.seconds, rule=m.rule, level=m.level
+                clips, layout=layout, count=count, seed=seed, seconds=m.seconds, rule=m.rule, level=m.level
             )
             found[layout] = mean_map(best.method, scenes, device)
     except (ValueError, OSError) as error:
@@ -271,9 +270,9 @@ def pictures(verdict: Verdict, count: int, study: str = "", warning: str = "") -
     The layouts are those in which several panels sound, of methods with one map those in which one does.
     """
     best, files = verdict.contenders[0], {}
-    one = prefix("solo") in best.run.study.metric
+    one = prefix("solo2x2") in best.run.study.metric
     for layout, share in zip(
-        ("solo", "single") if one else ("quad", "pair"), ((count + 1) // 2, count // 2), strict=True
+        ("solo2x2", "single") if one else ("grid2x2", "hconcat"), ((count + 1) // 2, count // 2), strict=True
     ):
         truth = verdict.bench.truth[layout]
         chosen = pick_scenes(verdict, layout, share)
@@ -293,7 +292,7 @@ def pictures(verdict: Verdict, count: int, study: str = "", warning: str = "") -
             )
             picture = replace(picture, sources=told)
             sheet = replace(sheet, heading=about(verdict, study), warning=warning)
-            files[f"{LAYOUTS[layout]}-{name}.png"] = figures.png(figures.scene(picture, sheet))
+            files[f"{layout}-{name}.png"] = figures.png(figures.scene(picture, sheet))
     return files
 
 
@@ -355,14 +354,14 @@ def _sheet(
         at = float(HEADLINES[layout][0].partition("@")[2])
         if protocol.unit == "scene" and protocol.reports == "rate":
             success = bool(metric_success(found[1][scene : scene + 1], at, protocol.success_strict)[0])
-        each = "mean IoU of the sources" if layout == "pair" else "IoU"
+        each = "mean IoU of the sources" if layout == "hconcat" else "IoU"
         outcome = f"{each} {found[1][scene]:.2f}, the threshold is {at:g}"
     cut = protocol.threshold if protocol.binarise in ("absolute", "fraction_of_max") else None
     mel_TF = log_mel(scenes.mixture_NTF[scene : scene + 1].cpu())[0].numpy() * DECIBELS_PER_UNIT
     sounds = " + ".join(f"source {place + 1}{f' ({name})' if name else ''}" for place, name in enumerate(names))
     return figures.Sheet(
         heading="",
-        lines=(f"{where}, {verdict.bench.split} split, {LAYOUTS[layout]}, {why}",),
+        lines=(f"{where}, {verdict.bench.split} split, {layout}, {why}",),
         outcome=outcome,
         success=success,
         captions=_captions(picture, truth, layout, scene, names),
@@ -472,9 +471,9 @@ def charts(verdict: Verdict, study: str = "", warning: str = "") -> dict[str, by
             controls=[twin(each) for each in verdict.contenders],
             metric=said,
             heading=about(verdict, study),
-            below=f"{verdict.bench.split} split, {LAYOUTS[layout]}: {facts.scenes} scenes of {facts.videos} videos",
+            below=f"{verdict.bench.split} split, {layout}: {facts.scenes} scenes of {facts.videos} videos",
             warning=warning,
             chance=chance(best, verdict.bench.truth[layout]) if layout in LABEL_FREE else None,
         )
-        files[f"{LAYOUTS[layout]}-{HEADLINES[layout][0].partition('@')[0].replace('_', '-')}.png"] = figures.png(figure)
+        files[f"{layout}-{HEADLINES[layout][0].partition('@')[0].replace('_', '-')}.png"] = figures.png(figure)
     return files

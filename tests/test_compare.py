@@ -163,12 +163,12 @@ def test_one_table_of_the_test_split(
             "low": min(values),
             "high": max(values),
         }
-    assert len({rows[kind]["quad"]["scenes_hash"] for rows in both for kind in rows}) == 1
+    assert len({rows[kind]["grid2x2"]["scenes_hash"] for rows in both for kind in rows}) == 1
     described = json.loads((home / "clips/demo/dataset.json").read_text())["preprocessing"]
     assert {record["preprocessing"] for rows in both for kind in rows.values() for record in kind.values()} == {
         described
     }
-    assert found["layouts"]["pair"]["preprocessing"] == described and f" of clips {described}; blind" in table
+    assert found["layouts"]["hconcat"]["preprocessing"] == described and f" of clips {described}; blind" in table
     assert {each["trial"] for each in found["studies"]} == {1}  # the best one
     rows = [text for text in table.splitlines() if text.startswith("| ")]
     assert len({len(text) for text in rows}) == 1 and rows[1].startswith("| cycle ")
@@ -205,7 +205,7 @@ def test_scores_are_those_of_evaluate(home: Path, ran: list[engine.Plan]) -> Non
     for each in report.scores["systems"]:
         if each["system"] in found["nulls"]:
             assert found["nulls"][each["system"]] == each["layouts"]
-    scores = found["systems"][0]["scores"]["2x2: sounding accuracy"]
+    scores = found["systems"][0]["scores"]["grid2x2: sounding accuracy"]
     assert scores["low"] < scores["value"] < scores["high"]  # one seed: by bootstrap
 
 

@@ -31,7 +31,7 @@ from raymix.prepare import prepare
 from raymix.scoring import sounding_accuracy
 from raymix.significance import unpack
 
-LAYOUTS = {"quad", "solo", "pair", "single"}
+LAYOUTS = {"grid2x2", "solo2x2", "hconcat", "single"}
 CHARTS = ["grid2x2-sounding-accuracy.png", "solo2x2-sounding-accuracy.png", "hconcat-ciou.png", "single-iou.png"]
 STORED = [f"predictions-{layout}.parquet" for layout in ("grid2x2", "solo2x2", "hconcat", "single")]
 BEST = 3  # the trial with the highest recorded score
@@ -114,8 +114,10 @@ def test_scores_json_is_whole(tested: tuple[door.Report, list[str]], home: Path,
     described = json.loads(Path(clips.prepared, "dataset.json").read_text())
     assert bench["preprocessing"] == described["preprocessing"]
     assert (bench["clips"], bench["videos"]) == tuple(described["splits"]["test"][name] for name in ("clips", "videos"))
-    assert set(bench["layouts"]) == LAYOUTS and bench["layouts"]["quad"]["scenes"] == 10
-    assert bench["layouts"]["quad"]["canvas"] == [128, 128] and bench["layouts"]["pair"]["scenes_with_regions"] == 10
+    assert set(bench["layouts"]) == LAYOUTS and bench["layouts"]["grid2x2"]["scenes"] == 10
+    assert (
+        bench["layouts"]["grid2x2"]["canvas"] == [128, 128] and bench["layouts"]["hconcat"]["scenes_with_regions"] == 10
+    )
     for system in scores["systems"]:
         for layout, summary in system["layouts"].items():
             for name in ("scenes_hash", "preprocessing", "scenes"):
@@ -132,9 +134,9 @@ def test_null_systems_stand_beside_on_the_same_scenes(tested: tuple[door.Report,
     made_with_a_model = {"trial 3, shuffled audio", "trial 3, silent audio", "untrained network", "mean training map"}
     for name in {*made_with_a_model, "full frame", "centre box 0.5", "radial prior"}:
         assert systems[name]["null"] and set(systems[name]["layouts"]) == LAYOUTS, name
-    assert set(systems[f"{second}, shuffled audio"]["layouts"]) == {"quad", "solo"}  # every checkpoint's twin
-    assert set(systems["random panels"]["layouts"]) == {"quad", "solo"}
-    assert list(systems["trial 3"]["layouts"]["quad"]["metrics"]) == ["sounding_accuracy"]
+    assert set(systems[f"{second}, shuffled audio"]["layouts"]) == {"grid2x2", "solo2x2"}  # every checkpoint's twin
+    assert set(systems["random panels"]["layouts"]) == {"grid2x2", "solo2x2"}
+    assert list(systems["trial 3"]["layouts"]["grid2x2"]["metrics"]) == ["sounding_accuracy"]
     values = {name: systems[name]["layouts"]["single"]["metrics"]["ap"]["value"] for name in made_with_a_model}
     assert len({round(value, 9) for value in values.values()}) == 4  # four different systems indeed
 
@@ -174,18 +176,18 @@ def test_the_search_records_which_scenes_succeeded(tested: tuple[door.Report, li
     metrics, outcomes = assess(method, bench, run)
     scenes = outcomes["scenes"]
     assert (scenes["metric"], scenes["chance"]) == ("val/sounding_accuracy", pytest.approx(1 / 6))
-    assert scenes["scenes_hash"] == bench.truth["quad"].scenes_hash
-    for name, audio in (("real", None), ("shuffled", bench.shuffled["quad"])):
+    assert scenes["scenes_hash"] == bench.truth["grid2x2"].scenes_hash
+    for name, audio in (("real", None), ("shuffled", bench.shuffled["grid2x2"])):
         succeeded = unpack(outcomes[name], len(scenes["videos"]))
         assert succeeded.mean() == pytest.approx(
             metrics["val/sounding_accuracy" + (f"_{name}" if audio is not None else "")]
         )
-        shown = bench.scenes["quad"] if audio is None else bench.scenes["quad"].with_audio(audio)
-        truth = bench.truth["quad"]
+        shown = bench.scenes["grid2x2"] if audio is None else bench.scenes["grid2x2"].with_audio(audio)
+        truth = bench.truth["grid2x2"]
         for place in range(len(truth)):  # scene by scene, in their order
             alone = evaluator.localise(method, next(each for n, each in enumerate(shown.batches(1)) if n == place))
             assert sounding_accuracy(alone, truth.take(np.array([place])))[0] == succeeded[place]
-    videos = bench.truth["quad"].heard()
+    videos = bench.truth["grid2x2"].heard()
     for one, other in combinations(range(len(videos)), 2):  # numbers stand for the videos
         shared = len(set(videos[one]) & set(videos[other]))
         assert len(set(scenes["videos"][one]) & set(scenes["videos"][other])) == shared
@@ -214,7 +216,7 @@ def test_pictures_are_of_random_scenes_the_worst_and_the_best(home: Path) -> Non
     contenders = choose(settings, Source.find(settings), lambda line: None)
     bench = Bench.open(contenders[0].run, "test", 10)
     reached = verdict.reach(contenders, bench, "cpu", lambda line: None)
-    for layout, metric in (("quad", "sounding_accuracy"), ("pair", "ciou")):
+    for layout, metric in (("grid2x2", "sounding_accuracy"), ("hconcat", "ciou")):
         (table,) = [row.table for row in reached.rows[layout] if row.system == "trial 3"]
         value_N = table.values[metric]
         chosen = verdict.pick_scenes(reached, layout, 5)
@@ -250,7 +252,7 @@ def test_what_is_told_fits_a_terminal(tested: tuple[door.Report, list[str]]) -> 
     assert max(map(len, lines[at : at + 5])) <= 100
     metrics = ("sounding_accuracy", "sounding_accuracy", "ciou@0.3", "iou@0.5")
     systems = tested[0].scores["systems"]
-    for line, layout, metric in zip(quoted, ("quad", "solo", "pair", "single"), metrics, strict=True):
+    for line, layout, metric in zip(quoted, ("grid2x2", "solo2x2", "hconcat", "single"), metrics, strict=True):
         of = {each["system"]: each["layouts"][layout]["metrics"] for each in systems if layout in each["layouts"]}
         value = {name: metrics[metric] for name, metrics in of.items() if metric in metrics}
         names = {each["name"] for each in tested[0].scores["checkpoints"]}
@@ -303,7 +305,7 @@ def test_stored_maps_give_the_scores_again_without_the_model(tested: tuple[door.
     report, _ = tested
     file = f"{report.folder}/predictions-hconcat.parquet"
     lines = report.scores["systems"]
-    systems = {each["system"]: each["layouts"]["pair"]["metrics"] for each in lines if "pair" in each["layouts"]}
+    systems = {each["system"]: each["layouts"]["hconcat"]["metrics"] for each in lines if "hconcat" in each["layouts"]}
     words = {"home": str(home), "study": "small", "layout": "hconcat"}
     again = evaluate(Evaluate(**words, predictions=file), lambda line: None)
     found = {each["system"]: each["layouts"]["hconcat"]["metrics"] for each in again.scores["systems"]}
@@ -394,17 +396,17 @@ def test_without_regions_box_metrics_are_left_out(clips: Dataset, tmp_path: Path
     assert sum("has no regions" in line for line in lines) == 2
     scores = report.scores["checkpoints"][0]["scores"]
     heard = {"test/sounding_accuracy", "test/sounding_accuracy_shuffled"}
-    assert set(scores) == heard | {"test/solo/sounding_accuracy"}
+    assert set(scores) == heard | {"test/solo2x2/sounding_accuracy"}
     assert [Path(f).name for f in report.files[3:]] == [*CHARTS[:2], "grid2x2-random-1.png", "hconcat-random-1.png"]
 
 
 def test_a_system_of_one_map_is_told_by_solo_scenes(clips: Dataset, tmp_path: Path) -> None:
     run = a_run(clips)
-    run.method, run.study.metric = {"name": "ots", "embedding_size": 16}, "val/solo/sounding_accuracy"
+    run.method, run.study.metric = {"name": "ots", "embedding_size": 16}, "val/solo2x2/sounding_accuracy"
     a_study(tmp_path, run, (0,))
     report = evaluate(Evaluate(home=str(tmp_path), study="small", pictures=0), lambda line: None)
     assert [name for name in map(os.path.basename, report.files) if name.endswith(".png")] == CHARTS
-    assert report.scores["above_chance"]["metric"] == "test/solo/sounding_accuracy"
+    assert report.scores["above_chance"]["metric"] == "test/solo2x2/sounding_accuracy"
     assert report.scores["above_chance"]["chance"] == 0.25
 
 

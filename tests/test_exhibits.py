@@ -131,7 +131,7 @@ def test_why_nothing_was_measured_stands_in_the_table(clips: Dataset, monkeypatc
     monkeypatch.setattr(Stage, "compose", too_few)
     hall = Hall(systems(clips, ["cycle"]), "test", "cpu")
     text, found = exhibits.table(3, [hall])
-    assert "- demo, 2x2: nothing measured: a scene needs 4 clips of different videos\n" in text
+    assert "- demo, grid2x2: nothing measured: a scene needs 4 clips of different videos\n" in text
     assert plates.drawn(5, hall) == "a scene needs 4 clips of different videos"
     assert {each["kind"] for each in found} == {"published"}
 

@@ -25,7 +25,8 @@ FLOORS: dict[str, int] = {
     "preflight": 8,
     "worker": 8, "rebuild": 7, "suggest": 8, "scoreboard": 9, "ranking": 9, "slot": 9, "record": 9, "census": 9,
     "trial": 10, "upload": 10,
-    "layout": 1, "region": 1, "casting": 2, "results": 2, "pair_list": 3, "predictions": 3, "staging": 5, "scene_files": 6,
+    "migration": 0, "layout": 1, "region": 1, "casting": 2, "results": 2, "pair_list": 3, "predictions": 3,
+    "staging": 5, "scene_files": 6,
     "per_scene": 7, "sharded": 7, "spread": 8, "contenders": 9, "submission": 12, "paired": 13, "benchmark": 13, "exhibits": 13,
     "deaf": 9, "hall": 10, "plates": 11, "listed": 7,
     "readings": 14, "asking": 2, "engine": 11, "scene_lists": 5, "contact_sheets": 7, "inspection": 8,
@@ -54,7 +55,7 @@ RAY = {
     "train",
 }
 TORCH_FREE = {
-    "asking", "layout", "region", "casting", "pair_list", "scene_lists", "predictions", "results",
+    "asking", "migration", "layout", "region", "casting", "pair_list", "scene_lists", "predictions", "results",
     "config", "rules", "storage", "expression", "study", "columns", "remaining",
     "ledger", "protocol", "space", "search_space", "metrics", "truth",
     "resampling", "significance", "precision",

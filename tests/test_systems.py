@@ -86,8 +86,8 @@ def test_every_system_is_judged(name: str, demo: Path) -> None:
     run = of(name, demo)
     found = judge(from_run(run), Bench.open(run, "val", 8), run)
     assert all(0 <= value <= 1 for value in found.values())
-    one = from_run(run).localise(Bench.open(run, "val", 8).scenes["quad"]).maps_NMHW.shape[1] == 1
-    assert ("val/solo/sounding_accuracy" in found) == one
+    one = from_run(run).localise(Bench.open(run, "val", 8).scenes["grid2x2"]).maps_NMHW.shape[1] == 1
+    assert ("val/solo2x2/sounding_accuracy" in found) == one
     assert ("val/same_peak" in found) == (not one)
 
 

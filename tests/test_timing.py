@@ -30,7 +30,7 @@ def test_every_method_is_timed(method: str) -> None:
     found = measure(run)
     assert found.update_s > 0 and found.mix_s > 0 and found.scene_s > 0 and found.device == "cpu"
     assert torch.equal(before, torch.get_rng_state())  # the draws of what follows are as without it
-    assert found.one_map == (run.study.metric.startswith("val/solo/") or method == "dsol")  # which begins with one
+    assert found.one_map == (run.study.metric.startswith("val/solo2x2/") or method == "dsol")  # which begins with one
     model = from_run(run)
     weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     assert weights < found.checkpoint_bytes <= 3 * weights

@@ -1,0 +1,103 @@
+"""Files that version 0.1 wrote are read under today's names: ledgers, configs of checkpoints, JSON documents."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raymix import leaderboard
+from raymix.config import Run, from_plain
+from raymix.contenders import Source
+from raymix.layout import LAYOUTS, SCORED_LAYOUTS, arrange
+from raymix.ledger import Ledger
+from raymix.migration import OLD_LAYOUTS, rename_layouts
+from raymix.significance import of_study
+from raymix.study import Study
+
+FILES = Path(__file__).parent / "conformance" / "version_0_1"
+
+
+def study(folder: Path, name: str) -> Study:
+    (folder / name / "ledger").mkdir(parents=True)
+    shutil.copy(FILES / f"study-{name}.jsonl", folder / name / "ledger" / "records.jsonl")
+    return Ledger(f"{folder}/{name}").read()
+
+
+def keys(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        return set(value) | {key for each in value.values() for key in keys(each)}
+    return {key for each in value for key in keys(each)} if isinstance(value, list) else set()
+
+
+def test_a_study_searched_by_an_old_layout(tmp_path: Path) -> None:
+    found = study(tmp_path, "ots")
+    assert b'"objective":"val/solo/sounding_accuracy"' in (FILES / "study-ots.jsonl").read_bytes()
+    assert found.objective == "val/solo2x2/sounding_accuracy" == from_plain(found.config).study.metric
+    best, *_ = found.ranked()
+    assert best.number == 1 and best.score == best.epochs[2].metrics["val/solo2x2/sounding_accuracy"] == 5 / 12
+    assert best.shuffled == best.epochs[2].metrics["val/solo2x2/sounding_accuracy_shuffled"]
+    finding = of_study(found)
+    assert finding is not None and finding.chance == 0.25
+    query = leaderboard.Query(metric="val/solo2x2/sounding_accuracy")
+    assert [line["trial"] for line in leaderboard.rows(found, f"{tmp_path}/ots", query)] == [1, 0]
+
+
+def test_test_scores_of_an_old_comparison_are_not_computed_again(tmp_path: Path) -> None:
+    """The scenes of an `evaluated` record are found under today's ids, so a comparison goes on without scoring again."""
+    for name in ("cycle", "ots"):
+        found = study(tmp_path, name)
+        record = next(each for each in found.evaluations if each.get("rows"))
+        (scenes,) = record["scenes"]
+        assert list(scenes) == list(SCORED_LAYOUTS)
+        assert set(record["rows"]["trained"]) == set(SCORED_LAYOUTS)
+        assert set(record["rows"]["shuffled"]) == {"grid2x2", "solo2x2"}
+        assert "test/solo2x2/sounding_accuracy" in record["checkpoints"][0]["scores"]
+        assert not keys(found.evaluations) & set(OLD_LAYOUTS)
+    source = Source(f"{tmp_path}/ots", found, True)
+    assert source.study.evaluations[-1]["above_chance"]["metric"] == "test/solo2x2/sounding_accuracy"
+
+
+def test_config_of_an_old_checkpoint() -> None:
+    plain = rename_layouts(json.loads((FILES / "checkpoint-config-ots.json").read_text()))
+    run: Run = from_plain(plain)
+    assert run.study.metric == "val/solo2x2/sounding_accuracy"
+
+
+@pytest.mark.parametrize("name", ["comparison.json", "scores.json"])
+def test_json_documents(name: str) -> None:
+    old = json.loads((FILES / name).read_text())
+    new = rename_layouts(old)
+    assert keys(old) & set(OLD_LAYOUTS) and not keys(new) & set(OLD_LAYOUTS)
+    assert keys(new) >= set(SCORED_LAYOUTS)
+    assert rename_layouts(new) == new
+
+
+def test_only_layouts_are_renamed() -> None:
+    plain = {
+        "dataset": {"subset": "solo", "root": "/music/solo/videos"},
+        "scores": {"test/solo/sounding_accuracy": 1.0},
+    }
+    assert rename_layouts(plain) == {**plain, "scores": {"test/solo2x2/sounding_accuracy": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [*OLD_LAYOUTS.items(), ("2x2", "grid2x2"), ("side by side", "hconcat"), ("duet", "natural"), ("grid2x", "grid2x2")],
+)
+def test_did_you_mean(old: str, new: str) -> None:
+    assert new in LAYOUTS
+    with pytest.raises(ValueError, match=rf"^layout={old}: must be one of single, .* \(did you mean {new}\?\)$"):
+        arrange(old)
+
+
+def test_did_you_mean_an_old_metric() -> None:
+    from raymix.config import nearest
+    from raymix.preflight import metrics
+
+    assert (
+        nearest("val/solo/sounding_accuracy", metrics("raymix-1")) == " (did you mean val/solo2x2/sounding_accuracy?)"
+    )
