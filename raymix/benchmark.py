@@ -11,24 +11,24 @@ from typing import Any
 
 import torch
 
-from raymix import deaf, predictions, results, verdict
-from raymix.comparison import Row
+from raymix import predictions, results
+from raymix.baselines import mean_training_heatmap, predict_with_controls, score_with_baselines, shuffled_audio
 from raymix.config import BadInput, Evaluate, signature
-from raymix.contenders import Source
+from raymix.contenders import CandidateCheckpoint, Source
 from raymix.engine import writable
 from raymix.methods import Maps
 from raymix.protocol import Protocol
 from raymix.protocol import protocol as named
 from raymix.results import Report
 from raymix.scene import Scenes
+from raymix.scoring import SystemScores
 from raymix.staging import Stage, staged
 from raymix.submission import Result
 from raymix.truth import Truth
-from raymix.verdict import Contender
 
 
 def evaluate(
-    settings: Evaluate, source: Source, contenders: list[Contender], echo: Callable[[str], Any] = print
+    settings: Evaluate, source: Source, contenders: list[CandidateCheckpoint], echo: Callable[[str], Any] = print
 ) -> Report:
     """Score these checkpoints on the scenes that the settings name, and write the folder.
 
@@ -59,26 +59,25 @@ def fits_encoder(stage: Stage) -> None:
 
 
 def scored(
-    contenders: list[Contender],
+    contenders: list[CandidateCheckpoint],
     stage: Stage,
     scenes: Scenes,
     truth: Truth,
     protocols: Sequence[Protocol],
     notes: list[str],
-) -> tuple[dict[str, Maps], dict[str, list[Row]]]:
+) -> tuple[dict[str, Maps], dict[str, list[SystemScores]]]:
     """What all systems with a model say of these scenes, each run once, and all rows by protocol, nulls included.
 
     The same nulls whatever the protocols, since the mark behind a score depends on them; `notes` takes what is lacking.
     """
     device, best = "cuda" if torch.cuda.is_available() else "cpu", contenders[0]
-    other = deaf.strangers(scenes, stage.seed, notes)
-    fresh = verdict.untrained(best.run).to(device)
-    said, null = verdict.heard_and_deaf(contenders, fresh, scenes, contenders, other, device)
-    mean_HW = deaf.training_map(best, stage, device, notes)
-    return said, verdict.beside_nulls(said, null, truth, protocols, mean_HW, stage.seed)
+    shuffled_N = shuffled_audio(scenes, stage.seed, notes)
+    systems = predict_with_controls(contenders, scenes, device, shuffled_N)
+    mean_HW = mean_training_heatmap(best, stage, device, notes)
+    return systems.maps, score_with_baselines(systems, truth, protocols, mean_HW, stage.seed)
 
 
-def _record(of: Contender, rows: list[Row], stage: Stage) -> dict[str, Any]:
+def _record(of: CandidateCheckpoint, rows: list[SystemScores], stage: Stage) -> dict[str, Any]:
     """A checkpoint and its means."""
     own = next(row for row in rows if row.system == of.name)
     values = {f"{stage.split}/{stage.layout}/{name}": each.value for name, each in own.summary.items()}

@@ -23,7 +23,7 @@ from pyarrow import fs
 from raymix import door, engine, forecast, preflight, ranges, ranking, recipe, session, tune
 from raymix.common_space import shared
 from raymix.config import BadInput, Compare, Evaluate, Tune, flatten, nearest, to_plain
-from raymix.contenders import Source, choose
+from raymix.contenders import CandidateCheckpoint, Source, choose
 from raymix.datasets.folder import listing
 from raymix.door import DONE, Nothing, enter, refusing
 from raymix.engine import Plan, writable
@@ -34,7 +34,6 @@ from raymix.prepare import present
 from raymix.ranking import Entry, Rows
 from raymix.search_space import load
 from raymix.storage import put, resolve
-from raymix.verdict import Contender
 
 Pair = tuple[str, int]  # a system and a seed
 OWN = (
@@ -223,7 +222,7 @@ def _scenes(bench: Bench) -> list[dict[str, str]]:
     return [{layout: truth.scenes_hash for layout, truth in bench.truth.items()}]
 
 
-def known(study: Any, best: Contender, uri: str, bench: Bench) -> Rows | None:
+def known(study: Any, best: CandidateCheckpoint, uri: str, bench: Bench) -> Rows | None:
     """What an earlier sitting found for this checkpoint on these scenes."""
     for record in reversed(study.evaluations):
         same = record.get("scenes") == _scenes(bench) and record.get("protocol") == best.run.evaluation.protocol
@@ -234,7 +233,7 @@ def known(study: Any, best: Contender, uri: str, bench: Bench) -> Rows | None:
     return None
 
 
-def remember(config: Compare, uri: str, best: Contender, bench: Bench, rows: Rows) -> None:
+def remember(config: Compare, uri: str, best: CandidateCheckpoint, bench: Bench, rows: Rows) -> None:
     """The test scores go into the study's ledger, as those of `raymix.evaluate` do."""
     scored = {
         "checkpoint": best.uri.removeprefix(f"{uri}/"), "rank": best.rank, "trial": best.trial, "epoch": best.epoch,

@@ -10,16 +10,31 @@ from typing import Any
 from pyarrow import fs
 
 from raymix.checkpoint import Torn
-from raymix.config import BadInput, Evaluate, nearest
+from raymix.config import BadInput, Evaluate, Run, nearest
 from raymix.door import Nothing
 from raymix.evaluator import load
 from raymix.ledger import Ledger
+from raymix.methods import Method
 from raymix.storage import resolve
 from raymix.study import Study
-from raymix.verdict import Contender
 
 Echo = Callable[[str], Any]
 _PLACE = re.compile(r"(?P<study>.+)/checkpoints/trial-(?P<trial>\d+)[^/]*/epoch-(?P<epoch>\d+)/?$")
+
+
+@dataclass(frozen=True)
+class CandidateCheckpoint:
+    """A whole checkpoint to evaluate and where it comes from; of one outside a study, what only a study knows is None."""
+
+    name: str
+    uri: str
+    method: Method
+    run: Run
+    rank: int  # by the study's objective, 1 is the best
+    trial: int | None
+    epoch: int | None
+    params: dict[str, Any]
+    recorded: dict[str, float | None]  # what the search wrote down of this epoch
 
 
 @dataclass(frozen=True)
@@ -53,7 +68,7 @@ def _studies(home: str) -> list[str]:
     return [info.base_name for info in listing if info.type == fs.FileType.Directory]
 
 
-def choose(settings: Evaluate, source: Source, echo: Echo) -> list[Contender]:
+def choose(settings: Evaluate, source: Source, echo: Echo) -> list[CandidateCheckpoint]:
     """The checkpoints to score, best first; of a study, torn ones give way to the next best trial's."""
     if settings.checkpoint:
         uri = settings.checkpoint.rstrip("/")
@@ -64,7 +79,7 @@ def choose(settings: Evaluate, source: Source, echo: Echo) -> list[Contender]:
     with_checkpoint = [row for row in ranked if row.best_checkpoint]
     if not with_checkpoint:
         raise Nothing(f"study {name}: no trial has a scored checkpoint; python -m raymix.leaderboard {name} says why")
-    found: list[Contender] = []
+    found: list[CandidateCheckpoint] = []
     torn: list[str] = []
     for row in with_checkpoint:
         if len(found) < settings.top:
@@ -81,17 +96,17 @@ def choose(settings: Evaluate, source: Source, echo: Echo) -> list[Contender]:
     return found
 
 
-def _contender(uri: str, source: Source, rank: int) -> Contender:
+def _contender(uri: str, source: Source, rank: int) -> CandidateCheckpoint:
     """A checkpoint with what the ledger knows of it; raises Torn where it is not whole."""
     method, run = load(uri)
     place = _PLACE.match(uri)
     if place is None:
-        return Contender(uri.rsplit("/", 1)[-1], uri, method, run, rank, None, None, {}, {})
+        return CandidateCheckpoint(uri.rsplit("/", 1)[-1], uri, method, run, rank, None, None, {}, {})
     trial, epoch = int(place["trial"]), int(place["epoch"])
     row = source.study.trials.get(trial)
     scored = row.epochs.get(epoch) if row else None
     # population-based training starts folders anew: recorded numbers are this checkpoint's only if the record names it
     recorded = scored.metrics if scored and scored.checkpoint and uri.endswith(scored.checkpoint) else {}
-    return Contender(
+    return CandidateCheckpoint(
         f"trial {trial}", uri, method, run, rank, trial, epoch, row.params_at(epoch) if row else {}, dict(recorded)
     )

@@ -36,7 +36,7 @@ from raymix import (
 )
 from raymix.asking import OF_SCENES, refuse_unread
 from raymix.config import BadInput, Evaluate, from_plain, signature
-from raymix.contenders import Source, choose
+from raymix.contenders import CandidateCheckpoint, Source, choose
 from raymix.door import enter, refusing
 from raymix.engine import writable
 from raymix.evaluator import Bench, judge
@@ -47,7 +47,7 @@ from raymix.scoreboard import document, headlines, markdown, reproduction
 from raymix.session import Interrupted, interruptible
 from raymix.significance import of_study
 from raymix.staging import staged
-from raymix.verdict import Contender, Verdict
+from raymix.verdict import Verdict
 
 Echo = Callable[[str], Any]
 
@@ -78,7 +78,7 @@ def evaluate(settings: Evaluate, echo: Echo = print) -> Report:
         return scene_files.write(stage, settings.export, echo)
 
 
-def _candidates(settings: Evaluate, echo: Echo) -> tuple[Source, list[Contender]]:
+def _candidates(settings: Evaluate, echo: Echo) -> tuple[Source, list[CandidateCheckpoint]]:
     """The checkpoints that are meant, and where they are from; what was scored on test before is said."""
     source = Source.find(settings)
     contenders = choose(settings, source, echo)
@@ -127,7 +127,7 @@ def last_word(settings: Evaluate, echo: Echo = print) -> Report:
     with refusing():
         source, contenders = _candidates(settings, echo)
         folder = settings.output or _folder(settings, source, contenders[0])
-        groups: dict[str, list[Contender]] = {}
+        groups: dict[str, list[CandidateCheckpoint]] = {}
         for each in contenders:
             key = repr((Bench.key(each.run), each.run.evaluation.protocol, _count(settings, each)))
             groups.setdefault(key, []).append(each)
@@ -177,12 +177,12 @@ def _something(settings: Evaluate) -> None:
         raise BadInput("nothing to score: give study=NAME (python -m raymix.leaderboard lists them) or checkpoint=URI")
 
 
-def _count(settings: Evaluate, of: Contender) -> int:
+def _count(settings: Evaluate, of: CandidateCheckpoint) -> int:
     planned = of.run.evaluation.scenes if settings.split == "val" else of.run.evaluation.final_scenes
     return settings.scenes or planned
 
 
-def _folder(settings: Evaluate, source: Source, first: Contender) -> str:
+def _folder(settings: Evaluate, source: Source, first: CandidateCheckpoint) -> str:
     """Where the files go: the study's folder, or for a lone checkpoint one of its own."""
     if source.named and not settings.checkpoint:
         return f"{source.uri}/evaluation/{settings.split}"
@@ -192,7 +192,7 @@ def _folder(settings: Evaluate, source: Source, first: Contender) -> str:
     return f"{settings.home.rstrip('/')}/evaluations/{leaf}-{signature({'uri': first.uri})[:6]}/{settings.split}"
 
 
-def _before(source: Source, contenders: list[Contender], echo: Echo) -> None:
+def _before(source: Source, contenders: list[CandidateCheckpoint], echo: Echo) -> None:
     """The test split is there to be opened once: say so if it was."""
     uris = {each.uri for each in contenders}
     earlier = [
@@ -207,7 +207,9 @@ def _before(source: Source, contenders: list[Contender], echo: Echo) -> None:
         echo(f"note: the test split was opened for these checkpoints before ({times}, last on {when}); scoring again")
 
 
-def _reach(settings: Evaluate, group: list[Contender], echo: Echo) -> tuple[Verdict, dict[str, dict[str, float]]]:
+def _reach(
+    settings: Evaluate, group: list[CandidateCheckpoint], echo: Echo
+) -> tuple[Verdict, dict[str, dict[str, float]]]:
     """The verdict on contenders of one bench, and on validation the search's own numbers computed again, by URI."""
     run, split = group[0].run, settings.split
     try:

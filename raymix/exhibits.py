@@ -14,13 +14,15 @@ from typing import Any
 
 import torch
 
-from raymix import comparison, figures, plates, results, tables
+from raymix import figures, plates, results, tables
+from raymix.baseline_heatmaps import baseline_heatmaps
+from raymix.baselines import Control
 from raymix.config import BadInput, Evaluate
 from raymix.contenders import Source, choose
 from raymix.door import Nothing
 from raymix.engine import writable
 from raymix.evaluator import Bench
-from raymix.hall import HEARING, SHUFFLED, SILENT, UNTRAINED, Act, Hall, Shown, held
+from raymix.hall import Act, Hall, Shown, held
 from raymix.plates import FIGURES, OURS
 from raymix.protocol import protocol as named
 from raymix.published import TABLES, PaperTable, Part
@@ -155,27 +157,29 @@ def table(number: int, halls: list[Hall]) -> tuple[str, list[dict[str, Any]]]:
 
 
 def rows(paper: PaperTable, part: Part, hall: Hall, act: Act) -> list[Measured]:
-    """What the systems of a table got on the scenes of a part, and what those get that cannot have listened.
+    """Scores of the systems of a table on the scenes of a part, with their controls and the baselines.
 
-    Each system has its twin on shuffled audio; the paper's own (else the first) also lends its silence, its untrained
-    network and its mean training map.
+    Each system has a control with shuffled audio; the paper's own method (else the first) also those with silent audio,
+    without training, and with its mean training map.
     """
     called = {system: row for row, system, _ in paper.rows}
     shown = [each for each in hall.shown if each.system in called]
-    lines = [(each, HEARING, each.system) for each in shown]
+    lines = [(each, Control.NONE, each.system) for each in shown]
     if act.other_N is not None:
-        lines += [(each, SHUFFLED, f"{called[each.system]}, {SHUFFLED}") for each in shown]
+        shuffled = Control.SHUFFLED_AUDIO
+        lines += [(each, shuffled, f"{called[each.system]}, {shuffled}") for each in shown]
     best = next((each for each in shown if each.system == OURS), next(iter(shown), None))
     if best:
-        lines += [(best, SILENT, f"{called[best.system]}, {SILENT}"), (best, UNTRAINED, UNTRAINED)]
+        silent, untrained = Control.SILENT_AUDIO, Control.UNTRAINED_NETWORK
+        lines += [(best, silent, f"{called[best.system]}, {silent}"), (best, untrained, untrained.value)]
     lone = of_one_source(act)
     found = []
-    for each, without, name in lines:
-        own = held(hall.maps(each, act, without), act.truth, part.protocol)
+    for each, control, name in lines:
+        own = held(hall.maps(each, act, control), act.truth, part.protocol)
         summary = summarise(score(own.maps_NMHW, act.truth, own.protocol, own.classes), hall.seed)
-        found.append(Measured(name, hall.dataset, summary, each.study, bool(without), own.starred, lone))
+        found.append(Measured(name, hall.dataset, summary, each.study, control is not Control.NONE, own.starred, lone))
     mean_HW = hall.mean(best, act) if best else None
-    for name, maps in comparison.nulls(act.truth, mean_HW).items():
+    for name, maps in baseline_heatmaps(act.truth, mean_HW).items():
         summary = summarise(score(maps, act.truth, named(part.protocol)), hall.seed)
         study = best.study if best and name == "mean training map" else ""
         found.append(Measured(name, hall.dataset, summary, study, null=True, starred=False, one_source=lone))

@@ -1,7 +1,7 @@
 """The systems of a comparison, or of a study, on the paper's sets of scenes: each set composed once, each system run once.
 
-Serves Tables 1 to 3 and Figures 3 to 9. Beside what a system says with its ears stands what it says without, and what of
-its maps is held against the sources of a column.
+Serves Tables 1 to 3 and Figures 3 to 9: predictions and control runs of each system, and which of its maps are scored
+against the sources of a column.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from pyarrow import fs
 
-from raymix import clip_files, deaf, verdict
+from raymix import clip_files
+from raymix.baselines import Control, mean_training_heatmap, predict_control, shuffled_audio
 from raymix.config import Evaluate, Run
-from raymix.evaluator import predict
+from raymix.contenders import CandidateCheckpoint
 from raymix.methods import Maps
 from raymix.protocol import Protocol
 from raymix.protocol import protocol as named
@@ -23,9 +24,6 @@ from raymix.scene import Scenes
 from raymix.staging import Stage, staged
 from raymix.storage import parted, resolve
 from raymix.truth import Truth
-from raymix.verdict import Contender
-
-HEARING, SHUFFLED, SILENT, UNTRAINED = "", "shuffled audio", "silent audio", "untrained network"
 
 
 @dataclass(frozen=True)
@@ -34,12 +32,12 @@ class Shown:
 
     system: str
     study: str
-    contender: Contender
+    contender: CandidateCheckpoint
 
 
 @dataclass(frozen=True)
 class Act:
-    """One set of scenes with all that is known of it; `other_N` says which scene each one hears instead."""
+    """One set of scenes with all that is known of it; `other_N` says whose audio each one gets in the control."""
 
     stage: Stage
     scenes: Scenes
@@ -56,7 +54,7 @@ class Hall:
     split: str
     device: str
     acts: dict[tuple[str, str, bool], Act | str] = field(default_factory=dict)
-    said: dict[tuple[str, str, str], Maps] = field(default_factory=dict)
+    said: dict[tuple[str, str, Control], Maps] = field(default_factory=dict)
     means: dict[tuple[str, str], np.ndarray | None] = field(default_factory=dict)
 
     @property
@@ -85,25 +83,18 @@ class Hall:
             self.acts[key] = _act(stage, fewer)
         return self.acts[key]
 
-    def maps(self, shown: Shown, act: Act, without: str = HEARING) -> Maps:
-        """What a system says of scenes, or what it says without ears."""
-        key = (shown.contender.uri, act.scenes.hash, without)
+    def maps(self, shown: Shown, act: Act, control: Control = Control.NONE) -> Maps:
+        """The predictions of a system on scenes, or those of one of its control runs; each is made once."""
+        key = (shown.contender.uri, act.scenes.hash, control)
         if key not in self.said:
-            method, scenes = shown.contender.method, act.scenes
-            if without == SHUFFLED and act.other_N is not None:
-                scenes = scenes.with_audio(act.other_N)
-            elif without == SILENT:
-                scenes = scenes.silent()
-            elif without == UNTRAINED:
-                method = verdict.untrained(shown.contender.run)
-            self.said[key] = predict(method.to(self.device), scenes, self.device)
+            self.said[key] = predict_control(shown.contender, control, act.scenes, self.device, act.other_N)
         return self.said[key]
 
     def mean(self, shown: Shown, act: Act) -> np.ndarray | None:
         """The mean map of a system on training scenes of this kind, (H, W); None where there are none, and a note says so."""
         key = (shown.contender.uri, act.scenes.hash)
         if key not in self.means:
-            self.means[key] = deaf.training_map(shown.contender, act.stage, self.device, act.notes)
+            self.means[key] = mean_training_heatmap(shown.contender, act.stage, self.device, act.notes)
         return self.means[key]
 
 
@@ -117,7 +108,7 @@ def _act(stage: Stage, fewer: bool) -> Act | str:
     if stage.layout == "natural" and scenes.panels_NS.shape[1] < stage.heard:
         return f"none of {len(scenes)} scenes has {stage.heard} sources"
     notes: list[str] = []
-    return Act(stage, scenes, Truth.of(scenes), deaf.strangers(scenes, stage.seed, notes), notes)
+    return Act(stage, scenes, Truth.of(scenes), shuffled_audio(scenes, stage.seed, notes), notes)
 
 
 def _prepared(run: Run, subset: str) -> str:

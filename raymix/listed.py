@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from raymix import comparison
-from raymix.comparison import Row
 from raymix.pair_list import PairList
+from raymix.scoring import SystemScores
 
 
 def said(pairs: PairList | None) -> str:
@@ -28,7 +28,7 @@ def facts(pairs: PairList | None) -> dict[str, int]:
     return {"listed": pairs.origin.scenes, "without_clips": pairs.origin.missing}
 
 
-def over_listed(row: Row, pairs: PairList | None) -> dict[str, float]:
+def over_listed(row: SystemScores, pairs: PairList | None) -> dict[str, float]:
     """Each mean of a system with a 0 for every scene that is missing, by metric: less than its value, whatever it is.
 
     A missing scene is one row, or where a protocol counts sources, as many as sound in a scene. Numbers of a whole set (PxAP,
@@ -46,7 +46,7 @@ def over_listed(row: Row, pairs: PairList | None) -> dict[str, float]:
     return found
 
 
-def record(row: Row, pairs: PairList | None) -> dict[str, Any]:
+def record(row: SystemScores, pairs: PairList | None) -> dict[str, Any]:
     """`Summary.record`, with `over_listed` beside the value of each mean where scenes of a list are missing."""
     plain = row.summary.record()
     for metric, value in over_listed(row, pairs).items():
@@ -54,7 +54,7 @@ def record(row: Row, pairs: PairList | None) -> dict[str, Any]:
     return plain
 
 
-def note(rows: Sequence[Row], pairs: PairList | None, metrics: Mapping[str, str], called: str) -> list[str]:
+def note(rows: Sequence[SystemScores], pairs: PairList | None, metrics: Mapping[str, str], called: str) -> list[str]:
     """A line with one number of each system over all listed scenes: of `metrics` by system, `called` so; or none."""
     numbers = [(row, metric, over_listed(row, pairs)) for row in rows if (metric := metrics.get(row.system))]
     told = [f"{row.system} {found[metric]:.3f}" for row, metric, found in numbers if metric in found]
@@ -65,7 +65,7 @@ def note(rows: Sequence[Row], pairs: PairList | None, metrics: Mapping[str, str]
     return [f"{called} over all {pairs.origin.scenes} listed scenes{known}, a missing one as zero: {', '.join(told)}"]
 
 
-def first(rows: Sequence[Row], pairs: PairList | None) -> list[str]:
+def first(rows: Sequence[SystemScores], pairs: PairList | None) -> list[str]:
     """`note` of the first number that the systems of a table have."""
     own = [row for row in rows if not row.null]
     order = sorted({metric for row in own for metric in over_listed(row, pairs)}, key=comparison.place)

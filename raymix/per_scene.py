@@ -18,9 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymix.comparison import Row
 from raymix.pair_list import Origin, PairList
-from raymix.scoring import Pool, Table, pool_of
+from raymix.scoring import Pool, SystemScores, Table, pool_of
 from raymix.storage import get, resolve
 
 FORM = b"raymix.per_scene"
@@ -57,7 +56,7 @@ class Scored:
         return Scored(*about, *columns, preprocessing=table.preprocessing)
 
 
-def encode(rows: Sequence[Row], pairs: PairList | None = None) -> bytes:
+def encode(rows: Sequence[SystemScores], pairs: PairList | None = None) -> bytes:
     """The file of all rows that carry their table; `pairs` is the list of their scenes."""
     parts = [_columns(Scored.of(row.system, row.table, row.null)) for row in rows if row.table is not None]
     table = pa.concat_tables(parts, promote_options="default")

@@ -1,29 +1,32 @@
 """Several tuned systems in one table: their best checkpoints on the scenes of the test split, what each cost, and nulls.
 
-After Tables 1 and 2 of the paper, all rows from one budget, one set of scenes and one protocol. Beside each system stand
-its own twin on shuffled audio and its own untrained network; below all, the null systems that have no model.
+After Tables 1 and 2 of the paper, all rows from one budget, one set of scenes and one protocol. Each system has its control
+with shuffled audio and its untrained network; below all are the baselines without a model.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from raymix import comparison, results
+from raymix.baseline_heatmaps import baseline_heatmaps
+from raymix.baselines import Control, predict_control, untrained_method
 from raymix.config import Run
-from raymix.evaluator import Bench, localise
+from raymix.contenders import CandidateCheckpoint
+from raymix.evaluator import Bench
 from raymix.layout import LABEL_FREE
-from raymix.methods import METHODS, Method
+from raymix.methods import METHODS
 from raymix.protocol import protocol as named
 from raymix.scoring import Maps, score, summarise
 from raymix.study import ENDS, Study
 from raymix.truth import Truth
-from raymix.verdict import Contender, chance, layouts, prefix, untrained, what_counts
+from raymix.verdict import chance, layouts, prefix, what_counts
 
 Rows = dict[str, dict[str, Any]]  # kind of row (TRAINED and so on) -> layout -> the record of its summary
 TRAINED, SHUFFLED, UNTRAINED, UNTRAINED_SHUFFLED = "trained", "shuffled", "untrained", "untrained_shuffled"
@@ -47,27 +50,27 @@ class Entry:
     seed: int
     uri: str
     study: Study
-    contender: Contender | None
+    contender: CandidateCheckpoint | None
     rows: Rows
 
 
-def measure(contender: Contender, bench: Bench, device: str) -> Rows:
+def measure(contender: CandidateCheckpoint, bench: Bench, device: str) -> Rows:
     """A checkpoint and its untrained network on every layout with ground truth; on LABEL_FREE ones also with shuffled audio."""
-    run = contender.run
     found: Rows = {}
-    for kind, method in ((TRAINED, contender.method), (UNTRAINED, untrained(run))):
-        found[kind] = {layout: _scored(method, bench, layout, run, device) for layout in layouts(bench)}
-        deaf = SHUFFLED if kind == TRAINED else UNTRAINED_SHUFFLED
-        found[deaf] = {layout: _scored(method, bench, layout, run, device, shuffled=True) for layout in LABEL_FREE}
+    untrained = replace(contender, method=untrained_method(contender.run))
+    for kind, shuffled, candidate in ((TRAINED, SHUFFLED, contender), (UNTRAINED, UNTRAINED_SHUFFLED, untrained)):
+        found[kind] = {layout: _scored(candidate, Control.NONE, bench, layout, device) for layout in layouts(bench)}
+        found[shuffled] = {
+            layout: _scored(candidate, Control.SHUFFLED_AUDIO, bench, layout, device) for layout in LABEL_FREE
+        }
     return found
 
 
-def _scored(method: Method, bench: Bench, layout: str, run: Run, device: str, shuffled: bool = False) -> dict[str, Any]:
-    scenes = bench.scenes[layout]
-    if shuffled:
-        scenes = scenes.with_audio(torch.from_numpy(bench.shuffled[layout]))
+def _scored(candidate: CandidateCheckpoint, control: Control, bench: Bench, layout: str, device: str) -> dict[str, Any]:
+    shuffled_N = torch.from_numpy(bench.shuffled[layout]) if layout in LABEL_FREE else None
+    maps = predict_control(candidate, control, bench.scenes[layout], device, shuffled_N)
     truth = what_counts(layout, bench.truth[layout])
-    return _record(localise(method.to(device), scenes, device), truth, run)
+    return _record(maps.heard(truth.panels_NS.shape[1]).numpy(), truth, candidate.run)
 
 
 def _record(maps: Maps, truth: Truth, run: Run) -> dict[str, Any]:
@@ -80,7 +83,7 @@ def nulls(bench: Bench, run: Run) -> Rows:
     found: Rows = {}
     for layout in layouts(bench):
         truth = what_counts(layout, bench.truth[layout])
-        for name, maps in comparison.nulls(truth).items():
+        for name, maps in baseline_heatmaps(truth).items():
             found.setdefault(name, {})[layout] = _record(maps, truth, run)
     return found
 

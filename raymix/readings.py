@@ -13,19 +13,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raymix import benchmark, clip_files, comparison, listed, predictions, results, spread, submission
-from raymix.comparison import Row, grid, of_clips
+from raymix.comparison import grid, of_clips
 from raymix.config import BadInput, Evaluate, Run, signature
-from raymix.contenders import Source
+from raymix.contenders import CandidateCheckpoint, Source
 from raymix.engine import writable
 from raymix.protocol import PROTOCOLS, Protocol
 from raymix.protocol import protocol as named
 from raymix.protocol.words import headline, said
 from raymix.results import TABLE, Report
 from raymix.scene import Scenes
+from raymix.scoring import SystemScores
 from raymix.staging import Stage, staged
 from raymix.tables import heading
 from raymix.truth import Truth
-from raymix.verdict import Contender
 
 Echo = Callable[[str], Any]
 ALL, CSV = "all", "protocols.csv"
@@ -53,7 +53,7 @@ class Reading:
 
     stage: Stage
     truth: Truth
-    rows: dict[str, list[Row]]
+    rows: dict[str, list[SystemScores]]
     left_out: list[str]
     notes: list[str]
 
@@ -81,7 +81,9 @@ def of_file(settings: Evaluate, run: Run | None, echo: Echo = print) -> Report:
     return _write(folder, uri, {"predictions": uri}, [reading], echo)
 
 
-def of_checkpoints(settings: Evaluate, source: Source, contenders: list[Contender], echo: Echo = print) -> Report:
+def of_checkpoints(
+    settings: Evaluate, source: Source, contenders: list[CandidateCheckpoint], echo: Echo = print
+) -> Report:
     """Score checkpoints under `settings.protocols`, each run once on the scenes that are named, or on those of LAYOUTS.
 
     A layout of LAYOUTS that none of the protocols is for is left out, and the table says so.
@@ -110,7 +112,7 @@ def of_checkpoints(settings: Evaluate, source: Source, contenders: list[Contende
 
 
 def _reading(
-    contenders: list[Contender],
+    contenders: list[CandidateCheckpoint],
     stage: Stage,
     scenes: Scenes | None,
     protocols: list[Protocol],
@@ -211,7 +213,7 @@ def _lines(reading: Reading) -> list[dict[str, Any]]:
     ]
 
 
-def _record(of: Contender, readings: Sequence[Reading]) -> dict[str, Any]:
+def _record(of: CandidateCheckpoint, readings: Sequence[Reading]) -> dict[str, Any]:
     """A checkpoint and its means, by split, layout, protocol and metric."""
     values = {
         f"{each.stage.split}/{each.truth.layout}/{key}/{metric}": number.value
@@ -262,13 +264,13 @@ def _over_listed(reading: Reading) -> list[str]:
     return []
 
 
-def _star(row: Row, metric: str, protocol: Protocol) -> str:
+def _star(row: SystemScores, metric: str, protocol: Protocol) -> str:
     """The column of this row: the starred one where the protocol is quoted by it, or has no other; '' without either."""
     order = (f"{metric}*", metric) if protocol.match == "oracle" else (metric, f"{metric}*")
     return next((name for name in order if name in row.summary), "")
 
 
-def _cell(row: Row, metric: str, rows: Sequence[Row], protocol: Protocol) -> str:
+def _cell(row: SystemScores, metric: str, rows: Sequence[SystemScores], protocol: Protocol) -> str:
     column = _star(row, metric, protocol)
     return (
         comparison.cell(row, column, rows).replace(" [", "* [" if column.endswith("*") else " [", 1) if column else ""

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raymix import comparison, results
-from raymix.comparison import Row
+from raymix.baselines import shuffled_row_name
+from raymix.contenders import CandidateCheckpoint
+from raymix.scoring import SystemScores
 from raymix.significance import Finding
 from raymix.study import Study
-from raymix.verdict import HEADLINES, Contender, Verdict, chance, headline_metric, twin
+from raymix.verdict import HEADLINES, Verdict, chance, headline_metric
 
 TOLERANCE = 1e-6  # of a validation score computed again
 _SHORT = (  # what a terminal has room for: layout, metric, heading
@@ -61,7 +63,7 @@ def document(
 
 
 def _checkpoint(
-    contender: Contender, bench: int, reached: Verdict, again: Mapping[str, float] | None
+    contender: CandidateCheckpoint, bench: int, reached: Verdict, again: Mapping[str, float] | None
 ) -> dict[str, Any]:
     found = {
         "name": contender.name,
@@ -170,7 +172,7 @@ def _spaced(there: Sequence[tuple[str, str, str]], wide: int) -> str:
     return line
 
 
-def _row(reached: Verdict, layout: str, system: str) -> Row | None:
+def _row(reached: Verdict, layout: str, system: str) -> SystemScores | None:
     return next((row for row in reached.rows.get(layout, []) if row.system == system), None)
 
 
@@ -183,15 +185,15 @@ def _value(reached: Verdict, layout: str, metric: str, system: str) -> float | N
     return row.summary[metric].value if row and metric in row.summary else None
 
 
-def _quoted(reached: Verdict, contender: Contender) -> list[str]:
+def _quoted(reached: Verdict, contender: CandidateCheckpoint) -> list[str]:
     """A line for each layout: its first number, marked where a baseline or control reaches it, and these two."""
     cells = []
     for layout, rows in reached.rows.items():
         metric, row = headline_metric(layout, rows), _row(reached, layout, contender.name)
         if metric is None or row is None or metric not in row.summary:
             continue
-        controls = {twin(each) for each in reached.contenders}
-        control = _value(reached, layout, metric, twin(contender))
+        controls = {shuffled_row_name(each) for each in reached.contenders}
+        control = _value(reached, layout, metric, shuffled_row_name(contender))
         made = {each.system: each.summary[metric].value for each in rows if each.null and metric in each.summary}
         best = max(made.keys() - controls, key=lambda name: (made[name], name), default=None)
         number = comparison.cell(row, metric, rows)

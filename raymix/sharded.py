@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from raymix import comparison
-from raymix.comparison import Named
+from raymix.baseline_heatmaps import ClassNamedMaps, score_baselines, score_system
 from raymix.predictions import Prediction, Predictions
 from raymix.protocol import Protocol
 from raymix.scoring import Table
@@ -74,10 +73,10 @@ def scored(shard: Shard, protocols: Sequence[Protocol]) -> Tables:
     """The tables of one shard by system and protocol; it is all that these depend on. ValueError naming the scene."""
     truth, rows, kinds = shard.truth.drawn(), shard.rows, shard.kinds
     if rows is None:
-        return comparison.scored_nulls(truth, protocols, kinds)
+        return score_baselines(truth, protocols, kinds)
     maps = [row.heard(truth.panels_NS.shape[1]) for row in rows]
-    every = Named([row.maps_MHW for row in rows], [row.map_class for row in rows]) if True in kinds else None
-    return {rows[0].system: comparison.scored(maps, truth, protocols, every)}
+    every = ClassNamedMaps([row.maps_MHW for row in rows], [row.map_class for row in rows]) if True in kinds else None
+    return {rows[0].system: score_system(maps, truth, protocols, every)}
 
 
 def here(some: Iterable[Shard], protocols: Sequence[Protocol]) -> Iterator[Tables]:

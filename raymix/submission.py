@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from raymix import clip_files, comparison, listed, per_scene, predictions, results, sharded, spread
-from raymix.comparison import Row
+from raymix.baseline_heatmaps import baseline_heatmaps
 from raymix.config import BadInput, Evaluate, Run, nearest, signature
 from raymix.engine import writable
 from raymix.predictions import Predictions
 from raymix.protocol import Protocol
 from raymix.protocol import protocol as named
 from raymix.results import PER_SCENE, TABLE, Report
-from raymix.scoring import Table, summarise
+from raymix.scoring import SystemScores, Table, summarise
 from raymix.sharded import Work
 from raymix.staging import Stage, staged
 from raymix.storage import resolve
@@ -59,14 +59,16 @@ def named_systems(found: Predictions, truth: Truth, protocols: Sequence[Protocol
     return set(found.classes) if known else set()
 
 
-def rows(found: Predictions, truth: Truth, protocol: Protocol, seed: int = 0, work: Work = sharded.here) -> list[Row]:
+def rows(
+    found: Predictions, truth: Truth, protocol: Protocol, seed: int = 0, work: Work = sharded.here
+) -> list[SystemScores]:
     """All rows of the table: the systems of the file, then the null systems that need no model, on the same scenes."""
     return all_rows(found, truth, [protocol], seed, work)[protocol.id]
 
 
 def all_rows(
     found: Predictions, truth: Truth, protocols: Sequence[Protocol], seed: int = 0, work: Work = sharded.here
-) -> dict[str, list[Row]]:
+) -> dict[str, list[SystemScores]]:
     """The same for each protocol, by its id."""
     by_name, null = scorable(found, truth, protocols), _nulls(truth)
     kinds = {system in by_name for system in found.systems}
@@ -74,7 +76,7 @@ def all_rows(
     scored = sharded.reduced(work(every, protocols))
     return {
         each.id: [
-            Row(name, summarise(scored[name][each.id], seed), name in null, scored[name][each.id])
+            SystemScores(name, summarise(scored[name][each.id], seed), name in null, scored[name][each.id])
             for name in (*found.systems, *null)
         ]
         for each in protocols
@@ -95,7 +97,7 @@ def scorable(found: Predictions, truth: Truth, protocols: Sequence[Protocol]) ->
 
 def _nulls(truth: Truth) -> list[str]:
     """What the null systems of such scenes are called."""
-    return list(comparison.nulls(truth.take(np.arange(1))))
+    return list(baseline_heatmaps(truth.take(np.arange(1))))
 
 
 def gaps(missing: Mapping[str, int], truth: Truth) -> list[str]:
@@ -130,7 +132,7 @@ class Result:
 
     title: str
     source: dict[str, Any]  # where the systems come from: `predictions`, or `study` and `checkpoints`
-    rows: list[Row]
+    rows: list[SystemScores]
     stage: Stage
     truth: Truth
     missing: dict[str, int]  # scenes without a prediction, by system

@@ -1,7 +1,6 @@
 """Checkpoints, baselines and controls on the scenes of one split: the rows of the final tables, charts and pictures.
 
-After Tables 1 and 2 of the paper, with baselines that the paper does not report: those of `raymix.comparison`, and four
-made with the best checkpoint: an untrained network of its shape, itself on shuffled and on silent audio, and its mean map.
+After Tables 1 and 2 of the paper, with the controls of `raymix.baselines` and the baselines of `raymix.baseline_heatmaps`.
 """
 
 from __future__ import annotations
@@ -14,18 +13,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from raymix import chart, clip_files, comparison, figures, significance
-from raymix.comparison import Named, Row
-from raymix.config import Run, to_plain
-from raymix.evaluator import Bench, blind_chance, localise, predict
+from raymix import chart, figures, significance
+from raymix.baselines import (
+    mean_training_heatmaps,
+    predict_with_controls,
+    score_with_baselines,
+    shuffled_audio,
+    shuffled_row_name,
+    training_scenes_of_run,
+    untrained_method,
+)
+from raymix.config import to_plain
+from raymix.contenders import CandidateCheckpoint
+from raymix.evaluator import Bench, blind_chance, localise
 from raymix.layout import LABEL_FREE, SCORED_LAYOUTS
-from raymix.methods import Maps, Method, from_run
+from raymix.methods import Maps
 from raymix.metrics import peak_panels, sounding_chance, unit_range
 from raymix.metrics import success as metric_success
 from raymix.protocol import Protocol
 from raymix.protocol import protocol as named
-from raymix.scene import Scenes, compose, derangement
-from raymix.scoring import score
+from raymix.scene import Scenes
+from raymix.scoring import SystemScores, score
 from raymix.significance import Finding, Outcomes, SceneUnits, advice
 from raymix.spectrogram import DECIBELS_PER_UNIT, log_mel
 from raymix.truth import Truth
@@ -36,40 +44,24 @@ HEADLINES = {  # by layout the number that is quoted and drawn: metric, what it 
     "hconcat": ("ciou@0.3", "CIoU@0.3"),
     "single": ("iou@0.5", "IoU@0.5"),
 }
-TRAINING_CLIPS = 128  # that the mean training map is made of
 _CORNERS = ("top left", "top right", "bottom left", "bottom right")
 _PANELS = {"grid2x2": _CORNERS, "solo2x2": _CORNERS, "hconcat": ("left", "right")}  # by layout of scenes
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A whole checkpoint and where it comes from; what is unknown of one outside a study is None."""
-
-    name: str
-    uri: str
-    method: Method
-    run: Run
-    rank: int  # by the study's objective, 1 is the best
-    trial: int | None
-    epoch: int | None
-    params: dict[str, Any]
-    recorded: dict[str, float | None]  # what the search wrote down of this epoch
 
 
 @dataclass(frozen=True)
 class Verdict:
     """All rows on one bench, by layout; `maps` are the best contender's, for pictures."""
 
-    contenders: list[Contender]  # best first
+    contenders: list[CandidateCheckpoint]  # best first
     bench: Bench
-    rows: dict[str, list[Row]]
+    rows: dict[str, list[SystemScores]]
     maps: dict[str, np.ndarray]
     notes: list[str]
     predicted: dict[str, dict[str, Maps]] = field(default_factory=dict)  # by layout and name: all that contenders say
 
-    def flat(self, contender: Contender) -> dict[str, float]:
+    def flat(self, contender: CandidateCheckpoint) -> dict[str, float]:
         """Means of one contender under the names that the search uses; some start with `single/` or `solo2x2/`."""
-        shuffled = next((row for row in self.rows["grid2x2"] if row.system == twin(contender)), None)
+        shuffled = next((row for row in self.rows["grid2x2"] if row.system == shuffled_row_name(contender)), None)
         found = {"sounding_accuracy_shuffled": shuffled.summary["sounding_accuracy"].value} if shuffled else {}
         for layout, rows in self.rows.items():
             for row in rows:
@@ -83,7 +75,7 @@ def prefix(layout: str) -> str:
     return f"{layout}/" if layout in ("single", "solo2x2") else ""
 
 
-def headline_metric(layout: str, rows: Sequence[Row]) -> str | None:
+def headline_metric(layout: str, rows: Sequence[SystemScores]) -> str | None:
     """The metric of HEADLINES as the rows of a layout have it (starred: under the best pairing); None where none has it."""
     metric = HEADLINES[layout][0]
     return next((each for each in (metric, f"{metric}*") if any(each in row.summary for row in rows)), None)
@@ -100,7 +92,7 @@ def find_above_chance(verdicts: Sequence[Verdict]) -> Finding | None:
         for each in reached.contenders:
             layout = "solo2x2" if prefix("solo2x2") in each.run.study.metric else "grid2x2"
             truth, found = reached.bench.truth[layout], {row.system: row.table for row in reached.rows.get(layout, [])}
-            own, control = found.get(each.name), found.get(twin(each))
+            own, control = found.get(each.name), found.get(shuffled_row_name(each))
             if own is None or control is None:
                 continue
             if layout not in units:
@@ -119,19 +111,7 @@ def layouts(bench: Bench) -> list[str]:
     return [name for name in SCORED_LAYOUTS if name in LABEL_FREE or bench.truth[name].has_truth_N.any()]
 
 
-def untrained(run: Run) -> Method:
-    """The network of a run as it starts, the same for the same evaluation seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.evaluation.seed)
-        return from_run(run, pretrained=False)
-
-
-def twin(contender: Contender) -> str:
-    """What the row of this contender with shuffled audio is called."""
-    return f"{contender.name}, shuffled audio"
-
-
-def chance(contender: Contender, truth: Truth) -> float:
+def chance(contender: CandidateCheckpoint, truth: Truth) -> float:
     """Sounding accuracy of maps that peak blindly: in different panels, or in any, whichever is right more often."""
     panels, sounding = len(truth.rects_P4), truth.panels_NS.shape[1]
     maps = contender.run.mixture.k if sounding > 1 else 1  # of one source all maps are made one
@@ -150,16 +130,16 @@ def threads(count: int | None) -> Iterator[None]:
 
 
 def reach(
-    contenders: list[Contender], bench: Bench, device: str, echo: Callable[[str], Any], store: bool = False
+    contenders: list[CandidateCheckpoint], bench: Bench, device: str, echo: Callable[[str], Any], store: bool = False
 ) -> Verdict:
     """Score all contenders, which share this bench, and all null systems; `store` keeps what the contenders predict."""
     best, split = contenders[0], bench.split
     notes: list[str] = []
-    rows: dict[str, list[Row]] = {}
+    rows: dict[str, list[SystemScores]] = {}
     kept: dict[str, np.ndarray] = {}
     predicted: dict[str, dict[str, Maps]] = {}
-    means = _mean_training_maps(best, device, notes)
-    fresh, scored = untrained(best.run).to(device), layouts(bench)
+    means = mean_training_heatmaps(best, training_scenes_of_run(best.run), device, notes)
+    untrained, scored = untrained_method(best.run), layouts(bench)
     for layout in SCORED_LAYOUTS:
         truth = what_counts(layout, bench.truth[layout])
         if layout not in scored:
@@ -168,13 +148,18 @@ def reach(
         several = f"{len(contenders)} checkpoint{'s' if len(contenders) > 1 else ''}"
         echo(f"  {layout}: {len(truth)} scenes, {several}, baselines and controls ...")
         seed, mean_HW, how = best.run.evaluation.seed, means.get(layout), named(best.run.evaluation.protocol)
-        other = _strangers(bench, layout, seed, notes)
-        twins = contenders if layout in LABEL_FREE else [best]
-        said, null = heard_and_deaf(contenders, fresh, bench.scenes[layout], twins, other, device)
-        rows[layout] = beside_nulls(said, null, truth, [how], mean_HW, seed)[how.id]
-        kept[layout] = said[best.name].heard(truth.panels_NS.shape[1]).numpy()
+        scenes, label_free = bench.scenes[layout], layout in LABEL_FREE
+        shuffled_N = (
+            torch.from_numpy(bench.shuffled[layout])
+            if label_free
+            else shuffled_audio(scenes, seed, notes, f"{layout}: ")
+        )
+        shuffled = contenders if label_free else [best]
+        systems = predict_with_controls(contenders, scenes, device, shuffled_N, shuffled, untrained)
+        rows[layout] = score_with_baselines(systems, truth, [how], mean_HW, seed)[how.id]
+        kept[layout] = systems.maps[best.name].heard(truth.panels_NS.shape[1]).numpy()
         if store:
-            predicted[layout] = {each.name: said[each.name] for each in contenders}
+            predicted[layout] = {each.name: systems.maps[each.name] for each in contenders}
     if "hconcat" not in kept:  # pictures show it all the same
         kept["hconcat"] = localise(best.method.to(device), bench.scenes["hconcat"], device)
     return Verdict(contenders, bench, rows, kept, notes, predicted)
@@ -185,83 +170,6 @@ def what_counts(layout: str, truth: Truth) -> Truth:
     if layout not in LABEL_FREE:
         return truth
     return replace(truth, masks_NSYX=None, has_truth_N=np.zeros(len(truth), bool))
-
-
-def _strangers(bench: Bench, layout: str, seed: int, notes: list[str]) -> torch.Tensor | None:
-    """Which scene each scene hears instead; None where the split is too small for that."""
-    try:
-        index_N = bench.shuffled[layout] if layout in LABEL_FREE else derangement(bench.scenes[layout], seed)
-        return torch.from_numpy(index_N)
-    except ValueError as error:
-        notes.append(f"{layout}: no shuffled audio: {error}")
-        return None
-
-
-def heard_and_deaf(
-    contenders: list[Contender],
-    fresh: Method,
-    scenes: Scenes,
-    twins: list[Contender],
-    other: torch.Tensor | None,
-    device: str,
-) -> tuple[dict[str, Maps], list[str]]:
-    """What everything with a model predicts, by the name of its row, and which of these are null systems.
-
-    `other` says which scene each scene hears instead in the rows of `twins`.
-    """
-    best = contenders[0]
-    maps = {each.name: predict(each.method.to(device), scenes, device) for each in contenders}
-    deaf = {twin(each): predict(each.method, scenes.with_audio(other), device) for each in twins if other is not None}
-    deaf[f"{best.name}, silent audio"] = predict(best.method, scenes.silent(), device)
-    deaf["untrained network"] = predict(fresh, scenes, device)
-    return maps | deaf, list(deaf)
-
-
-def held(maps: Maps, truth: Truth) -> tuple[np.ndarray, Named | None]:
-    """The maps to hold against sources of unknown class, and all of them where they and the sources have class names."""
-    named = maps.classes is not None and any(map(any, truth.labels or ()))
-    heard_NMHW = maps.heard(truth.panels_NS.shape[1]).numpy()
-    return heard_NMHW, Named(maps.maps_NMHW.numpy(), maps.classes or []) if named else None
-
-
-def beside_nulls(
-    said: dict[str, Maps],
-    null: list[str],
-    truth: Truth,
-    protocols: Sequence[Protocol],
-    mean_HW: np.ndarray | None,
-    seed: int,
-) -> dict[str, list[Row]]:
-    """All rows by protocol: what `heard_and_deaf` gave, then the null systems without a model."""
-    both = {name: held(each, truth) for name, each in said.items()}
-    maps = {name: heard_NMHW for name, (heard_NMHW, _) in both.items()}
-    named = {name: all_of for name, (_, all_of) in both.items() if all_of}
-    return comparison.under(maps, truth, protocols, null=null, named=named, mean_map_HW=mean_HW, seed=seed)
-
-
-def mean_map(method: Method, scenes: Scenes, device: str) -> np.ndarray:
-    """The mean of a method's normalised maps over scenes, (H, W): where it looks, whatever it hears."""
-    maps_NMHW = unit_range(localise(method.to(device), scenes, device))
-    return maps_NMHW.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
-
-
-def _mean_training_maps(best: Contender, device: str, notes: list[str]) -> dict[str, np.ndarray]:
-    """The mean map of training scenes, (H, W) by layout."""
-    run, found = best.run, {}
-    m, seed = run.mixture, run.evaluation.seed
-    try:
-        clips = clip_files.read(
-            run.dataset.prepared, "train", run.encoder.image_size, truth=False, limit=TRAINING_CLIPS
-        )
-        for layout in SCORED_LAYOUTS:
-            count = TRAINING_CLIPS // len(_PANELS.get(layout, ("all",)))  # so that each layout shows as many clips
-            scenes = compose(
-                clips, layout=layout, count=count, seed=seed, seconds=m.seconds, rule=m.rule, level=m.level
-            )
-            found[layout] = mean_map(best.method, scenes, device)
-    except (ValueError, OSError) as error:
-        notes.append(f"no mean training map: {' '.join(str(error).split())}")
-    return found
 
 
 def pictures(verdict: Verdict, count: int, study: str = "", warning: str = "") -> dict[str, bytes]:
@@ -296,7 +204,7 @@ def pictures(verdict: Verdict, count: int, study: str = "", warning: str = "") -
     return files
 
 
-def _protocol(contender: Contender) -> Protocol:
+def _protocol(contender: CandidateCheckpoint) -> Protocol:
     return named(contender.run.evaluation.protocol)
 
 
@@ -468,7 +376,7 @@ def charts(verdict: Verdict, study: str = "", warning: str = "") -> dict[str, by
         figure = chart.comparison(
             {row.system: row.summary[metric] for row in rows},
             [row.system for row in rows if row.null],
-            controls=[twin(each) for each in verdict.contenders],
+            controls=[shuffled_row_name(each) for each in verdict.contenders],
             metric=said,
             heading=about(verdict, study),
             below=f"{verdict.bench.split} split, {layout}: {facts.scenes} scenes of {facts.videos} videos",

@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 from test_scoring import made
 
-from raymix.comparison import Row, nulls, table, under
+from raymix.baseline_heatmaps import baseline_heatmaps, score_under_protocols
+from raymix.comparison import table
 from raymix.protocol import PROTOCOLS, RAYMIX_1, Protocol
-from raymix.scoring import score, summarise
+from raymix.scoring import SystemScores, score, summarise
 
 
-def final(maps, truth, protocol: Protocol = RAYMIX_1, **how) -> list[Row]:
+def final(maps, truth, protocol: Protocol = RAYMIX_1, **how) -> list[SystemScores]:
     """All rows of one table."""
-    return under(maps, truth, [protocol], **how)[protocol.id]
+    return score_under_protocols(maps, truth, [protocol], **how)[protocol.id]
 
 
 def test_null_systems_by_hand():
     said, truth = made(n=6, layout="hconcat", size=40)
-    found = nulls(truth, mean_map_HW=np.arange(8.0).reshape(2, 4))
+    found = baseline_heatmaps(truth, mean_map_HW=np.arange(8.0).reshape(2, 4))
     boxes = [f"centre box {side}" for side in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)]
     assert list(found) == ["full frame", *boxes, "radial prior", "mean training map", "oracle area"]
     for mine, theirs in zip(found["oracle area"], truth.masks_NSYX, strict=True):  # sides in steps of .02
@@ -42,30 +43,34 @@ def test_null_systems_by_hand():
 
 def test_null_maps_of_many_scenes_take_no_memory():
     _, truth = made(n=500, size=8)
-    full = nulls(truth)["full frame"]
+    full = baseline_heatmaps(truth)["full frame"]
     assert full.shape == (500, 2, 16, 16) and full.strides[:2] == (0, 0)
 
 
 def test_a_null_never_names_all_sounding_panels_except_by_luck():
     _, truth = made(n=1200, size=8)
-    found = nulls(truth, panel_boxes=True)
+    found = baseline_heatmaps(truth, panel_boxes=True)
     rates = {name: score(maps, truth).values["sounding_accuracy"].mean() for name, maps in found.items()}
     assert rates["full frame"] == rates["centre box 0.5"] == rates["radial prior"] == 0
     assert rates["random panels"] == pytest.approx(1 / 6, abs=0.035)
     assert rates["panel box 0.7"] == rates["random panels"]
     order = np.random.default_rng(0).permutation(1200)
-    shuffled = score(nulls(truth.take(order))["random panels"], truth.take(order)).values["sounding_accuracy"]
+    shuffled = score(baseline_heatmaps(truth.take(order))["random panels"], truth.take(order)).values[
+        "sounding_accuracy"
+    ]
     assert shuffled.mean() == rates["random panels"]
 
 
 def test_panel_boxes_know_the_layout():
     _, truth = made(layout="hconcat")
-    found = nulls(truth, panel_boxes=True)
+    found = baseline_heatmaps(truth, panel_boxes=True)
     assert "random panels" not in found
     box = found["panel box 0.5"][0]
     assert box.sum(axis=(1, 2)).tolist() == [256, 256] and not (box[0] & box[1]).any()
     best = max(score(found[f"panel box {side}"], truth).values["ciou"].mean() for side in (0.5, 0.7))
-    assert "oracle area" not in nulls(replace(truth, masks_NSYX=None, has_truth_N=np.zeros(len(truth), bool)))
+    assert "oracle area" not in baseline_heatmaps(
+        replace(truth, masks_NSYX=None, has_truth_N=np.zeros(len(truth), bool))
+    )
     assert best > max(score(found[f"centre box {side}"], truth).values["ciou"].mean() for side in (0.5, 0.7))
 
 
@@ -85,7 +90,7 @@ def rows_of(values, lows, highs, metric="ciou@0.3"):
     made_rows = []
     for name, value, low, high in zip("abcd", values, lows, highs, strict=False):
         one = replace(summary, intervals={metric: type(summary["ciou"])(value, low, high)}, counts={metric: 4})
-        made_rows.append(Row(name, one, null=name == "d"))
+        made_rows.append(SystemScores(name, one, null=name == "d"))
     return made_rows
 
 
@@ -133,11 +138,15 @@ def test_table_states_denominators_and_refuses_unequal_ones():
     said, truth = made()
     some = replace(truth, has_truth_N=np.arange(40) < 30)
     assert "cap (n=30)" in table(final({"cycle": said}, some, resamples=20))
-    rows = [Row("a", summarise(score(said, some), resamples=20)), Row("b", summarise(score(said, truth), resamples=20))]
+    rows = [
+        SystemScores("a", summarise(score(said, some), resamples=20)),
+        SystemScores("b", summarise(score(said, truth), resamples=20)),
+    ]
     with pytest.raises(ValueError, match="one table needs the same scenes"):
         table(rows)
 
 
 def test_scores_need_neither_torch_nor_ray():
-    code = "import raymix.comparison, raymix.figures, sys; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
+    code = "import raymix.baseline_heatmaps, raymix.comparison, raymix.figures, sys; "
+    code += "sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,18 +13,18 @@ import pytest
 import torch
 from test_evaluate import a_run, a_study, clips
 
-from raymix import exhibits, plates, results
-from raymix import hall as hall_room
+from raymix import baselines, exhibits, plates, results
+from raymix.baselines import Control, untrained_method
 from raymix.config import BadInput, Dataset, Evaluate, Evaluation
+from raymix.contenders import CandidateCheckpoint
 from raymix.door import composed
 from raymix.evaluate import evaluate
 from raymix.figures import Picture
-from raymix.hall import HEARING, SHUFFLED, SILENT, UNTRAINED, Hall, Shown, held
+from raymix.hall import Hall, Shown, held
 from raymix.methods import METHODS, Maps, from_run
 from raymix.plates import mean_iou
 from raymix.staging import Stage
 from raymix.truth import Truth
-from raymix.verdict import Contender, untrained
 
 __all__ = ["clips"]
 SYSTEMS = ("ots", "cycle", "dsol")
@@ -148,17 +148,22 @@ def test_what_stands_beside_a_system_cannot_have_listened(clips: Dataset, monkey
         heard[how] = method, scenes.mixture_NTF
         return Maps(torch.zeros(0))
 
-    monkeypatch.setattr(hall_room, "predict", predict)
-    for how in (HEARING, SHUFFLED, SILENT, UNTRAINED):
+    monkeypatch.setattr(baselines, "predict", predict)
+    for how in Control:
         hall.maps(hall.shown[0], act, how)
         hall.maps(hall.shown[0], act, how)  # each once
     own = act.scenes.mixture_NTF
-    assert all(method is trained for method, _ in (heard[HEARING], heard[SHUFFLED], heard[SILENT]))
-    assert torch.equal(heard[HEARING][1], own) and torch.equal(heard[UNTRAINED][1], own)
-    assert not heard[SILENT][1].any() and torch.equal(heard[SHUFFLED][1], own[act.other_N])
-    fresh = untrained(shown.contender.run).state_dict()
-    assert heard[UNTRAINED][0] is not trained
-    assert all(torch.equal(value, fresh[name]) for name, value in heard[UNTRAINED][0].state_dict().items())
+    assert all(
+        method is trained
+        for method, _ in (heard[Control.NONE], heard[Control.SHUFFLED_AUDIO], heard[Control.SILENT_AUDIO])
+    )
+    assert torch.equal(heard[Control.NONE][1], own) and torch.equal(heard[Control.UNTRAINED_NETWORK][1], own)
+    assert not heard[Control.SILENT_AUDIO][1].any() and torch.equal(heard[Control.SHUFFLED_AUDIO][1], own[act.other_N])
+    fresh = untrained_method(shown.contender.run).state_dict()
+    assert heard[Control.UNTRAINED_NETWORK][0] is not trained
+    assert all(
+        torch.equal(value, fresh[name]) for name, value in heard[Control.UNTRAINED_NETWORK][0].state_dict().items()
+    )
 
 
 def test_figures_say_by_which_protocol_and_of_which_scenes(made: tuple[Path, dict[str, Any], list[str]]) -> None:
@@ -172,7 +177,7 @@ def test_figures_say_by_which_protocol_and_of_which_scenes(made: tuple[Path, dic
 
 def systems(clips: Dataset, names: list[str]) -> list[Shown]:
     run = replace(a_run(clips), evaluation=Evaluation(scenes=12, final_scenes=10))
-    of = {name: Contender(name, name, METHODS["cycle"], run, 1, None, None, {}, {}) for name in names}  # type: ignore[arg-type]
+    of = {name: CandidateCheckpoint(name, name, METHODS["cycle"], run, 1, None, None, {}, {}) for name in names}  # type: ignore[arg-type]
     return [Shown(name, f"of-{name}", each) for name, each in of.items()]
 
 
@@ -184,7 +189,7 @@ def a_hall(clips: Dataset, said: dict[str, Any]) -> Hall:
         assert not isinstance(act, str)
         for name, says in said.items():
             maps = says(act.truth)
-            hall.said.update({(name, act.scenes.hash, how): maps for how in (HEARING, SHUFFLED, SILENT, UNTRAINED)})
+            hall.said.update({(name, act.scenes.hash, how): maps for how in Control})
             hall.means[name, act.scenes.hash] = None
     return hall
 

@@ -14,13 +14,12 @@ import pytest
 from test_submission import asked, home, truth_of
 
 from raymix import listed, pair_list, scene_lists
-from raymix.comparison import Row
 from raymix.datasets import card
 from raymix.evaluate import evaluate
 from raymix.pair_list import Origin
 from raymix.protocol import protocol
 from raymix.scene_lists import Wanted
-from raymix.scoring import score, summarise
+from raymix.scoring import SystemScores, score, summarise
 from raymix.staging import staged
 
 __all__ = ["home"]
@@ -126,11 +125,11 @@ def test_rows_that_weigh_and_scenes_without_truth(dead: Path) -> None:
     weight_N = np.array([1.0, 2, 2, 1, 2, 1])
     table.values["ciou@0.3"][:] = [1, 0, 1, 0, 1, np.nan]
     table.weights["ciou@0.3"][:] = weight_N
-    found = listed.over_listed(Row("mine", summarise(table, resamples=10), False, table), pairs)
+    found = listed.over_listed(SystemScores("mine", summarise(table, resamples=10), False, table), pairs)
     assert found["ciou@0.3"] == pytest.approx((1 + 2 + 2) / (8 + 4 * 2))  # a missing scene is a row for each source
     blind = replace(truth, has_truth_N=np.arange(6) > 0)
     table = score(maps, blind, protocol("raymix-1"))
-    row = Row("mine", summarise(table, resamples=10), False, table)
+    row = SystemScores("mine", summarise(table, resamples=10), False, table)
     assert listed.over_listed(row, pairs)["ciou"] == pytest.approx(5 / 9)
     assert listed.first([row], pairs) == [
         "ciou over all 10 listed scenes less 1 that do not count, a missing one as zero: mine 0.556"

@@ -19,6 +19,7 @@ from PIL import Image
 
 from raymix import clip_files, importing, scene
 from raymix.config import Dataset, Encoder, Run
+from raymix.contenders import CandidateCheckpoint
 from raymix.datasets import music, music_boxes
 from raymix.exhibits import of_one_source
 from raymix.hall import Act, Hall, Shown
@@ -26,7 +27,6 @@ from raymix.methods import METHODS
 from raymix.prepare import prepare
 from raymix.published import TABLES
 from raymix.region import box_mask
-from raymix.verdict import Contender
 
 CELLO, CELLO_25, TRUMPET, SAX, SAX_DSOL = "4Oy5VmaacaI", "1Ju4S0qeDqw", "eBoCeQtoFtM", "lm51ySOO71o", "5_NsbkyLO2Q"
 GUITAR, GONE, BROKEN, UNLISTED = "HPyM9xzrih0", "geK-gOMgm20", "86hnEemgPPw", "9dOqmTMqp1k"
@@ -314,7 +314,7 @@ def test_a_subset_is_found_by_what_its_folder_says(raw: Path, tmp_path: Path) ->
 
 def a_hall(chosen: Dataset, home: str = "/none") -> Hall:
     run = Run(home=home, dataset=chosen, encoder=Encoder(image_size=32))
-    contender = Contender("cycle", "", METHODS["cycle"], run, 1, None, None, {}, {})  # only the run is asked
+    contender = CandidateCheckpoint("cycle", "", METHODS["cycle"], run, 1, None, None, {}, {})  # only the run is asked
     return Hall([Shown("cycle", "", contender)], "test", "cpu")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raymix.comparison import BOX_SIDES, nulls
+from raymix.baseline_heatmaps import BOX_SIDES, baseline_heatmaps
 from raymix.metrics import area_under_success, success
 from raymix.protocol import RAYMIX_1, Protocol
 from raymix.region import box_mask
@@ -97,7 +97,7 @@ def measured(
     parts: dict[str, list[Table]] = {}
     for some in pieces(scenes):
         truth = truth_of(some, panels)
-        for name, maps in nulls(truth, panel_boxes=panels > 1).items():
+        for name, maps in baseline_heatmaps(truth, panel_boxes=panels > 1).items():
             if name == "full frame" or name.startswith(boxes):
                 parts.setdefault(name, []).append(score(maps, truth, how))
     tables = {name: Table.merge(each) for name, each in parts.items()}

@@ -14,14 +14,13 @@ import pytest
 from test_submission import asked, call, home, truth_of
 
 from raymix import clip, per_scene
-from raymix.comparison import Row
 from raymix.evaluate import evaluate
 from raymix.paired import Difference, differences
 from raymix.per_scene import Scored
 from raymix.predictions import writing
 from raymix.protocol import PROTOCOLS
 from raymix.resampling import Units
-from raymix.scoring import score, summarise
+from raymix.scoring import SystemScores, score, summarise
 from raymix.truth import Truth
 
 __all__ = ["home"]
@@ -100,8 +99,8 @@ def test_weights_and_pools_come_back_from_the_file(home: Path, tmp_path: Path) -
     for name in ("noprior-code", "wsol-pxap", "raymix-1"):
         table = score(maps, truth, PROTOCOLS[name])
         rows = [
-            Row("a", summarise(table, resamples=2), False, table),
-            Row("b", summarise(table, resamples=2), True, table),
+            SystemScores("a", summarise(table, resamples=2), False, table),
+            SystemScores("b", summarise(table, resamples=2), True, table),
         ]
         (tmp_path / "x.parquet").write_bytes(per_scene.encode(rows))
         (first, second), own = per_scene.decode(f"{tmp_path}/x.parquet") or [], Scored.of("a", table)

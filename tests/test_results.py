@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from raymix import per_scene, results
-from raymix.comparison import Row
 from raymix.per_scene import Scored
-from raymix.scoring import Table, summarise
+from raymix.scoring import SystemScores, Table, summarise
 
 
 def test_an_earlier_evaluation_leaves_nothing(tmp_path: Path) -> None:
@@ -40,13 +39,15 @@ def test_files_that_a_scores_json_names_elsewhere_are_left_alone(tmp_path: Path)
     assert (tmp_path / "dear").exists() and not (tmp_path / "out/scores.json").exists()
 
 
-def a_row(system: str, scenes: list[str], null: bool = False, layout: str = "hconcat", **values: list[float]) -> Row:
+def a_row(
+    system: str, scenes: list[str], null: bool = False, layout: str = "hconcat", **values: list[float]
+) -> SystemScores:
     n = len(scenes)
     columns = {name: np.array(column, float) for name, column in values.items()}
     parts = (np.zeros((n, 1)), np.zeros((n, 1)), np.zeros((n, 1), int))
     videos = tuple((f"video of {each}", f"{each} too") for each in scenes)
     table = Table("raymix-1", layout, f"hash of {layout}", tuple(scenes), videos, columns, *parts)
-    return Row(system, summarise(table, resamples=10), null, table)
+    return SystemScores(system, summarise(table, resamples=10), null, table)
 
 
 def test_the_scores_of_each_scene_come_back(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from coloured import COLOURS, make_clips
 
+from raymix.baseline_heatmaps import baseline_heatmaps
 from raymix.clip import Clips
-from raymix.comparison import nulls
 from raymix.metrics import assign
 from raymix.pair_list import PairList, Panel, make
 from raymix.scene import LAYOUTS, Scenes, compose, compose_list, derangement
@@ -224,7 +224,7 @@ def test_any_number_of_maps_is_scored_on_any_number_of_sources(clips: Clips, sou
         assert (
             found["iou" if sources == 1 else "ciou"].value == pytest.approx(min(k, sources) / sources) or sources == 1
         )
-    for name, each in nulls(truth, panel_boxes=True).items():
+    for name, each in baseline_heatmaps(truth, panel_boxes=True).items():
         assert 0 < summarise(score(each, truth), resamples=10)["auc"].value < 1, name
     assert assign(np.eye(sources)[None], np.eye(sources)[None]).tolist() == [list(range(sources))]
 
@@ -260,7 +260,7 @@ def test_a_duet_is_one_clip_with_sources_of_its_own(clips: Clips):
     assert summarise(score(truth.masks_NSYX.astype(np.float32), truth), resamples=10)["cap"].value == 1
     one = np.ones((12, 1, 32, 32), bool)
     assert summarise(score(one, truth), resamples=10)["ciou"].value == pytest.approx(0.25 / 2)
-    for name, each in nulls(truth, panel_boxes=True).items():
+    for name, each in baseline_heatmaps(truth, panel_boxes=True).items():
         assert 0 < summarise(score(each, truth), resamples=10)["auc"].value < 1, name
     derangement(scenes, 0)
     listed = compose_list(duets(clips), make(duets(clips), layout="natural", count=50, seed=0))

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raymix import comparison, sharded, spread, submission
+from raymix import sharded, spread, submission
+from raymix.baseline_heatmaps import baseline_heatmaps
 from raymix.predictions import Predictions, check, writing
 from raymix.protocol import PROTOCOLS, RAYMIX_1, Protocol, protocol
 from raymix.scoring import Summary, Table, score, summarise
@@ -73,7 +74,7 @@ def plain(found: Predictions, truth: Truth, how: Protocol) -> dict[str, Table]:
     said: dict[str, Any] = {system: [None] * N for system in found.systems}
     for row in found.rows(truth):
         said[row.system][place[row.scene_id]] = row.heard(2)
-    said |= comparison.nulls(truth)
+    said |= baseline_heatmaps(truth)
     return {system: Table.merge([score(maps, truth, how)]) for system, maps in said.items()}
 
 

@@ -12,7 +12,8 @@ from coloured import make_clips
 from test_protocol_reference import CUT, area, minmax, one_map, pixels, scenes
 from test_sharded import bits
 
-from raymix import comparison, sharded, submission
+from raymix import sharded, submission
+from raymix.baseline_heatmaps import baseline_heatmaps
 from raymix.predictions import Prediction
 from raymix.protocol import PROTOCOLS, RAYMIX_1, Protocol
 from raymix.scene import compose
@@ -215,7 +216,7 @@ def test_neither_shards_nor_repeats_move_a_bit(name: str) -> None:
     how = PROTOCOLS[name]
     said = [Prediction(0, scene, "one", row) for scene, row in zip(truth.ids, rows, strict=True)]
     whole = {"one": Table.merge([score(rows, truth, how)])}
-    whole |= {null: Table.merge([score(maps, truth, how)]) for null, maps in comparison.nulls(truth).items()}
+    whole |= {null: Table.merge([score(maps, truth, how)]) for null, maps in baseline_heatmaps(truth).items()}
     parts = [np.array(each) for each in ([7, 2], [1], [0, 3, 4, 5], [1, 2, 6, 6], [8, 9, 10, 11])]
     some = [sharded.Shard(truth.take(index), [said[i] for i in index]) for index in parts]
     some += sharded.of_nulls(truth, rows=5)
@@ -238,7 +239,7 @@ def test_a_source_of_single_votes_alone_is_no_empty_truth() -> None:
 def test_the_box_of_the_truths_size_is_of_agreed_pixels() -> None:
     _, truth, _ = voted(1, 1, seed=1)
     for mine, theirs in zip(
-        comparison.nulls(truth)["oracle area"], comparison.nulls(told(truth))["oracle area"], strict=True
+        baseline_heatmaps(truth)["oracle area"], baseline_heatmaps(told(truth))["oracle area"], strict=True
     ):
         assert np.array_equal(mine, theirs)
 

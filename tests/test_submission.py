@@ -19,8 +19,9 @@ from coloured import COLOURS
 from PIL import Image
 from scipy.io import wavfile
 
-from raymix import clip, clip_files, comparison, per_scene, session, sharded, submission
+from raymix import clip, clip_files, per_scene, session, sharded, submission
 from raymix import evaluate as door
+from raymix.baseline_heatmaps import baseline_heatmaps
 from raymix.clip import Clip, Region
 from raymix.config import Evaluate
 from raymix.evaluate import evaluate
@@ -152,7 +153,7 @@ def test_the_truth_alone_is_that_of_the_scenes(
         np.testing.assert_array_equal(alone.take(some).drawn().masks_NSYX, whole.take(some).masks_NSYX)
     maps = np.random.default_rng(0).normal(size=(len(whole), 2, 4, 4))
     np.testing.assert_equal(score(maps, alone).values, score(maps, whole).values)
-    assert list(comparison.nulls(alone)) == list(comparison.nulls(whole))
+    assert list(baseline_heatmaps(alone)) == list(baseline_heatmaps(whole))
 
 
 def test_an_outline_knows_which_clips_have_regions() -> None:

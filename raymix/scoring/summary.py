@@ -120,6 +120,16 @@ class Summary(Mapping[str, Interval]):
         return {name: getattr(self, name) for name in facts} | {"metrics": metrics}
 
 
+@dataclass(frozen=True)
+class SystemScores:
+    """The row of one system in a table; `null` for baselines and controls, which cannot depend on the scene's audio."""
+
+    system: str
+    summary: Summary
+    null: bool = False
+    table: Table | None = field(default=None, compare=False, repr=False)  # the scores of each scene
+
+
 def summarise(table: Table, seed: int = 0, resamples: int = 2000) -> Summary:
     """Means over scenes with 95 % intervals by bootstrap over the videos that are heard in them.
 
