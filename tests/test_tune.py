@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import earlier_study
 import pytest
 from conftest import SMALL
 
@@ -108,6 +109,20 @@ def test_killed_at_every_level(demo: Path, tmp_path: Path) -> None:
     assert second.kill("ray::Evaluator")
     assert second.wait() == 0, second.text()[-3000:]
     check(demo, TRIALS)
+
+
+def test_a_study_that_was_killed_under_version_0_1_is_resumed(demo: Path, tmp_path: Path) -> None:
+    """Trial 0 stays as it ended, trial 1 goes on after its first epoch, trial 2 begins."""
+    folder = earlier_study.unpack(demo, demo)
+    before = Ledger(str(folder)).read()
+    assert [before.trials[n].state for n in (0, 1)] == ["completed", "running"] and before.owed == [1, 2]
+    driver = Driver(demo, tmp_path / "resumed.log", *earlier_study.WORDS)
+    assert driver.wait() == 0, driver.text()[-3000:]
+    check(demo, 3, earlier_study.NAME)
+    after = Ledger(str(folder)).read()
+    assert after.finished and after.trials[0] == before.trials[0]
+    assert after.trials[1].epochs[1] == before.trials[1].epochs[1] and after.trials[1].last_epoch == 2
+    assert "Traceback" not in driver.text()
 
 
 def test_interrupted_resumed_and_extended(demo: Path, tmp_path: Path) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import earlier_study
 import pytest
 
 from raymix import leaderboard
-from raymix.config import Run, from_plain
+from raymix.config import Evaluate, Run, from_plain
 from raymix.contenders import Source
+from raymix.evaluate import evaluate
 from raymix.layout import LAYOUTS, SCORED_LAYOUTS, arrange
 from raymix.ledger import Ledger
 from raymix.migration import OLD_LAYOUTS, rename_layouts
@@ -101,3 +104,16 @@ def test_did_you_mean_an_old_metric() -> None:
     assert (
         nearest("val/solo/sounding_accuracy", metrics("raymix-1")) == " (did you mean val/solo2x2/sounding_accuracy?)"
     )
+
+
+def test_scores_of_checkpoints_stay(demo: Path, tmp_path: Path) -> None:
+    """The recorded validation scores come out again, and on the test split the scores that version 0.1 computed."""
+    earlier_study.unpack(tmp_path, demo)
+    settings = Evaluate(home=str(tmp_path), study=earlier_study.NAME, top=2, pictures=0)
+    report = evaluate(replace(settings, split="val"), echo=lambda line: None)
+    assert [each["reproduced"] for each in report.scores["checkpoints"]] == [True, True]
+    expected = rename_layouts(json.loads((FILES / "killed_study-test-scores.json").read_text()))
+    scores = {each["name"]: each["scores"] for each in evaluate(settings, echo=lambda line: None).scores["checkpoints"]}
+    assert scores.keys() == expected.keys() == {"trial 0", "trial 1"}
+    for name, before in expected.items():
+        assert len(before) == 16 and scores[name] == pytest.approx(before, abs=1e-6)
