@@ -145,7 +145,7 @@ def score_with_baselines(
         seed: of the bootstrap.
     """
     both = {name: maps_for_sources(each, truth) for name, each in systems.maps.items()}
-    maps = {name: heard_NMHW for name, (heard_NMHW, _) in both.items()}
+    maps = {name: top_NMHW for name, (top_NMHW, _) in both.items()}
     named = {name: all_of for name, (_, all_of) in both.items() if all_of}
     return score_under_protocols(
         maps, truth, protocols, null=systems.controls, named=named, mean_map_HW=mean_HW, seed=seed

@@ -1,7 +1,7 @@
 """A study's checkpoints on scenes that are named: a pair list that others use too, another layout, another number of sources.
 
 What a search scores are the scenes of its own config; here are those of other people's tables (a column of panels, three
-sources, duets, VGGSound-Duet), beside the same null systems.
+sources, duets, VGGSound-Duet), with the same controls and baselines.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from raymix import predictions, results
+from raymix import predictions
 from raymix.baselines import mean_training_heatmap, predict_with_controls, score_with_baselines, shuffled_audio
 from raymix.config import BadInput, Evaluate, signature
 from raymix.contenders import CandidateCheckpoint, Source
@@ -19,17 +19,18 @@ from raymix.engine import writable
 from raymix.methods import Maps
 from raymix.protocol import Protocol
 from raymix.protocol import protocol as named
-from raymix.results import Report
+from raymix.results import ResultsFolder, clear_results
 from raymix.scene import Scenes
+from raymix.score_reports import checkpoint_record
 from raymix.scoring import SystemScores
 from raymix.staging import Stage, staged
-from raymix.submission import Result
+from raymix.submission import scenes_report, write_scenes_report
 from raymix.truth import Truth
 
 
 def evaluate(
     settings: Evaluate, source: Source, contenders: list[CandidateCheckpoint], echo: Callable[[str], Any] = print
-) -> Report:
+) -> ResultsFolder:
     """Score these checkpoints on the scenes that the settings name, and write the folder.
 
     What the settings leave open is as in the run of the first. Raises ValueError in one line, before anything is written.
@@ -44,12 +45,21 @@ def evaluate(
     truth = Truth.of(scenes)
     names = ", ".join(each.name for each in contenders)
     echo(f"scoring {names} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({protocol.id}) ...")
-    said, by_protocol = scored(contenders, stage, scenes, truth, [protocol], notes)
+    predicted, by_protocol = scored(contenders, stage, scenes, truth, [protocol], notes)
     rows = by_protocol[protocol.id]
-    found = {"study": source.study.name or None, "checkpoints": [_record(each, rows, stage) for each in contenders]}
-    result = Result(source.study.name or best.uri, found, rows, stage, truth, {}, notes)
-    own = {each.name: said[each.name] for each in contenders}
-    return result.write(folder, echo, _stored(folder, truth, own) if settings.store else ())
+    own = {each.name: predicted[each.name] for each in contenders}
+    report = scenes_report(
+        source.study.name or best.uri,
+        {"study": source.study.name or None},
+        rows,
+        stage,
+        truth,
+        controls=[name for name in predicted if name not in own],
+        checkpoints=[_record(each, rows, stage) for each in contenders],
+        notes=notes,
+    )
+    there = _stored(folder, truth, own) if settings.store else ()
+    return write_scenes_report(folder, report, rows, stage, echo, there)
 
 
 def fits_encoder(stage: Stage) -> None:
@@ -66,9 +76,9 @@ def scored(
     protocols: Sequence[Protocol],
     notes: list[str],
 ) -> tuple[dict[str, Maps], dict[str, list[SystemScores]]]:
-    """What all systems with a model say of these scenes, each run once, and all rows by protocol, nulls included.
+    """Predicts once with each candidate and control, and scores them and the baselines under every protocol.
 
-    The same nulls whatever the protocols, since the mark behind a score depends on them; `notes` takes what is lacking.
+    The controls and baselines do not depend on the protocols, since marks depend on them; `notes` takes what could not be made.
     """
     device, best = "cuda" if torch.cuda.is_available() else "cpu", contenders[0]
     shuffled_N = shuffled_audio(scenes, stage.seed, notes)
@@ -81,22 +91,21 @@ def _record(of: CandidateCheckpoint, rows: list[SystemScores], stage: Stage) -> 
     """A checkpoint and its means."""
     own = next(row for row in rows if row.system == of.name)
     values = {f"{stage.split}/{stage.layout}/{name}": each.value for name, each in own.summary.items()}
-    known = {name: getattr(of, name) for name in ("name", "rank", "trial", "epoch", "uri")}
-    return known | {"parameters": of.params, "scores": values}
+    return checkpoint_record(of, values)
 
 
-def _stored(folder: str, truth: Truth, said: dict[str, Maps]) -> tuple[str, ...]:
+def _stored(folder: str, truth: Truth, predicted: dict[str, Maps]) -> tuple[str, ...]:
     """Write what the contenders predict; the name of the file."""
-    results.clear(folder)
+    clear_results(folder)
     name = f"predictions-{truth.layout}.parquet"
-    write_maps(f"{folder.rstrip('/')}/{name}", truth, said)
+    write_maps(f"{folder.rstrip('/')}/{name}", truth, predicted)
     return (name,)
 
 
-def write_maps(uri: str, truth: Truth, said: dict[str, Maps]) -> None:
-    """What some systems say of the same scenes as a file of predictions."""
+def write_maps(uri: str, truth: Truth, predicted: dict[str, Maps]) -> None:
+    """Writes predictions of several systems on the same scenes as one file."""
     with predictions.writing(uri, truth.scenes_hash) as out:
-        for system, maps in said.items():
+        for system, maps in predicted.items():
             loud = None if maps.loudness_NM is None else maps.loudness_NM.numpy()
             out.add(system, truth.ids, maps.maps_NMHW.numpy(), truth.canvas, maps.classes, loud)
 

@@ -12,13 +12,11 @@ if __name__ == "__main__":  # before the imports below, which take seconds
     cli.run("compare")
 
 import functools
-import json
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pyarrow import fs
 
 from raymix import door, engine, forecast, preflight, ranges, ranking, recipe, session, tune
 from raymix.common_space import shared
@@ -32,8 +30,9 @@ from raymix.ledger import Ledger
 from raymix.methods import METHODS
 from raymix.prepare import present
 from raymix.ranking import Entry, Rows
+from raymix.rendering import render_markdown
+from raymix.results import write_results
 from raymix.search_space import load
-from raymix.storage import put, resolve
 
 Pair = tuple[str, int]  # a system and a seed
 OWN = (
@@ -167,14 +166,14 @@ def finish(config: Compare, plans: Mapping[Pair, Plan]) -> int:
         raise Nothing(
             f"{config.study.name}: no system has a usable trial; python -m raymix.leaderboard lists the studies"
         )
-    found = ranking.document(
-        config.study.name, entries, ranking.nulls(bench, first), bench, first, settings(config, plans)
+    report = ranking.comparison_report(
+        config.study.name, entries, ranking.null_baselines(bench, first), bench, first, settings(config, plans)
     )
-    text = ranking.markdown(found)
+    text = render_markdown(report)
     with refusing():
-        written = write(folder(config), found, text)
+        written = write_results(folder(config), report, {TABLE: text.encode()}, document=NUMBERS)
     print(f"\n{text}\nwritten:")
-    for path in written:
+    for path in (*written.files[1:], written.files[0]):
         print(f"  {path}")
     return DONE
 
@@ -241,17 +240,6 @@ def remember(config: Compare, uri: str, best: CandidateCheckpoint, bench: Bench,
     }  # fmt: skip
     what = {"split": bench.split, "output": folder(config), "protocol": best.run.evaluation.protocol}
     Ledger(uri).append("evaluated", {**what, "scenes": _scenes(bench), "checkpoints": [scored], "rows": rows})
-
-
-def write(place: str, found: Mapping[str, Any], text: str) -> list[str]:
-    """The table and, last, the numbers, so that where these are, all is."""
-    filesystem, path = resolve(place)
-    if filesystem.get_file_info(f"{path}/{NUMBERS}").type == fs.FileType.File:
-        filesystem.delete_file(f"{path}/{NUMBERS}")
-    numbers = json.dumps(found, indent=1, allow_nan=False, ensure_ascii=False)
-    for name, content in ((TABLE, text), (NUMBERS, numbers)):
-        put(filesystem, f"{path}/{name}", content.encode())
-    return [f"{place}/{name}" for name in (TABLE, NUMBERS)]
 
 
 def main() -> None:

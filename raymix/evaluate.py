@@ -29,7 +29,6 @@ from raymix import (
     per_scene,
     preflight,
     readings,
-    results,
     scene_files,
     submission,
     verdict,
@@ -41,18 +40,20 @@ from raymix.door import enter, refusing
 from raymix.engine import writable
 from raymix.evaluator import Bench, judge
 from raymix.ledger import Ledger
-from raymix.results import PER_SCENE, TABLE, Report
+from raymix.rendering import render_markdown, render_terminal
+from raymix.report import EvaluationReport
+from raymix.results import PER_SCENE, TABLE, ResultsFolder, clear_results, write_results
 from raymix.rules import broken_rule, check
-from raymix.scoreboard import document, headlines, markdown, reproduction
 from raymix.session import Interrupted, interruptible
 from raymix.significance import of_study
 from raymix.staging import staged
+from raymix.study_report import EvaluatedStudy, study_report
 from raymix.verdict import Verdict
 
 Echo = Callable[[str], Any]
 
 
-def evaluate(settings: Evaluate, echo: Echo = print) -> Report:
+def evaluate(settings: Evaluate, echo: Echo = print) -> ResultsFolder:
     """What the settings ask for: checkpoints scored, or predictions, two results compared, or scenes written out."""
     check(settings)
     asked = [name for name in ("predictions", "export", "compare") if getattr(settings, name)]
@@ -87,19 +88,18 @@ def _candidates(settings: Evaluate, echo: Echo) -> tuple[Source, list[CandidateC
     return source, contenders
 
 
-def on_named_scenes(settings: Evaluate, echo: Echo = print) -> Report:
+def on_named_scenes(settings: Evaluate, echo: Echo = print) -> ResultsFolder:
     """Score checkpoints on the scenes of `layout=` or `pair_list=`."""
     _something(settings)
     with refusing():
         source, contenders = _candidates(settings, echo)
         report = benchmark.evaluate(settings, source, contenders, echo)
     if source.named and settings.split == "test":
-        of = report.scores["scenes"]
-        _remember(source, report, [{of["layout"]: of["scenes_hash"]}])
+        _remember(source, report)
     return report
 
 
-def under_protocols(settings: Evaluate, asked: list[str], echo: Echo = print) -> Report:
+def under_protocols(settings: Evaluate, asked: list[str], echo: Echo = print) -> ResultsFolder:
     """Score predictions, or checkpoints, under every protocol of `protocols=`."""
     listed = f"protocols={','.join(settings.protocols)}"
     if others := [name for name in asked if name != "predictions"]:
@@ -113,12 +113,11 @@ def under_protocols(settings: Evaluate, asked: list[str], echo: Echo = print) ->
         source, contenders = _candidates(settings, echo)
         report = readings.of_checkpoints(settings, source, contenders, echo)
     if source.named and settings.split == "test":
-        layouts = report.scores["layouts"].items()
-        _remember(source, report, [{layout: of["scenes"]["scenes_hash"]} for layout, of in layouts])
+        _remember(source, report)
     return report
 
 
-def last_word(settings: Evaluate, echo: Echo = print) -> Report:
+def last_word(settings: Evaluate, echo: Echo = print) -> ResultsFolder:
     """Score checkpoints on a split, write the files, add the scores to the study's ledger, and tell.
 
     Raises BadInput for what a person can mend, Nothing where the study has no scored checkpoint.
@@ -143,19 +142,18 @@ def last_word(settings: Evaluate, echo: Echo = print) -> Report:
         settings.split == "val" and source.named and not settings.checkpoint
     )  # chosen from all epochs by these scenes
     finding = of_study(source.study) if whole else verdict.find_above_chance(verdicts)
-    scores = document(settings.split, source.study, source.uri, verdicts, facts, recomputed, finding)
+    made = study_report(EvaluatedStudy(settings.split, source.study, source.uri, verdicts, facts, recomputed, finding))
     count = contenders[0].run.evaluation.pictures if settings.pictures is None else settings.pictures
     lines = [row for each in verdicts for rows in each.rows.values() for row in rows]
-    files = {TABLE: markdown(verdicts, scores).encode(), PER_SCENE: per_scene.encode(lines)}
+    files = {TABLE: render_markdown(made).encode(), PER_SCENE: per_scene.encode(lines)}
     warning = finding.headline if finding else ""
     files |= verdict.charts(verdicts[0], source.study.name, warning)
     files |= verdict.pictures(verdicts[0], count, source.study.name, warning)
     with refusing():
-        report = results.write(folder, files, scores, _stored(folder, verdicts))
+        report = write_results(folder, made, files, _stored(folder, verdicts))
     if source.named and settings.split == "test":
-        of = [{name: facts["scenes_hash"] for name, facts in bench["layouts"].items()} for bench in scores["benches"]]
-        _remember(source, report, of)
-    _tell(verdicts, scores, report.files, echo)
+        _remember(source, report)
+    _print(made, report.files, echo)
     return report
 
 
@@ -238,37 +236,32 @@ def _stored(folder: str, verdicts: list[Verdict]) -> tuple[str, ...]:
         for layout, systems in reached.predicted.items():
             truth = reached.bench.truth[layout]
             if not written:
-                results.clear(folder)
+                clear_results(folder)
             name = f"predictions-{truth.layout}{'' if number == 1 else f'-{number}'}.parquet"
             benchmark.write_maps(f"{folder.rstrip('/')}/{name}", truth, systems)
             written.append(name)
     return tuple(written)
 
 
-def _remember(source: Source, report: Report, scenes: list[dict[str, str]]) -> None:
-    """The test scores go into the study's ledger; checkpoints as paths relative to the study."""
+def _remember(source: Source, report: ResultsFolder) -> None:
+    """Appends the test scores to the study's ledger; checkpoints as paths relative to the study."""
     known = ("rank", "trial", "epoch", "scores")
     checkpoints = [
         {"checkpoint": each["uri"].removeprefix(f"{source.uri}/"), **{name: each[name] for name in known}}
         for each in report.scores["checkpoints"]
     ]
-    record = {"split": "test", "output": report.folder, "protocol": report.scores["protocol"], "scenes": scenes}
-    record["above_chance"] = report.scores.get("above_chance")
+    scenes: dict[int, dict[str, str]] = {}  # hashes by layout, of the sets that were scored together
+    for index, each in enumerate(report.scores["scene_sets"]):
+        scenes.setdefault(each.get("bench", index), {})[each["layout"]] = each["scenes_hash"]
+    protocol = ", ".join(report.scores["protocols"])
+    record = {"split": "test", "output": report.folder, "protocol": protocol, "scenes": list(scenes.values())}
+    record["above_chance"] = report.scores["details"].get("above_chance")
     Ledger(source.uri).append("evaluated", {**record, "checkpoints": checkpoints})
 
 
-def _tell(verdicts: list[Verdict], scores: dict[str, Any], written: list[str], echo: Echo) -> None:
-    for reached in verdicts:
-        echo("")
-        for line in headlines(reached):
-            echo(line)
-    for each in scores["checkpoints"]:
-        for line in reproduction(each, scores["split"]):
-            echo(line)
-    if scores["above_chance"] and (sentence := scores["above_chance"]["sentence"]):
-        echo("")
-        echo(sentence)
-    echo("")
+def _print(report: EvaluationReport, written: list[str], echo: Echo) -> None:
+    for line in render_terminal(report):
+        echo(line)
     echo("written:")
     for file in written:
         echo(f"  {file}")

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from raymix import figures, plates, results, tables
+from raymix import figures, plates, tables
 from raymix.baseline_heatmaps import baseline_heatmaps
 from raymix.baselines import Control
 from raymix.config import BadInput, Evaluate
@@ -26,7 +26,9 @@ from raymix.hall import Act, Hall, Shown, held
 from raymix.plates import FIGURES, OURS
 from raymix.protocol import protocol as named
 from raymix.published import TABLES, PaperTable, Part
-from raymix.results import Report
+from raymix.report import SYSTEM, EvaluationReport, SystemReport, compared_checkpoints
+from raymix.report_tables import comma_separated
+from raymix.results import ResultsFolder, write_results
 from raymix.scoring import score, summarise
 from raymix.storage import get, resolve
 from raymix.tables import Measured
@@ -34,7 +36,7 @@ from raymix.tables import Measured
 Echo = Callable[[str], Any]
 
 
-def evaluate(settings: Evaluate, echo: Echo = print) -> Report:
+def evaluate(settings: Evaluate, echo: Echo = print) -> ResultsFolder:
     """Make the tables and figures that are asked for; BadInput before anything is written."""
     for word, wanted, known in (("tables", settings.tables, TABLES), ("figures", settings.figures, FIGURES)):
         if odd := [number for number in wanted if number not in known]:
@@ -42,39 +44,50 @@ def evaluate(settings: Evaluate, echo: Echo = print) -> Report:
     halls, folder = gathered(settings, echo)
     writable(folder)
     files: dict[str, bytes] = {}
-    records, drawn = list[dict[str, Any]](), list[dict[str, Any]]()
+    details: dict[str, list[dict[str, Any]]] = {"tables": [], "numbers": [], "figures": []}
     for number in dict.fromkeys(settings.tables):
-        text, found = table(number, halls)
+        found, about = table(number, halls)
+        details["tables"].append(about)
+        details["numbers"] += found
+        text = tables.paper_table(details, number)
         echo(text)
         if not any(each["kind"] == tables.MEASURED for each in found):
             echo(f"table {number}: has no row for these systems, or no such scenes, in the {settings.split} split")
-        files |= {f"table-{number}.md": text.encode(), f"table-{number}.csv": tables.comma_separated(found).encode()}
-        records += found
+        files |= {
+            f"table-{number}.md": text.encode(),
+            f"table-{number}.csv": comma_separated(tables.FIELDS, found).encode(),
+        }
     for number in dict.fromkeys(settings.figures):
         for hall in halls:
             name = f"figure-{number}" + (f"-{hall.dataset}" if len(halls) > 1 else "")
             if isinstance(made := plates.drawn(number, hall), str):
                 echo(f"{name.replace('-', ' ', 1)}: {made}")
                 continue
-            plate, about = made
+            plate, of = made
             files |= {f"{name}.png": figures.png(plate), f"{name}.pdf": figures.pdf(plate)}
-            drawn.append(about)
-    facts = {
-        **results.stamp(),
-        "split": settings.split,
-        "systems": [_record(each) for hall in halls for each in hall.shown],
-        "numbers": records,
-        "figures": drawn,
-    }
-    report = results.write(folder, files, facts)
-    echo("written:\n" + "\n".join(f"  {file}" for file in report.files))
-    return report
+            details["figures"].append(of)
+    shown = [each for hall in halls for each in hall.shown]
+    report = EvaluationReport(
+        kind="paper",
+        title="tables and figures of the paper",
+        split=settings.split,
+        protocols=list(
+            dict.fromkeys(each["protocol"] for each in details["numbers"] if each["kind"] != tables.PUBLISHED)
+        ),
+        source={"comparison": settings.comparison or None, "study": settings.study or None},
+        systems=[SystemReport(each.system, SYSTEM, [], each.contender.uri) for each in shown],
+        checkpoints=[_record(each) for each in shown],
+        details=details,
+    )
+    written = write_results(folder, report, files)
+    echo("written:\n" + "\n".join(f"  {file}" for file in written.files))
+    return written
 
 
 def _record(shown: Shown) -> dict[str, Any]:
     best = shown.contender
     about = {"system": shown.system, "study": shown.study, "dataset": best.run.dataset.name}
-    return about | {"checkpoint": best.uri, "parameters": best.params}
+    return about | {"uri": best.uri, "parameters": best.params}
 
 
 def gathered(settings: Evaluate, echo: Echo) -> tuple[list[Hall], str]:
@@ -118,13 +131,13 @@ def _of_comparison(settings: Evaluate, name: str, echo: Echo) -> list[Shown]:
     place = _place(settings, name)
     filesystem, path = resolve(place)
     try:
-        studies = json.loads(get(filesystem, f"{path}/comparison.json"))["studies"]
+        studies = compared_checkpoints(json.loads(get(filesystem, f"{path}/comparison.json")))
     except (OSError, ValueError, KeyError):
         raise BadInput(f"comparison={name}: no comparison.json in {place}") from None
     shown = []
     for each in studies:
-        if each["checkpoint"]:
-            one = Evaluate(home=settings.home, checkpoint=each["checkpoint"])
+        if each["uri"]:
+            one = Evaluate(home=settings.home, checkpoint=each["uri"])
             (contender,) = choose(one, Source.find(one), echo)
             shown.append(Shown(each["system"], each["study"], contender))
     if not shown:
@@ -135,8 +148,8 @@ def _of_comparison(settings: Evaluate, name: str, echo: Echo) -> list[Shown]:
     return shown
 
 
-def table(number: int, halls: list[Hall]) -> tuple[str, list[dict[str, Any]]]:
-    """A table as Markdown, and its records."""
+def table(number: int, halls: list[Hall]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Returns the numbers of a table of the paper, and what else its report says: why columns are blank, and notes."""
     paper, measured, notes = TABLES[number], list[Measured](), list[str]()
     absent: dict[tuple[str, str], str] = {}
     for hall in halls:
@@ -152,8 +165,8 @@ def table(number: int, halls: list[Hall]) -> tuple[str, list[dict[str, Any]]]:
     for part in paper.parts:
         if part.dataset not in {hall.dataset for hall in halls}:
             absent[part.dataset, part.layout] = f"no system here was trained on {part.dataset}"
-    found = tables.whole(paper, measured)
-    return tables.markdown(paper, found, absent, notes), found
+    blank = [{"dataset": dataset, "layout": layout, "reason": why} for (dataset, layout), why in absent.items()]
+    return tables.whole(paper, measured), {"table": number, "absent": blank, "notes": notes}
 
 
 def rows(paper: PaperTable, part: Part, hall: Hall, act: Act) -> list[Measured]:

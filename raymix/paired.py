@@ -9,20 +9,21 @@ where scenes weigh differently, or a number is of the set.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from raymix import per_scene, predictions, results, submission
-from raymix.comparison import grid
+from raymix import per_scene, predictions, submission
 from raymix.config import BadInput, Evaluate, Run, nearest, signature
 from raymix.engine import writable
 from raymix.per_scene import Scored
 from raymix.protocol import protocol as named
+from raymix.rendering import render_markdown
+from raymix.report import DIFFERENCE, SYSTEM, EvaluationReport, SystemReport
 from raymix.resampling import Units, interval, resampled
-from raymix.results import PER_SCENE, TABLE, Report
+from raymix.results import PER_SCENE, TABLE, ResultsFolder, write_results
 from raymix.scoring import resampled_pool
 from raymix.staging import staged
 from raymix.storage import resolve
@@ -42,11 +43,6 @@ class Difference:
     low: float
     high: float
     scenes: int
-
-    @property
-    def clear(self) -> bool:
-        """The interval does not hold 0."""
-        return self.low > 0 or self.high < 0
 
 
 def differences(first: Scored, second: Scored, seed: int = 0, resamples: int = RESAMPLES) -> list[Difference]:
@@ -113,7 +109,7 @@ def _of_sets(first: Scored, second: Scored, videos: Units, seed: int, resamples:
     return found
 
 
-def compare(settings: Evaluate, run: Run | None, echo: Callable[[str], Any] = print) -> Report:
+def compare(settings: Evaluate, run: Run | None, echo: Callable[[str], Any] = print) -> ResultsFolder:
     """Hold the two results of `settings.compare` against each other and write the folder.
 
     A result is a file of predictions, scored on the scenes that the settings name, or an evaluation that was written
@@ -134,13 +130,14 @@ def compare(settings: Evaluate, run: Run | None, echo: Callable[[str], Any] = pr
         raise BadInput(f"compare: no scenes (protocol) in common: {first}; {second}")
     seed = settings.seed or 0
     parts = {key: (ours[key], theirs[key], differences(ours[key], theirs[key], seed)) for key in shared}
-    text = _markdown(settings.compare, list(parts.values()), seed)
     digest = signature({"compare": settings.compare, "scenes": [list(key) for key in shared]})[:6]
     folder = settings.output or f"{settings.home.rstrip('/')}/evaluations/compare-{digest}"
-    report = results.write(folder, {TABLE: text.encode()}, _document(settings, list(parts.values()), seed))
+    report = paired_report(settings.compare, list(parts.values()), seed)
+    text = render_markdown(report)
+    written = write_results(folder, report, {TABLE: text.encode()})
     echo(text)
-    report.tell(echo)
-    return report
+    written.print_files(echo)
+    return written
 
 
 def _scored(what: str, settings: Evaluate, run: Run | None) -> dict[tuple[str, str], Scored]:
@@ -173,59 +170,69 @@ def _scored(what: str, settings: Evaluate, run: Run | None) -> dict[tuple[str, s
 Part = tuple[Scored, Scored, list[Difference]]
 
 
-def _document(settings: Evaluate, parts: list[Part], seed: int) -> dict[str, Any]:
-    """The content of scores.json."""
+def paired_report(compared: Sequence[str], parts: Sequence[Part], seed: int) -> EvaluationReport:
+    """Returns the report of two systems and their difference on every set of scenes that both have.
 
-    def plain(each: Difference) -> dict[str, Any]:
-        bounds = {name: None if math.isnan(getattr(each, name)) else getattr(each, name) for name in ("low", "high")}
-        return {"first": each.first, "second": each.second, "difference": each.value, **bounds, "scenes": each.scenes}
-
-    return {
-        **results.stamp(),
-        "compare": list(settings.compare),
-        "resamples": RESAMPLES,
-        "seed": seed,
-        "layouts": {
-            first.layout: {
-                "systems": [first.system, second.system],
-                "protocol": first.protocol,
-                "scenes_hash": first.scenes_hash,
-                "preprocessing": [first.preprocessing, second.preprocessing],
-                "scenes": len(first.ids),
-                "listed": asdict(of) if (of := first.origin or second.origin) else None,
-                "videos": Units.of(_videos(first, second)).total,
-                "metrics": {each.metric: plain(each) for each in found},
-            }
-            for first, second, found in parts
-        },
-    }
-
-
-def _markdown(compared: list[str], parts: list[Part], seed: int) -> str:
-    """The content of table.md, also readable as it stands."""
-    lines = [f"# {compared[0]} and {compared[1]}"]
-    for first, second, found in parts:
-        facts = (
-            f"protocol {first.protocol}, layout {first.layout}, scenes {first.scenes_hash}: {len(first.ids)} scenes of "
-        )
-        of = first.origin or second.origin
-        listed = f" ({said})" if of and (said := of.said(len(first.ids))) else ""
+    Args:
+        compared: what the two were called on the command line.
+        seed: of the bootstrap.
+    """
+    systems, sets = list[SystemReport](), list[dict[str, Any]]()
+    for index, (first, second, found) in enumerate(parts):
         videos = _videos(first, second)
-        facts += f"{Units.of(videos).total} videos{listed}, paired differences, 95 % intervals by bootstrap over videos"
-        cells = [["metric", first.system, second.system, "difference", "95 % interval", "scenes"]]
-        for each in found:
-            span = "-" if math.isnan(each.low) else f"[{each.low:+.3f}, {each.high:+.3f}]{' *' if each.clear else ''}"
-            means = [f"{each.first:.3f}", f"{each.second:.3f}", f"{each.value:+.3f}"]
-            cells.append([each.metric, *means, span, str(each.scenes)])
-        lines += ["", f"{facts} ({RESAMPLES} resamples, seed {seed})", "", *grid(cells)]
-        made = first.preprocessing, second.preprocessing
-        if all(made) and len(set(made)) == 2:
-            lines += ["", f"The clips were prepared in two ways, {made[0]} and {made[1]}: a difference may be theirs."]
-        if first.layout in SEVERAL and all(len(names) == 1 for names in videos):
-            lines += [
-                "",
-                "Of each scene one video alone is known, as an older raymix kept it: the intervals are too narrow.",
-            ]
-    if any(each.clear for *_, found in parts for each in found):
-        lines += ["", "* the interval does not hold 0"]
-    return "\n".join(lines) + "\n"
+        of = first.origin or second.origin
+        shared = {
+            "protocol": first.protocol,
+            "layout": first.layout,
+            "scenes_hash": first.scenes_hash,
+            "scenes": len(first.ids),
+            "videos": Units.of(videos).total,
+            "resamples": RESAMPLES,
+            "seed": seed,
+            "scene_set": index,
+        }
+        for side, scored in (("first", first), ("second", second)):
+            metrics = {each.metric: _number(getattr(each, side), scenes=each.scenes) for each in found}
+            record = {**shared, "preprocessing": scored.preprocessing, "metrics": metrics}
+            systems.append(SystemReport(scored.system, SYSTEM, [record]))
+        metrics = {each.metric: _number(each.value, each.low, each.high, each.scenes) for each in found}
+        record = {**shared, "preprocessing": first.preprocessing, "metrics": metrics}
+        systems.append(SystemReport(f"{first.system} - {second.system}", DIFFERENCE, [record]))
+        facts = {name: shared[name] for name in ("layout", "scenes_hash", "scenes", "videos")}
+        coverage = of.said(len(first.ids)) if of else ""
+        sets.append(
+            {
+                **facts,
+                "preprocessing": [first.preprocessing, second.preprocessing],
+                "list": asdict(of) if of else None,
+                "notes": _notes(first, second, videos),
+                **({"coverage": coverage} if coverage else {}),
+            }
+        )
+    return EvaluationReport(
+        kind="paired",
+        title=f"{compared[0]} and {compared[1]}",
+        protocols=list(dict.fromkeys(first.protocol for first, *_ in parts)),
+        source={"compare": list(compared)},
+        settings={"resamples": RESAMPLES, "seed": seed},
+        scene_sets=sets,
+        systems=systems,
+    )
+
+
+def _number(value: float, low: float = math.nan, high: float = math.nan, scenes: int = 0) -> dict[str, Any]:
+    """A number of a scores record; a bound that does not exist is None."""
+    low_or_none, high_or_none = (None if math.isnan(each) else each for each in (low, high))
+    return {"value": value, "low": low_or_none, "high": high_or_none, "scenes": scenes}
+
+
+def _notes(first: Scored, second: Scored, videos: tuple[tuple[str, ...], ...]) -> list[str]:
+    """What must be known of a difference between these two."""
+    notes, made = [], (first.preprocessing, second.preprocessing)
+    if all(made) and len(set(made)) == 2:
+        notes.append(f"The clips were prepared in two ways, {made[0]} and {made[1]}: a difference may be theirs.")
+    if first.layout in SEVERAL and all(len(names) == 1 for names in videos):
+        notes.append(
+            "Of each scene one video alone is known, as an older raymix kept it: the intervals are too narrow."
+        )
+    return notes

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from raymix import figures, gallery, paths
-from raymix.comparison import of_clips
 from raymix.hall import Act, Hall, Held, Shown, held
 from raymix.methods.cycle import Cycle
+from raymix.report import of_clips
 from raymix.scoring import score
 from raymix.truth import Truth
 from raymix.verdict import pictured

@@ -1,4 +1,4 @@
-"""Several tuned systems in one table: their best checkpoints on the scenes of the test split, what each cost, and nulls.
+"""Several tuned systems in one table: their best checkpoints on the test split, what each cost, controls and baselines.
 
 After Tables 1 and 2 of the paper, all rows from one budget, one set of scenes and one protocol. Each system has its control
 with shuffled audio and its untrained network; below all are the baselines without a model.
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from raymix import comparison, results
 from raymix.baseline_heatmaps import baseline_heatmaps
 from raymix.baselines import Control, predict_control, untrained_method
 from raymix.config import Run
@@ -23,6 +22,8 @@ from raymix.evaluator import Bench
 from raymix.layout import LABEL_FREE
 from raymix.methods import METHODS
 from raymix.protocol import protocol as named
+from raymix.report import BASELINE, CONTROL, SYSTEM, EvaluationReport, SystemReport
+from raymix.score_reports import scene_set
 from raymix.scoring import Maps, score, summarise
 from raymix.study import ENDS, Study
 from raymix.truth import Truth
@@ -39,7 +40,6 @@ COLUMNS = (  # layout, metric, whether on shuffled audio, heading
     ("single", "ap", False, "single: AP"),
     ("single", "iou@0.5", False, "single: IoU@0.5"),
 )
-COSTS = ("trials", "epochs", "worker-hours")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Entry:
 
 
 def measure(contender: CandidateCheckpoint, bench: Bench, device: str) -> Rows:
-    """A checkpoint and its untrained network on every layout with ground truth; on LABEL_FREE ones also with shuffled audio."""
+    """Scores a checkpoint and its untrained network on every layout; LABEL_FREE ones with shuffled audio as well."""
     found: Rows = {}
     untrained = replace(contender, method=untrained_method(contender.run))
     for kind, shuffled, candidate in ((TRAINED, SHUFFLED, contender), (UNTRAINED, UNTRAINED_SHUFFLED, untrained)):
@@ -78,8 +78,8 @@ def _record(maps: Maps, truth: Truth, run: Run) -> dict[str, Any]:
     return summarise(table, run.evaluation.seed).record()
 
 
-def nulls(bench: Bench, run: Run) -> Rows:
-    """The systems without a model, by name, on the same scenes."""
+def null_baselines(bench: Bench, run: Run) -> Rows:
+    """Scores the baselines without a model on the same scenes, by name."""
     found: Rows = {}
     for layout in layouts(bench):
         truth = what_counts(layout, bench.truth[layout])
@@ -89,7 +89,7 @@ def nulls(bench: Bench, run: Run) -> Rows:
 
 
 def scores(rows: Rows, split: str) -> dict[str, float]:
-    """The checkpoint's own numbers under the names that `raymix.evaluate` gives them."""
+    """Returns the means of the checkpoint by the names that `raymix.evaluate` gives them."""
     found = {"sounding_accuracy_shuffled": rows[SHUFFLED]["grid2x2"]["metrics"]["sounding_accuracy"]["value"]}
     for layout, record in rows[TRAINED].items():
         found |= {prefix(layout) + name: each["value"] for name, each in record["metrics"].items()}
@@ -97,7 +97,7 @@ def scores(rows: Rows, split: str) -> dict[str, float]:
 
 
 def spent(study: Study) -> dict[str, Any]:
-    """What a study cost: trials by how they ended, epochs, and hours of workers at work on epochs that were scored."""
+    """Returns what a study cost: trials by how they ended, epochs, and worker hours of the epochs that were scored."""
     epochs = [epoch for row in study.trials.values() for epoch in row.epochs.values()]
     states = [row.state for row in study.trials.values()]
     seconds = sum((epoch.seconds or 0.0) * int(epoch.training.get("workers") or 1) for epoch in epochs)
@@ -105,36 +105,97 @@ def spent(study: Study) -> dict[str, Any]:
     return {**ended, "owed": len(study.owed), "epochs": len(epochs), "worker_hours": seconds / 3600}
 
 
-def document(
+def comparison_report(
     name: str, entries: Sequence[Entry], null: Rows, bench: Bench, run: Run, settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The content of comparison.json; `run` is any of the studies' own, for what all share."""
+) -> EvaluationReport:
+    """Returns the report of a comparison.
+
+    Args:
+        entries: one for each study.
+        null: of `null_baselines`.
+        run: of any of the studies, for what all share.
+        settings: what all studies share: data set, search space, budget, and what each was searched by.
+    """
     best = next(each.contender for each in entries if each.contender)
-    return {
-        **results.stamp(),
-        "comparison": name,
-        "split": bench.split,
-        "protocol": run.evaluation.protocol,
-        "prepared": run.dataset.prepared,
-        "layouts": {layout: truth.facts() for layout, truth in bench.truth.items()},
-        "chance": chance(best, bench.truth["grid2x2"]),
-        "settings": dict(settings),
-        "systems": _systems(entries),
-        "studies": [_study(each) for each in entries],
-        "nulls": null,
+    index = {layout: number for number, layout in enumerate(bench.truth)}
+    described = next(iter(bench.truth.values())).preprocessing
+    scenes = {"prepared": run.dataset.prepared, "seed": run.evaluation.seed, "image_size": run.encoder.image_size}
+    return EvaluationReport(
+        kind="comparison",
+        title=f"{name}: systems tuned with one budget",
+        split=bench.split,
+        protocols=[run.evaluation.protocol],
+        dataset=run.dataset.name,
+        preprocessing=described,
+        source={"comparison": name},
+        settings=dict(settings),
+        scene_sets=[scene_set(truth, scenes) for truth in bench.truth.values()],
+        systems=[each for entry in entries for each in _system_reports(entry, index)]
+        + [SystemReport(name, BASELINE, _score_records(layouts, index)) for name, layouts in null.items()],
+        checkpoints=[_study(each) for each in entries],
+        details={
+            "chance": chance(best, bench.truth["grid2x2"]),
+            "columns": [
+                {"layout": layout, "metric": metric, "shuffled_audio": shuffled_audio, "heading": head}
+                for layout, metric, shuffled_audio, head in COLUMNS
+            ],
+            "systems": _systems(entries),
+            "baselines": [
+                {"system": name, "scores": _cells([{name: record}], name, "")} for name, record in null.items()
+            ],
+        },
+        notes=_notes(entries),
+    )
+
+
+def _system_reports(entry: Entry, index: Mapping[str, int]) -> list[SystemReport]:
+    """The best checkpoint of a study and its controls."""
+    names = {
+        TRAINED: (f"{entry.system}, seed {entry.seed}", SYSTEM),
+        SHUFFLED: (f"{entry.system}, seed {entry.seed}, {Control.SHUFFLED_AUDIO}", CONTROL),
+        UNTRAINED: (f"{entry.system}, seed {entry.seed}, {Control.UNTRAINED_NETWORK}", CONTROL),
+        UNTRAINED_SHUFFLED: (
+            f"{entry.system}, seed {entry.seed}, {Control.UNTRAINED_NETWORK}, {Control.SHUFFLED_AUDIO}",
+            CONTROL,
+        ),
     }
+    uri = entry.contender.uri if entry.contender else None
+    return [
+        SystemReport(*names[kind], _score_records(layouts, index), uri)
+        for kind, layouts in entry.rows.items()
+        if kind in names
+    ]
+
+
+def _score_records(by_layout: Mapping[str, Mapping[str, Any]], index: Mapping[str, int]) -> list[dict[str, Any]]:
+    return [{"scene_set": index[layout], **record} for layout, record in by_layout.items()]
 
 
 def _study(entry: Entry) -> dict[str, Any]:
-    best = entry.contender
-    known = {"system": entry.system, "seed": entry.seed, "study": entry.study.name, "study_uri": entry.uri}
-    of = {key: getattr(best, key, None) for key in ("trial", "epoch", "params", "recorded")}
-    found = {"rows": entry.rows, "spent": spent(entry.study), "exhaustion": entry.study.exhaustion}
-    return {**known, "checkpoint": best.uri if best else None, **of, **found}
+    """A study of the comparison, and its best checkpoint if it has one."""
+    best, study = entry.contender, entry.study
+    found = {"system": entry.system, "seed": entry.seed, "study": study.name, "study_uri": entry.uri}
+    known = {"name": study.name, "uri": best.uri if best else None, "parameters": best.params if best else None}
+    known |= {key: getattr(best, key, None) for key in ("trial", "epoch", "recorded")}
+    return {**found, **known, "spent": spent(study), "exhaustion": study.exhaustion}
+
+
+def _notes(entries: Sequence[Entry]) -> list[str]:
+    """What must be known of single studies, a line each."""
+    notes = []
+    for each in entries:
+        who, owed = f"{each.system}, seed {each.seed}", len(each.study.owed)
+        if not each.rows:
+            notes.append(f"{who}: no trial gave a usable checkpoint (python -m raymix.leaderboard {each.study.name})")
+        elif owed:
+            notes.append(f"{who}: {owed} trials are still owed")
+        if each.study.exhaustion:
+            notes.append(f"{who}: {each.study.exhaustion}")
+    return notes
 
 
 def _systems(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """One line for each system over its seeds, best first: by `grid2x2` scenes, then (of one map) by `solo2x2` ones."""
+    """Returns a row for each system over its seeds, best first: by `grid2x2` scenes, then by `solo2x2` ones."""
     lines = []
     for system in dict.fromkeys(each.system for each in entries):
         own = [each for each in entries if each.system == system]
@@ -156,15 +217,19 @@ def _systems(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 
 def _score(line: Mapping[str, Any], layout: str) -> float:
     """Sounding accuracy of a line on a layout, -inf where it has none."""
-    heads = [head for at, metric, deaf, head in COLUMNS if at == layout and metric == "sounding_accuracy" and not deaf]
+    heads = [
+        head
+        for at, metric, shuffled_audio, head in COLUMNS
+        if at == layout and metric == "sounding_accuracy" and not shuffled_audio
+    ]
     return float((line["scores"].get(heads[0]) or {"value": -math.inf})["value"])
 
 
 def _cells(rows: Sequence[Rows], kind: str, shuffled: str) -> dict[str, Any]:
     """{heading: value, low, high} of one line: of one seed with its bootstrap, of several their mean and extremes."""
     found: dict[str, Any] = {}
-    for layout, metric, deaf, head in COLUMNS:
-        records = [each.get(shuffled if deaf else kind, {}).get(layout, {"metrics": {}}) for each in rows]
+    for layout, metric, shuffled_audio, head in COLUMNS:
+        records = [each.get(shuffled if shuffled_audio else kind, {}).get(layout, {"metrics": {}}) for each in rows]
         each_seed = [record["metrics"][metric] for record in records if metric in record["metrics"]]
         values = [one["value"] for one in each_seed]
         if len(values) == 1:
@@ -172,70 +237,3 @@ def _cells(rows: Sequence[Rows], kind: str, shuffled: str) -> dict[str, Any]:
         elif values:
             found[head] = {"value": float(np.mean(values)), "low": min(values), "high": max(values)}
     return found
-
-
-def markdown(found: Mapping[str, Any]) -> str:
-    """The content of comparison.md: one table, also readable as it stands."""
-    heads = [head for *_, head in COLUMNS]
-    cells = [["system", "labels", *heads, *COSTS]]
-    for line in found["systems"]:
-        cost = line["spent"]
-        ended = "/".join(str(cost[state]) for state in ENDS)
-        costs = [ended, str(cost["epochs"]), f"{cost['worker_hours']:.2f}"]
-        cells.append([line["system"], "yes" if line["labels"] else "no", *_texts(line["scores"], heads), *costs])
-    blank = [""] * len(COSTS)
-    for line in found["systems"]:
-        if line["untrained"]:
-            cells.append([f"null: {line['system']}, untrained", "", *_texts(line["untrained"], heads), *blank])
-    for name, record in found["nulls"].items():
-        cells.append([f"null: {name}", "", *_texts(_cells([{name: record}], name, ""), heads), *blank])
-    title = f"# {found['comparison']}: systems tuned with one budget"
-    return "\n".join([title, "", *_facts(found), "", *comparison.grid(cells), ""])
-
-
-def _texts(cells: Mapping[str, Any], heads: Sequence[str]) -> list[str]:
-    return [_text(cells[head]) if head in cells else "-" for head in heads]
-
-
-def _text(cell: Mapping[str, Any]) -> str:
-    span = "" if cell["low"] is None else f" [{cell['low']:.3f}, {cell['high']:.3f}]"
-    return f"{cell['value']:.3f}{span}"
-
-
-def _by_system(values: Mapping[str, str]) -> str:
-    """What holds for most systems, and for which it is something else."""
-    usual = max(values.values(), key=list(values.values()).count)
-    others = [f"{system}: {value}" for system, value in values.items() if value != usual]
-    return f"{usual} ({', '.join(others)})" if others else usual
-
-
-def _facts(found: Mapping[str, Any]) -> list[str]:
-    """What a reader must know of the numbers, a line each."""
-    grid, settings = found["layouts"]["grid2x2"], found["settings"]
-    seeds = sorted({line["seed"] for line in found["studies"]})
-    bootstrap = "95 % by bootstrap over videos"
-    if len(seeds) == 1:
-        how = f"seed {seeds[0]}; intervals are {bootstrap}"
-    else:
-        named_seeds = ", ".join(map(str, seeds))
-        how = f"means of seeds {named_seeds}, in brackets the lowest and the highest seed"
-        how += f" (nulls, and rows of one seed: {bootstrap})"
-    budget = ", ".join(f"{key} {value}" for key, value in settings["budget"].items())
-    budget += f", scheduler {_by_system(settings['scheduler'])}"
-    lines = [
-        f"- {found['split']} split, protocol {found['protocol']}, {grid['scenes']} grid2x2 scenes {grid['scenes_hash']}"
-        f"{comparison.of_clips(grid['preprocessing'])}; "
-        f"blind maps reach a sounding accuracy of {found['chance']:.3f}",
-        f"- best checkpoint of each study by {_by_system(settings['metric'])}; {how}",
-        f"- budget of each study: {budget}; trials are completed/pruned/failed, summed over seeds like all costs",
-        f"- searched by all alike: {', '.join(settings['space']) or 'nothing'}; labels: whether training reads class names",
-    ]
-    for line in found["studies"]:
-        who = f"{line['system']}, seed {line['seed']}"
-        if not line["rows"]:
-            lines.append(f"- {who}: no trial gave a usable checkpoint (python -m raymix.leaderboard {line['study']})")
-        elif line["spent"]["owed"]:
-            lines.append(f"- {who}: {line['spent']['owed']} trials are still owed")
-        if line.get("exhaustion"):  # which no earlier version wrote
-            lines.append(f"- {who}: {line['exhaustion']}")
-    return lines

@@ -1,30 +1,28 @@
-"""The same predictions read under many protocols: one table that shows what the id of a protocol is worth.
+"""The same predictions scored under several protocols: one table that shows how much a number depends on its protocol.
 
-"CIoU@0.3" (Section 4.4 of the paper) names several quantities in published code. Here nothing differs between the rows but
-the protocol: neither the maps, nor the scenes, nor the systems that hear nothing.
+"CIoU@0.3" (Section 4.4 of the paper) names several quantities in published code. Between the rows of this table nothing
+differs but the protocol: maps, scenes, controls and baselines are the same.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raymix import benchmark, clip_files, comparison, listed, predictions, results, spread, submission
-from raymix.comparison import grid, of_clips
+from raymix import benchmark, clip_files, predictions, spread, submission
 from raymix.config import BadInput, Evaluate, Run, signature
 from raymix.contenders import CandidateCheckpoint, Source
 from raymix.engine import writable
 from raymix.protocol import PROTOCOLS, Protocol
 from raymix.protocol import protocol as named
-from raymix.protocol.words import headline, said
-from raymix.results import TABLE, Report
+from raymix.rendering import render_csv, render_markdown
+from raymix.report import EvaluationReport
+from raymix.results import TABLE, ResultsFolder, write_results
 from raymix.scene import Scenes
+from raymix.score_reports import checkpoint_record, merged, scene_set, system_reports
 from raymix.scoring import SystemScores
 from raymix.staging import Stage, staged
-from raymix.tables import heading
 from raymix.truth import Truth
 
 Echo = Callable[[str], Any]
@@ -33,11 +31,6 @@ LAYOUTS = (
     "hconcat",
     "single",
 )  # of a study, where none is named: what code for several sources, and for one, is made for
-SHOWN = "centre box 0.7"  # the null with a column of its own: it covers half of the pixels, as a cut at the median does
-FIELDS = (
-    "layout", "protocol", "system", "null", "metric", "value", "low", "high", "scenes", "videos", "scenes_hash",
-    "preprocessing", "listed", "over_listed",
-)  # fmt: skip
 
 
 def chosen(words: Sequence[str]) -> list[Protocol]:
@@ -48,17 +41,18 @@ def chosen(words: Sequence[str]) -> list[Protocol]:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What all systems got on one set of scenes, by protocol; `left_out` are those that are not for such scenes."""
+class ProtocolReport:
+    """What all systems got on one set of scenes, by protocol; `left_out` are protocols that are not for such scenes."""
 
     stage: Stage
     truth: Truth
     rows: dict[str, list[SystemScores]]
     left_out: list[str]
     notes: list[str]
+    controls: list[str]  # names of the rows that are control runs
 
 
-def of_file(settings: Evaluate, run: Run | None, echo: Echo = print) -> Report:
+def of_file(settings: Evaluate, run: Run | None, echo: Echo = print) -> ResultsFolder:
     """Score the file `settings.predictions` under `settings.protocols`; `run` is that of the study that names the scenes."""
     uri = settings.predictions
     submission.there(uri)
@@ -77,13 +71,13 @@ def of_file(settings: Evaluate, run: Run | None, echo: Echo = print) -> Report:
     with spread.work(len(truth), settings.spread) as work:
         rows = submission.all_rows(found, truth, protocols, stage.seed, work)
     notes = submission.gaps({system: len(truth) - count for system, count in found.systems.items()}, truth)
-    reading = Reading(stage, truth, rows, left_out, notes)
+    reading = ProtocolReport(stage, truth, rows, left_out, notes, [])
     return _write(folder, uri, {"predictions": uri}, [reading], echo)
 
 
 def of_checkpoints(
     settings: Evaluate, source: Source, contenders: list[CandidateCheckpoint], echo: Echo = print
-) -> Report:
+) -> ResultsFolder:
     """Score checkpoints under `settings.protocols`, each run once on the scenes that are named, or on those of LAYOUTS.
 
     A layout of LAYOUTS that none of the protocols is for is left out, and the table says so.
@@ -107,8 +101,9 @@ def of_checkpoints(
     for stage, (protocols, left_out) in zip(stages, fits, strict=True):
         if not protocols:
             readings[0].notes.append(f"no {stage.layout} scenes: {named(left_out[0]).declines(stage.heard)}")
-    of = {"study": source.study.name or None, "checkpoints": [_record(each, readings) for each in contenders]}
-    return _write(folder, source.study.name or best.uri, of, readings, echo)
+    of = {"study": source.study.name or None}
+    checkpoints = [_record(each, readings) for each in contenders]
+    return _write(folder, source.study.name or best.uri, of, readings, echo, checkpoints)
 
 
 def _reading(
@@ -118,15 +113,16 @@ def _reading(
     protocols: list[Protocol],
     left_out: list[str],
     echo: Echo,
-) -> Reading:
-    """Checkpoints and all systems that hear nothing, on scenes that may have been composed before."""
+) -> ProtocolReport:
+    """Scores checkpoints, controls and baselines on scenes that may have been composed before."""
     scenes = scenes or stage.compose(stage.clips())
     truth = Truth.of(scenes)
     notes = submission.alone(truth)
     names = ", ".join(each.name for each in contenders)
     echo(f"scoring {names} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({len(protocols)} protocols) ...")
-    _, rows = benchmark.scored(contenders, stage, scenes, truth, protocols, notes)
-    return Reading(stage, truth, rows, left_out, notes)
+    predicted, rows = benchmark.scored(contenders, stage, scenes, truth, protocols, notes)
+    controls = predicted.keys() - {each.name for each in contenders}
+    return ProtocolReport(stage, truth, rows, left_out, notes, sorted(controls))
 
 
 def _listed(stage: Stage) -> Scenes | None:
@@ -152,68 +148,52 @@ def _fitting(settings: Evaluate, sources: Sequence[int]) -> list[tuple[list[Prot
     ]
 
 
-def _write(folder: str, title: str, source: dict[str, Any], readings: list[Reading], echo: Echo) -> Report:
-    text = (
-        "\n\n".join([f"# {title}: the same maps under different protocols", *[markdown(each) for each in readings]])
-        + "\n"
-    )
-    lines = [line for each in readings for line in _lines(each)]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    described = clip_files.describe(readings[0].stage.prepared)
-    scores = {
-        **results.stamp(),
-        "split": readings[0].stage.split,
-        **source,
-        "protocol": ", ".join(dict.fromkeys(key for each in readings for key in each.rows)),
-        "dataset": described.get("dataset"),
-        "preprocessing": described.get("preprocessing"),
-        "layouts": {each.truth.layout: _document(each) for each in readings},
-    }
-    report = results.write(folder, {TABLE: text.encode(), CSV: out.getvalue().encode()}, scores)
+def _write(
+    folder: str,
+    title: str,
+    source: dict[str, Any],
+    readings: list[ProtocolReport],
+    echo: Echo,
+    checkpoints: Sequence[dict[str, Any]] = (),
+) -> ResultsFolder:
+    report = protocols_report(title, source, readings, checkpoints)
+    text = render_markdown(report)
+    written = write_results(folder, report, {TABLE: text.encode(), CSV: render_csv(report).encode()})
     echo(text)
-    report.tell(echo)
-    return report
+    written.print_files(echo)
+    return written
 
 
-def _document(reading: Reading) -> dict[str, Any]:
-    by_protocol = {
-        key: [{"system": row.system, "null": row.null, **listed.record(row, reading.stage.pairs)} for row in rows]
-        for key, rows in reading.rows.items()
-    }
-    facts = reading.truth.facts() | listed.facts(reading.stage.pairs)
-    facts_too = {"stage": reading.stage.record(), "scenes": facts, "notes": reading.notes}
-    return {**facts_too, "left_out": reading.left_out, "protocols": by_protocol}
-
-
-def _lines(reading: Reading) -> list[dict[str, Any]]:
-    """A record for each number."""
-    facts = listed.facts(reading.stage.pairs)
-    return [
-        {
-            "layout": reading.truth.layout,
-            "protocol": key,
-            "system": row.system,
-            "null": row.null,
-            "metric": metric,
-            **number.record(),
-            "scenes": row.summary.counts[metric],
-            "videos": row.summary.videos,
-            "scenes_hash": reading.truth.scenes_hash,
-            "preprocessing": reading.truth.preprocessing,
-            "listed": facts.get("listed"),
-            "over_listed": over.get(metric),
-        }
-        for key, rows in reading.rows.items()
-        for row in rows
-        for over in [listed.over_listed(row, reading.stage.pairs)]
-        for metric, number in row.summary.items()
+def protocols_report(
+    title: str, source: dict[str, Any], readings: Sequence[ProtocolReport], checkpoints: Sequence[dict[str, Any]] = ()
+) -> EvaluationReport:
+    """Returns the report of the same predictions under several protocols, with a set of scenes for each reading."""
+    described, first = clip_files.describe(readings[0].stage.prepared), readings[0]
+    uris = {each["name"]: each["uri"] for each in checkpoints}
+    systems = [
+        system
+        for index, each in enumerate(readings)
+        for rows in each.rows.values()
+        for system in system_reports(rows, index, controls=each.controls, checkpoints=uris, pairs=each.stage.pairs)
     ]
+    return EvaluationReport(
+        kind="protocols",
+        title=f"{title}: the same maps under different protocols",
+        split=first.stage.split,
+        protocols=list(dict.fromkeys(key for each in readings for key in each.rows)),
+        dataset=described.get("dataset"),
+        preprocessing=described.get("preprocessing"),
+        source=source,
+        scene_sets=[
+            {**scene_set(each.truth, each.stage.record(), each.stage.pairs, each.notes), "left_out": each.left_out}
+            for each in readings
+        ],
+        systems=merged(systems),
+        checkpoints=list(checkpoints),
+    )
 
 
-def _record(of: CandidateCheckpoint, readings: Sequence[Reading]) -> dict[str, Any]:
+def _record(of: CandidateCheckpoint, readings: Sequence[ProtocolReport]) -> dict[str, Any]:
     """A checkpoint and its means, by split, layout, protocol and metric."""
     values = {
         f"{each.stage.split}/{each.truth.layout}/{key}/{metric}": number.value
@@ -223,58 +203,7 @@ def _record(of: CandidateCheckpoint, readings: Sequence[Reading]) -> dict[str, A
         if row.system == of.name
         for metric, number in row.summary.items()
     }
-    known = {name: getattr(of, name) for name in ("name", "rank", "trial", "epoch", "uri")}
-    return known | {"parameters": of.params, "scores": values}
-
-
-def markdown(reading: Reading) -> str:
-    """A row for each protocol: its first number, what that is, and what each system and the best null got."""
-    truth, first = reading.truth, next(iter(reading.rows.values()))
-    systems, sources = [row.system for row in first if not row.null], truth.panels_NS.shape[1]
-    cells = [["protocol", "number", "what counts", *systems, f"null: {SHOWN}", "best null"]]
-    for key, rows in reading.rows.items():
-        how, metric = PROTOCOLS[key], headline(PROTOCOLS[key], sources)
-        values = [_cell(row, metric, rows, how) for row in rows if not row.null]
-        deaf = {row.system: row.summary[name].value for row in rows if row.null and (name := _star(row, metric, how))}
-        best = max(deaf, key=lambda name: deaf[name], default="")
-        ends = [f"{deaf[SHOWN]:.3f}", f"{deaf[best]:.3f} ({best})"] if deaf else ["", ""]
-        cells.append([key, heading(metric), said(how, sources), *values, *ends])
-    videos = truth.facts()["videos"]
-    scenes = f"{truth.scenes_hash}{of_clips(truth.preprocessing)}"
-    here = listed.said(reading.stage.pairs)
-    about = f"## {truth.layout}: {len(truth)} scenes of {videos} videos{here and f' ({here})'}, scenes {scenes}"
-    notes = [
-        "95 % intervals by bootstrap over videos; * the best pairing of maps with sources was taken; † a null system "
-        "lies inside the interval, ‡ above it",
-        *reading.notes,
-        *_over_listed(reading),
-    ]
-    if reading.left_out:
-        notes.append(f"not for such scenes: {', '.join(reading.left_out)}")
-    return "\n".join([about, "", *grid(cells), "", *(f"- {note}" for note in notes)])
-
-
-def _over_listed(reading: Reading) -> list[str]:
-    """A line of the first protocol that is quoted by a mean, where scenes of a list are missing."""
-    for key, rows in reading.rows.items():
-        how, metric = PROTOCOLS[key], headline(PROTOCOLS[key], reading.truth.panels_NS.shape[1])
-        columns = {row.system: _star(row, metric, how) for row in rows if not row.null}
-        if told := listed.note(rows, reading.stage.pairs, columns, f"{key}, {heading(metric)}"):
-            return told
-    return []
-
-
-def _star(row: SystemScores, metric: str, protocol: Protocol) -> str:
-    """The column of this row: the starred one where the protocol is quoted by it, or has no other; '' without either."""
-    order = (f"{metric}*", metric) if protocol.match == "oracle" else (metric, f"{metric}*")
-    return next((name for name in order if name in row.summary), "")
-
-
-def _cell(row: SystemScores, metric: str, rows: Sequence[SystemScores], protocol: Protocol) -> str:
-    column = _star(row, metric, protocol)
-    return (
-        comparison.cell(row, column, rows).replace(" [", "* [" if column.endswith("*") else " [", 1) if column else ""
-    )
+    return checkpoint_record(of, values)
 
 
 def _leaf(uri: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,54 +9,61 @@ from typing import Any
 
 from pyarrow import fs
 
-from raymix import __version__
+from raymix.report import EvaluationReport
 from raymix.storage import get, put, resolve
 
 SCORES, TABLE, PER_SCENE = "scores.json", "table.md", "per_scene.parquet"
 
 
 @dataclass(frozen=True)
-class Report:
-    """What was found and written: the folder, its files (whole paths), and what is in scores.json."""
+class ResultsFolder:
+    """What was written: the folder, its files (whole paths), and the content of its scores.json."""
 
     folder: str
     files: list[str]
     scores: dict[str, Any]
 
-    def tell(self, echo: Callable[[str], Any]) -> None:
-        """A line for each file."""
+    def print_files(self, echo: Callable[[str], Any]) -> None:
+        """Prints a line for each file."""
         for file in self.files:
             echo(f"written: {file}")
 
 
-def stamp() -> dict[str, Any]:
-    """What every document of scores begins with: its format, who wrote it, and when."""
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {"format": 1, "raymix": __version__, "written": now}
-
-
-def clear(folder: str) -> None:
-    """Take away what an earlier evaluation left in this folder, its scores.json first."""
+def clear_results(folder: str, document: str = SCORES) -> None:
+    """Deletes what an earlier evaluation left in this folder, its document first."""
     filesystem, path = resolve(folder)
-    for name in (SCORES, *_old(filesystem, f"{path}/{SCORES}")):
+    for name in (document, *_files_of(filesystem, f"{path}/{document}")):
         if filesystem.get_file_info(f"{path}/{name}").type == fs.FileType.File:
             filesystem.delete_file(f"{path}/{name}")
 
 
-def write(folder: str, files: Mapping[str, bytes], scores: dict[str, Any], there: tuple[str, ...] = ()) -> Report:
-    """Files of one evaluation, in place of those of an earlier one; `there` are names of files that are there already."""
+def write_results(
+    folder: str,
+    report: EvaluationReport,
+    files: Mapping[str, bytes],
+    there: tuple[str, ...] = (),
+    document: str = SCORES,
+) -> ResultsFolder:
+    """Writes files of one evaluation in place of those of an earlier one, and last the report as JSON.
+
+    Args:
+        report: its `files` are set to the names of all others.
+        there: names of files that were written before, after `clear_results`.
+        document: name of the JSON file.
+    """
     filesystem, path = resolve(folder)
     if not there:
-        clear(folder)
-    scores["files"] = [*files, *there]
-    last = json.dumps(scores, indent=1, allow_nan=False, ensure_ascii=False).encode()
-    for name, data in {**files, SCORES: last}.items():
+        clear_results(folder, document)
+    report.files = [*files, *there]
+    plain = report.to_json()
+    last = json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False).encode()
+    for name, data in {**files, document: last}.items():
         put(filesystem, f"{path}/{name}", data)
-    return Report(folder, [f"{folder.rstrip('/')}/{name}" for name in (SCORES, *files, *there)], scores)
+    return ResultsFolder(folder, [f"{folder.rstrip('/')}/{name}" for name in (document, *files, *there)], plain)
 
 
-def _old(filesystem: fs.FileSystem, path: str) -> list[str]:
-    """The files that an earlier scores.json names, in its own folder only."""
+def _files_of(filesystem: fs.FileSystem, path: str) -> list[str]:
+    """The files that an earlier document names, in its own folder only."""
     try:
         names = json.loads(get(filesystem, path))["files"]
         return [str(name) for name in names if "/" not in str(name)]

@@ -33,7 +33,7 @@ from scipy.io import wavfile
 
 from raymix import pair_list
 from raymix.predictions.files import HASH_KEY
-from raymix.results import Report
+from raymix.results import ResultsFolder
 from raymix.scene import Scenes
 from raymix.spectrogram import SAMPLE_RATE, istft
 from raymix.staging import Stage
@@ -59,7 +59,7 @@ SCHEMA = pa.schema(
 )
 
 
-def write(stage: Stage, folder: str, echo: Callable[[str], Any] = print) -> Report:
+def write(stage: Stage, folder: str, echo: Callable[[str], Any] = print) -> ResultsFolder:
     """Write the scenes into a folder, `scenes.parquet` last. Raises ValueError where a folder has scenes of another kind."""
     filesystem, path = resolve(folder)
     clips = stage.clips()
@@ -81,8 +81,8 @@ def write(stage: Stage, folder: str, echo: Callable[[str], Any] = print) -> Repo
         f"{folder.rstrip('/')}/{name}" for name in ("scenes.parquet", "scenes.json", "pair_list.csv", "frames", "sound")
     ]
     echo(f"{len(scenes)} {scenes.layout} scenes {scenes.hash}, canvas {truth.canvas[1]}x{truth.canvas[0]} px")
-    report = Report(folder, files, facts)
-    report.tell(echo)
+    report = ResultsFolder(folder, files, facts)
+    report.print_files(echo)
     return report
 
 

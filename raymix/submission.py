@@ -1,26 +1,28 @@
-"""A stranger's predictions on the scenes of a prepared dataset: scored like raymix's own, beside systems that hear nothing.
+"""Predictions of any model, in a file, on the scenes of a prepared dataset: scored like raymix's own, with all baselines.
 
-The rows of Tables 1 and 2 of the paper for whoever has a model elsewhere. Scenes without a prediction count as missed:
-the denominator is that of the scenes.
+The rows of Tables 1 and 2 of the paper for a model from elsewhere. Scenes without a prediction count as missed: the
+denominator is the number of scenes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from raymix import clip_files, comparison, listed, per_scene, predictions, results, sharded, spread
+from raymix import clip_files, per_scene, predictions, sharded, spread
 from raymix.baseline_heatmaps import baseline_heatmaps
 from raymix.config import BadInput, Evaluate, Run, nearest, signature
 from raymix.engine import writable
 from raymix.predictions import Predictions
 from raymix.protocol import Protocol
 from raymix.protocol import protocol as named
-from raymix.results import PER_SCENE, TABLE, Report
+from raymix.rendering import render_markdown
+from raymix.report import EvaluationReport
+from raymix.results import PER_SCENE, TABLE, ResultsFolder, write_results
+from raymix.score_reports import merged, scene_set, system_reports
 from raymix.scoring import SystemScores, Table, summarise
 from raymix.sharded import Work
 from raymix.staging import Stage, staged
@@ -84,7 +86,7 @@ def all_rows(
 
 
 def scorable(found: Predictions, truth: Truth, protocols: Sequence[Protocol]) -> set[str]:
-    """`named_systems`, all said that can be wrong with a whole file: cheap, so that nothing is started for a refusal.
+    """Returns `named_systems` after every check of the whole file; cheap, so that a refusal comes before any work.
 
     ValueError where a system is called as a null system is, where a protocol is not for such scenes, and as there.
     """
@@ -101,7 +103,7 @@ def _nulls(truth: Truth) -> list[str]:
 
 
 def gaps(missing: Mapping[str, int], truth: Truth) -> list[str]:
-    """What must be said of predictions or regions that are not there; `missing` scenes by system."""
+    """Returns notes on missing predictions and missing regions; `missing` are numbers of scenes by system."""
     of = len(truth)
     notes = [f"{name}: {n} of {of} scenes have no prediction and count as missed" for name, n in missing.items() if n]
     if not truth.has_truth_N.any():
@@ -110,7 +112,7 @@ def gaps(missing: Mapping[str, int], truth: Truth) -> list[str]:
 
 
 def alone(truth: Truth) -> list[str]:
-    """What must be said where one annotator alone has a source."""
+    """Returns a note on scenes with a source that one annotator alone marked; [] without any."""
     if not (count := int(truth.alone_N.sum())):
         return []
     return [
@@ -126,55 +128,63 @@ def there(uri: str) -> None:
         raise BadInput(f"predictions={uri}: no such file")
 
 
-@dataclass(frozen=True)
-class Result:
-    """Rows on one set of scenes, with all that must be told beside them."""
+def scenes_report(
+    title: str,
+    source: Mapping[str, Any],
+    rows: Sequence[SystemScores],
+    stage: Stage,
+    truth: Truth,
+    *,
+    controls: Sequence[str] = (),
+    checkpoints: Sequence[Mapping[str, Any]] = (),
+    missing: Mapping[str, int] | None = None,
+    notes: Sequence[str] = (),
+) -> EvaluationReport:
+    """Returns the report of systems on one set of scenes under one protocol.
 
-    title: str
-    source: dict[str, Any]  # where the systems come from: `predictions`, or `study` and `checkpoints`
-    rows: list[SystemScores]
-    stage: Stage
-    truth: Truth
-    missing: dict[str, int]  # scenes without a prediction, by system
-    notes: list[str]
-
-    def write(self, folder: str, echo: Callable[[str], Any], there: tuple[str, ...] = ()) -> Report:
-        """Write the folder and tell; `there` are files that it has already."""
-        pairs = self.stage.pairs
-        notes = [*self.notes, *gaps(self.missing, self.truth), *listed.first(self.rows, pairs)]
-        table = comparison.table(self.rows, listed=listed.said(pairs))
-        text = "\n".join([f"# {self.title}", "", table, "", *(f"- {note}" for note in notes)])
-        files = {TABLE: f"{text.rstrip()}\n".encode(), PER_SCENE: per_scene.encode(self.rows, pairs)}
-        report = results.write(folder, files, self.document() | {"notes": notes}, there)
-        echo(text)
-        report.tell(echo)
-        return report
-
-    def document(self) -> dict[str, Any]:
-        """The content of scores.json."""
-        described = clip_files.describe(self.stage.prepared)
-        return {
-            **results.stamp(),
-            "split": self.stage.split,
-            **self.source,
-            "protocol": self.rows[0].summary.protocol,
-            "stage": self.stage.record(),
-            "dataset": described.get("dataset"),
-            "preprocessing": described.get("preprocessing"),
-            "scenes": self.truth.facts() | listed.facts(self.stage.pairs),
-            "systems": [
-                {
-                    "system": row.system,
-                    "null": row.null,
-                    "missing": self.missing.get(row.system, 0),
-                    "layouts": {self.truth.layout: listed.record(row, self.stage.pairs)},
-                }
-                for row in self.rows
-            ],
-        }
+    Args:
+        source: where the systems come from: `predictions`, or `study`.
+        rows: systems, controls and baselines.
+        controls: names of the rows that are control runs.
+        checkpoints: records of the checkpoints that predicted.
+        missing: scenes without a prediction, by system.
+        notes: the first notes below the table.
+    """
+    described, missing = clip_files.describe(stage.prepared), missing or {}
+    uris = {each["name"]: each["uri"] for each in checkpoints}
+    return EvaluationReport(
+        kind="scenes",
+        title=title,
+        split=stage.split,
+        protocols=[rows[0].summary.protocol],
+        dataset=described.get("dataset"),
+        preprocessing=described.get("preprocessing"),
+        source=dict(source),
+        scene_sets=[scene_set(truth, stage.record(), stage.pairs)],
+        systems=merged(system_reports(rows, controls=controls, checkpoints=uris, missing=missing, pairs=stage.pairs)),
+        checkpoints=[dict(each) for each in checkpoints],
+        notes=[*notes, *gaps(missing, truth)],
+    )
 
 
-def evaluate(settings: Evaluate, run: Run | None, echo: Callable[[str], Any] = print) -> Report:
+def write_scenes_report(
+    folder: str,
+    report: EvaluationReport,
+    rows: Sequence[SystemScores],
+    stage: Stage,
+    echo: Callable[[str], Any],
+    there: tuple[str, ...] = (),
+) -> ResultsFolder:
+    """Writes the table, the scores of each scene and the report, and prints them; `there` are files written before."""
+    text = render_markdown(report)
+    files = {TABLE: text.encode(), PER_SCENE: per_scene.encode(rows, stage.pairs)}
+    written = write_results(folder, report, files, there)
+    echo(text)
+    written.print_files(echo)
+    return written
+
+
+def evaluate(settings: Evaluate, run: Run | None, echo: Callable[[str], Any] = print) -> ResultsFolder:
     """Score the file `settings.predictions` and write the folder; `run` is that of the study that names the scenes.
 
     Raises ValueError in one line for what a person can mend, before anything is written.
@@ -192,7 +202,8 @@ def evaluate(settings: Evaluate, run: Run | None, echo: Callable[[str], Any] = p
     with spread.work(len(truth), settings.spread) as work:
         lines = rows(found, truth, protocol, stage.seed, work)
     missing = {system: len(truth) - count for system, count in found.systems.items()}
-    return Result(uri, {"predictions": uri}, lines, stage, truth, missing, []).write(folder, echo)
+    report = scenes_report(uri, {"predictions": uri}, lines, stage, truth, missing=missing)
+    return write_scenes_report(folder, report, lines, stage, echo)
 
 
 def _folder(settings: Evaluate, stage: Stage) -> str:

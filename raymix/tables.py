@@ -7,17 +7,16 @@ without published numbers, in a part of its own.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raymix.comparison import grid, mark, of_clips, warnings
 from raymix.protocol import PROTOCOLS
-from raymix.published import PaperTable, Part
-from raymix.scoring import Interval, Summary
+from raymix.published import TABLES, PaperTable, Part
+from raymix.report import of_clips
+from raymix.report_tables import grid, legend_of, metric_heading
+from raymix.scoring import Interval, Summary, baseline_mark
 
 PUBLISHED, MEASURED, NULL = "published", "measured", "null"
 FIELDS = (
@@ -96,7 +95,7 @@ def _marked(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         sign = ""
         if each["kind"] == MEASURED:
             ends = (math.nan if each[end] is None else each[end] for end in ("value", "low", "high"))
-            sign = mark(Interval(*ends), best.get(_column(each), -math.inf)).strip()
+            sign = baseline_mark(Interval(*ends), best.get(_column(each), -math.inf))
         marked.append({**each, "mark": sign})
     return marked
 
@@ -145,6 +144,14 @@ def _filled(columns: Sequence[Part], own: Sequence[Measured], kind: str) -> list
     return found
 
 
+def paper_table(details: Mapping[str, Any], number: int) -> str:
+    """Returns one table of a report of kind `paper` as Markdown; `details` are those of the report."""
+    of = next(each for each in details["tables"] if each["table"] == number)
+    absent = {(each["dataset"], each["layout"]): each["reason"] for each in of["absent"]}
+    found = [each for each in details["numbers"] if each["table"] == number]
+    return markdown(TABLES[number], found, absent, of["notes"])
+
+
 def markdown(
     table: PaperTable,
     found: Sequence[Mapping[str, Any]],
@@ -168,7 +175,7 @@ def markdown(
         "percent; * the best pairing of maps with sources was taken; 95 % intervals by bootstrap over videos",
         f"every measured row is cut at {cut:g}, the threshold of the paper's own method; for each other method the paper "
         "took the threshold that is best on validation (section 4.4)",
-        *warnings("\n".join(lines)),
+        *legend_of(lines),
     ]
     return "\n".join([*lines, "", *(f"- {each}" for each in [*legend, *notes]), ""])
 
@@ -176,7 +183,7 @@ def markdown(
 def _cells(columns: Sequence[Part], found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Heads, then a line for each row of the paper and what was measured: studies of several datasets share a line."""
     heads = [(part, metric) for part in columns for metric in part.metrics]
-    cells = [["", *(f"{part.head}: {heading(metric)}" for part, metric in heads)]]
+    cells = [["", *(f"{part.head}: {metric_heading(metric)}" for part, metric in heads)]]
     for row, kind in dict.fromkeys((each["row"], each["kind"]) for each in found):
         own = [each for each in found if (each["row"], each["kind"]) == (row, kind)]
         sources: dict[str, dict[str, None]] = {}  # the studies of each dataset, in their order
@@ -198,13 +205,6 @@ def _name(row: str, kind: str, notes: Sequence[str]) -> str:
     if kind == NULL:
         return f"null: {row}" + (f", {where}" if where else "")
     return f"{row}, {where or 'measured'}"
-
-
-def heading(metric: str) -> str:
-    """A metric as the paper's tables print it."""
-    name, _, at = metric.partition("@")
-    known = {"ciou": "CIoU", "iou": "IoU", "pxap": "PxAP"}
-    return known.get(name, name.upper()) + (f"@{at}" if at else "")
 
 
 def _cell(record: Mapping[str, Any] | None) -> str:
@@ -233,12 +233,3 @@ def _facts(
             why = absent.get((part.dataset, part.layout), "")
             lines.append(f"- {part.head}: nothing measured" + (f": {why}" if why else ""))
     return lines
-
-
-def comma_separated(found: Sequence[Mapping[str, Any]]) -> str:
-    """The records of one table as CSV, shares of 1."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
-    return out.getvalue()

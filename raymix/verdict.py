@@ -32,18 +32,14 @@ from raymix.metrics import peak_panels, sounding_chance, unit_range
 from raymix.metrics import success as metric_success
 from raymix.protocol import Protocol
 from raymix.protocol import protocol as named
+from raymix.rendering import quoted_metric
+from raymix.report import HEADLINE_METRICS
 from raymix.scene import Scenes
 from raymix.scoring import SystemScores, score
 from raymix.significance import Finding, Outcomes, SceneUnits, advice
 from raymix.spectrogram import DECIBELS_PER_UNIT, log_mel
 from raymix.truth import Truth
 
-HEADLINES = {  # by layout the number that is quoted and drawn: metric, what it is called
-    "grid2x2": ("sounding_accuracy", "sounding accuracy"),
-    "solo2x2": ("sounding_accuracy", "sounding accuracy"),
-    "hconcat": ("ciou@0.3", "CIoU@0.3"),
-    "single": ("iou@0.5", "IoU@0.5"),
-}
 _CORNERS = ("top left", "top right", "bottom left", "bottom right")
 _PANELS = {"grid2x2": _CORNERS, "solo2x2": _CORNERS, "hconcat": ("left", "right")}  # by layout of scenes
 
@@ -57,6 +53,7 @@ class Verdict:
     rows: dict[str, list[SystemScores]]
     maps: dict[str, np.ndarray]
     notes: list[str]
+    controls: list[str] = field(default_factory=list)  # names of the rows of control runs
     predicted: dict[str, dict[str, Maps]] = field(default_factory=dict)  # by layout and name: all that contenders say
 
     def flat(self, contender: CandidateCheckpoint) -> dict[str, float]:
@@ -73,12 +70,6 @@ class Verdict:
 def prefix(layout: str) -> str:
     """What stands before the names of a layout's metrics: `grid2x2` and `hconcat` have none."""
     return f"{layout}/" if layout in ("single", "solo2x2") else ""
-
-
-def headline_metric(layout: str, rows: Sequence[SystemScores]) -> str | None:
-    """The metric of HEADLINES as the rows of a layout have it (starred: under the best pairing); None where none has it."""
-    metric = HEADLINES[layout][0]
-    return next((each for each in (metric, f"{metric}*") if any(each in row.summary for row in rows)), None)
 
 
 def find_above_chance(verdicts: Sequence[Verdict]) -> Finding | None:
@@ -138,6 +129,7 @@ def reach(
     rows: dict[str, list[SystemScores]] = {}
     kept: dict[str, np.ndarray] = {}
     predicted: dict[str, dict[str, Maps]] = {}
+    controls: dict[str, None] = {}
     means = mean_training_heatmaps(best, training_scenes_of_run(best.run), device, notes)
     untrained, scored = untrained_method(best.run), layouts(bench)
     for layout in SCORED_LAYOUTS:
@@ -157,12 +149,13 @@ def reach(
         shuffled = contenders if label_free else [best]
         systems = predict_with_controls(contenders, scenes, device, shuffled_N, shuffled, untrained)
         rows[layout] = score_with_baselines(systems, truth, [how], mean_HW, seed)[how.id]
+        controls |= dict.fromkeys(systems.controls)
         kept[layout] = systems.maps[best.name].heard(truth.panels_NS.shape[1]).numpy()
         if store:
             predicted[layout] = {each.name: systems.maps[each.name] for each in contenders}
     if "hconcat" not in kept:  # pictures show it all the same
         kept["hconcat"] = localise(best.method.to(device), bench.scenes["hconcat"], device)
-    return Verdict(contenders, bench, rows, kept, notes, predicted)
+    return Verdict(contenders, bench, rows, kept, notes, list(controls), predicted)
 
 
 def what_counts(layout: str, truth: Truth) -> Truth:
@@ -259,7 +252,7 @@ def _sheet(
             else "the peaks are not exactly in the sounding panels"
         )
     elif found is not None and not np.isnan(found[1][scene]):
-        at = float(HEADLINES[layout][0].partition("@")[2])
+        at = float(HEADLINE_METRICS[layout][0].partition("@")[2])
         if protocol.unit == "scene" and protocol.reports == "rate":
             success = bool(metric_success(found[1][scene : scene + 1], at, protocol.success_strict)[0])
         each = "mean IoU of the sources" if layout == "hconcat" else "IoU"
@@ -368,7 +361,8 @@ def charts(verdict: Verdict, study: str = "", warning: str = "") -> dict[str, by
     """PNG files by name, one a layout: checkpoints, controls and baselines by the layout's first number."""
     files, best = {}, verdict.contenders[0]
     for layout, rows in verdict.rows.items():
-        metric, said = headline_metric(layout, rows), HEADLINES[layout][1]
+        said = HEADLINE_METRICS[layout][1]
+        metric = quoted_metric(layout, ({"metrics": row.summary} for row in rows))
         if metric is None:
             continue
         rows = [row for row in rows if metric in row.summary]
@@ -383,5 +377,5 @@ def charts(verdict: Verdict, study: str = "", warning: str = "") -> dict[str, by
             warning=warning,
             chance=chance(best, verdict.bench.truth[layout]) if layout in LABEL_FREE else None,
         )
-        files[f"{layout}-{HEADLINES[layout][0].partition('@')[0].replace('_', '-')}.png"] = figures.png(figure)
+        files[f"{layout}-{HEADLINE_METRICS[layout][0].partition('@')[0].replace('_', '-')}.png"] = figures.png(figure)
     return files

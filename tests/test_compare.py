@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import SMALL
+from reports import by_layout, metrics_of, plain
 
 from raymix import checkpoint, compare, engine, ranking, session, tune
 from raymix.common_space import shared
@@ -147,14 +148,25 @@ def test_one_table_of_the_test_split(
     folder = home / "comparisons" / NAME
     found, table = json.loads((folder / "comparison.json").read_text()), (folder / "comparison.md").read_text()
     assert table in out and f"  {folder}/comparison.md\n  {folder}/comparison.json\n" in out
-    (line,) = found["systems"]
+    (line,) = found["details"]["systems"]
     assert (line["system"], line["labels"], line["scored_seeds"]) == ("cycle", False, [0, 3])
     assert line["spent"] == {
         "completed": 2, "pruned": 2, "failed": 0, "owed": 0, "epochs": 6, "worker_hours": pytest.approx(3.0),
     }  # fmt: skip
     heads = [head for *_, head in ranking.COLUMNS]
     assert list(line["scores"]) == list(line["untrained"]) == heads
-    both = [each["rows"] for each in found["studies"]]
+    columns = [each["heading"] for each in found["details"]["columns"]]
+    assert columns == heads and [each["seed"] for each in found["checkpoints"]] == [0, 3]
+    systems = {each["system"]: by_layout(each) for each in found["systems"]}
+    both = [
+        {
+            "trained": systems[f"cycle, seed {seed}"],
+            "shuffled": systems[f"cycle, seed {seed}, shuffled audio"],
+            "untrained": systems[f"cycle, seed {seed}, untrained network"],
+            "untrained_shuffled": systems[f"cycle, seed {seed}, untrained network, shuffled audio"],
+        }
+        for seed in (0, 3)
+    ]
     for head, (layout, metric, deaf, _) in zip(heads, ranking.COLUMNS, strict=True):
         kind = "shuffled" if deaf else "trained"
         values = [rows[kind][layout]["metrics"][metric]["value"] for rows in both]
@@ -168,8 +180,11 @@ def test_one_table_of_the_test_split(
     assert {record["preprocessing"] for rows in both for kind in rows.values() for record in kind.values()} == {
         described
     }
-    assert found["layouts"]["hconcat"]["preprocessing"] == described and f" of clips {described}; blind" in table
-    assert {each["trial"] for each in found["studies"]} == {1}  # the best one
+    assert (
+        found["preprocessing"] == described == found["scene_sets"][2]["preprocessing"]
+        and f" of clips {described}; blind" in table
+    )
+    assert {each["trial"] for each in found["checkpoints"]} == {1}  # the best one
     rows = [text for text in table.splitlines() if text.startswith("| ")]
     assert len({len(text) for text in rows}) == 1 and rows[1].startswith("| cycle ")
     assert "| 2/2/0 " in rows[1] and rows[2].startswith("| null: cycle, untrained ")
@@ -197,15 +212,18 @@ def test_scores_are_those_of_evaluate(home: Path, ran: list[engine.Plan]) -> Non
     assert any("opened for these checkpoints before" in text for text in lines)
     (expected,) = report.scores["checkpoints"]
     assert noted["scores"] == pytest.approx(expected["scores"], abs=1e-9)
-    rows = found["studies"][0]["rows"]
-    for system, kind in {"trial 1": "trained", "untrained network": "untrained"}.items():
-        (other,) = [each for each in report.scores["systems"] if each["system"] == system]
-        for layout, record in other["layouts"].items():
-            assert rows[kind][layout]["metrics"] == record["metrics"], (system, layout)
-    for each in report.scores["systems"]:
-        if each["system"] in found["nulls"]:
-            assert found["nulls"][each["system"]] == each["layouts"]
-    scores = found["systems"][0]["scores"]["grid2x2: sounding accuracy"]
+    for layout in ("grid2x2", "solo2x2", "hconcat", "single"):
+        mine, other = metrics_of(found, layout), metrics_of(report.scores, layout)
+        for system, name in {
+            "trial 1": "cycle, seed 0",
+            "untrained network": "cycle, seed 0, untrained network",
+        }.items():
+            assert plain(mine[name]) == plain(other[system]), (system, layout)
+        baselines = [each["system"] for each in found["systems"] if each["role"] == "baseline"]
+        assert len(baselines) == 10
+        for name in baselines:
+            assert mine.get(name) == other.get(name)
+    scores = found["details"]["systems"][0]["scores"]["grid2x2: sounding accuracy"]
     assert scores["low"] < scores["value"] < scores["high"]  # one seed: by bootstrap
 
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from reports import by_layout, metrics_of
 
 from raymix import checkpoint, evaluator, importing, leaderboard, verdict
 from raymix import evaluate as door
@@ -102,7 +103,7 @@ def test_scores_json_is_whole(tested: tuple[door.Report, list[str]], home: Path,
     folder = home / "studies/small/evaluation/test"
     scores = json.loads((folder / "scores.json").read_text())
     assert scores == report.scores and report.folder == str(folder)
-    assert (scores["split"], scores["study"], scores["protocol"]) == ("test", "small", "raymix-1")
+    assert (scores["split"], scores["source"]["study"], scores["protocols"]) == ("test", "small", ["raymix-1"])
     first, second = scores["checkpoints"]
     assert (first["trial"], first["epoch"], first["rank"], second["rank"]) == (BEST, 2, 1, 2)
     assert first["parameters"] == {"method.temperature": 0.07} and first["uri"].endswith("trial-0003/epoch-0002")
@@ -110,18 +111,17 @@ def test_scores_json_is_whole(tested: tuple[door.Report, list[str]], home: Path,
     wanted += " single/iou@0.5 single/ap single/auc"
     assert {f"test/{name}" for name in wanted.split()} <= set(first["scores"])
     assert first["chance"] == pytest.approx(1 / 6)
-    (bench,) = scores["benches"]
+    sets = {each["layout"]: each for each in scores["scene_sets"]}
+    bench = sets["grid2x2"]["settings"]
     described = json.loads(Path(clips.prepared, "dataset.json").read_text())
-    assert bench["preprocessing"] == described["preprocessing"]
+    assert scores["preprocessing"] == described["preprocessing"]
     assert (bench["clips"], bench["videos"]) == tuple(described["splits"]["test"][name] for name in ("clips", "videos"))
-    assert set(bench["layouts"]) == LAYOUTS and bench["layouts"]["grid2x2"]["scenes"] == 10
-    assert (
-        bench["layouts"]["grid2x2"]["canvas"] == [128, 128] and bench["layouts"]["hconcat"]["scenes_with_regions"] == 10
-    )
+    assert set(sets) == LAYOUTS and sets["grid2x2"]["scenes"] == 10
+    assert sets["grid2x2"]["canvas"] == [128, 128] and sets["hconcat"]["scenes_with_regions"] == 10
     for system in scores["systems"]:
-        for layout, summary in system["layouts"].items():
+        for layout, summary in by_layout(system).items():
             for name in ("scenes_hash", "preprocessing", "scenes"):
-                assert summary[name] == bench["layouts"][layout][name]
+                assert summary[name] == sets[layout][name] == scores["scene_sets"][summary["scene_set"]][name]
             assert summary["preprocessing"] == described["preprocessing"]
             for interval in summary["metrics"].values():
                 assert interval["low"] <= interval["value"] <= interval["high"]
@@ -130,14 +130,15 @@ def test_scores_json_is_whole(tested: tuple[door.Report, list[str]], home: Path,
 def test_null_systems_stand_beside_on_the_same_scenes(tested: tuple[door.Report, list[str]]) -> None:
     systems = {system["system"]: system for system in tested[0].scores["systems"]}
     second = tested[0].scores["checkpoints"][1]["name"]
-    assert [name for name, system in systems.items() if not system["null"]] == ["trial 3", second]
+    assert [name for name, system in systems.items() if system["role"] == "system"] == ["trial 3", second]
     made_with_a_model = {"trial 3, shuffled audio", "trial 3, silent audio", "untrained network", "mean training map"}
     for name in {*made_with_a_model, "full frame", "centre box 0.5", "radial prior"}:
-        assert systems[name]["null"] and set(systems[name]["layouts"]) == LAYOUTS, name
-    assert set(systems[f"{second}, shuffled audio"]["layouts"]) == {"grid2x2", "solo2x2"}  # every checkpoint's twin
-    assert set(systems["random panels"]["layouts"]) == {"grid2x2", "solo2x2"}
-    assert list(systems["trial 3"]["layouts"]["grid2x2"]["metrics"]) == ["sounding_accuracy"]
-    values = {name: systems[name]["layouts"]["single"]["metrics"]["ap"]["value"] for name in made_with_a_model}
+        role = "control" if name in made_with_a_model - {"mean training map"} else "baseline"
+        assert systems[name]["role"] == role and set(by_layout(systems[name])) == LAYOUTS, name
+    assert set(by_layout(systems[f"{second}, shuffled audio"])) == {"grid2x2", "solo2x2"}  # every checkpoint's twin
+    assert set(by_layout(systems["random panels"])) == {"grid2x2", "solo2x2"}
+    assert list(by_layout(systems["trial 3"])["grid2x2"]["metrics"]) == ["sounding_accuracy"]
+    values = {name: by_layout(systems[name])["single"]["metrics"]["ap"]["value"] for name in made_with_a_model}
     assert len({round(value, 9) for value in values.values()}) == 4  # four different systems indeed
 
 
@@ -154,7 +155,7 @@ def test_an_untrained_network_is_not_above_chance(
     tested: tuple[door.Report, list[str]], home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report, lines = tested
-    told = report.scores["above_chance"]
+    told = report.scores["details"]["above_chance"]
     assert told["found"] is False and told["split"] == "test" and told["epochs"] == 2
     assert (told["scenes"], told["chance"]) == (10, pytest.approx(1 / 6))
     named = {each["name"]: each["scores"] for each in report.scores["checkpoints"]}
@@ -251,9 +252,8 @@ def test_what_is_told_fits_a_terminal(tested: tuple[door.Report, list[str]]) -> 
     assert [line[11:28].strip() for line in quoted] == ["sounding accuracy", "sounding accuracy", "CIoU@0.3", "IoU@0.5"]
     assert max(map(len, lines[at : at + 5])) <= 100
     metrics = ("sounding_accuracy", "sounding_accuracy", "ciou@0.3", "iou@0.5")
-    systems = tested[0].scores["systems"]
     for line, layout, metric in zip(quoted, ("grid2x2", "solo2x2", "hconcat", "single"), metrics, strict=True):
-        of = {each["system"]: each["layouts"][layout]["metrics"] for each in systems if layout in each["layouts"]}
+        of = metrics_of(tested[0].scores, layout)
         value = {name: metrics[metric] for name, metrics in of.items() if metric in metrics}
         names = {each["name"] for each in tested[0].scores["checkpoints"]}
         baselines = value.keys() - names - {f"{name}, shuffled audio" for name in names}
@@ -304,18 +304,18 @@ def test_validation_scores_come_out_again(home: Path, capsys: pytest.CaptureFixt
 def test_stored_maps_give_the_scores_again_without_the_model(tested: tuple[door.Report, list[str]], home: Path) -> None:
     report, _ = tested
     file = f"{report.folder}/predictions-hconcat.parquet"
-    lines = report.scores["systems"]
-    systems = {each["system"]: each["layouts"]["hconcat"]["metrics"] for each in lines if "hconcat" in each["layouts"]}
+    systems = metrics_of(report.scores, "hconcat")
     words = {"home": str(home), "study": "small", "layout": "hconcat"}
     again = evaluate(Evaluate(**words, predictions=file), lambda line: None)
-    found = {each["system"]: each["layouts"]["hconcat"]["metrics"] for each in again.scores["systems"]}
+    found = metrics_of(again.scores, "hconcat")
     assert set(found) < set(systems) and "trial 3" in found and "full frame" in found
     for name, metrics in found.items():
         for metric, each in metrics.items():
             assert each["value"] == pytest.approx(systems[name][metric]["value"], abs=0.02), (name, metric)
     both = [f"{file}#trial 3", f"{report.folder}#trial 3"]  # the file, and what was written of each scene
-    gap = evaluate(Evaluate(**words, compare=both), lambda line: None).scores["layouts"]["hconcat"]["metrics"]
-    assert gap["cap"]["difference"] == pytest.approx(0, abs=2e-3)
+    compared = evaluate(Evaluate(**words, compare=both), lambda line: None).scores
+    gap = metrics_of(compared, "hconcat")["trial 3 - trial 3"]
+    assert gap["cap"]["value"] == pytest.approx(0, abs=2e-3)
     other = Evaluate(home=str(home), study="small", layout="hconcat", seed=5, predictions=file)
     with pytest.raises(BadInput, match=r"predictions of the scenes .* seed, seconds and pair_list must be"):
         evaluate(other, lambda line: None)
@@ -327,15 +327,15 @@ def test_checkpoints_on_scenes_that_are_named(home: Path, tmp_path: Path) -> Non
     assert report.folder.startswith(f"{home}/studies/small/evaluation/val-vconcat-")
     names = ["scores.json", "table.md", "per_scene.parquet", "predictions-vconcat.parquet"]
     assert [Path(file).name for file in report.files] == names
-    assert report.scores["scenes"]["canvas"] == [192, 64] and report.scores["scenes"]["sounding"] == 3
+    assert report.scores["scene_sets"][0]["canvas"] == [192, 64] and report.scores["scene_sets"][0]["sounding"] == 3
     systems = {each["system"]: each for each in report.scores["systems"]}
     deaf = {"trial 3, shuffled audio", "trial 3, silent audio", "untrained network", "mean training map", "full frame"}
-    assert not systems["trial 3"]["null"] and all(systems[name]["null"] for name in deaf)
-    found = systems["trial 3"]["layouts"]["vconcat"]["metrics"]
+    assert systems["trial 3"]["role"] == "system" and all(systems[name]["role"] != "system" for name in deaf)
+    found = by_layout(systems["trial 3"])["vconcat"]["metrics"]
     assert {"ciou", "cap", "piap"} <= set(found) and found["cap"]["value"] > 0  # two maps for three sources
     assert any("| null: trial 3, shuffled audio " in line for line in lines)
     again = evaluate(Evaluate(**words, predictions=report.files[-1]), lambda line: None)
-    metrics = again.scores["systems"][0]["layouts"]["vconcat"]["metrics"]
+    metrics = by_layout(again.scores["systems"][0])["vconcat"]["metrics"]
     assert metrics["cap"]["value"] == pytest.approx(found["cap"]["value"], abs=2e-3)
     evaluate(Evaluate(**words, export=str(tmp_path / "out")), lambda line: None)
     listed = {"home": str(home), "study": "small", "split": "val", "pair_list": f"{tmp_path}/out/pair_list.csv"}
@@ -343,13 +343,15 @@ def test_checkpoints_on_scenes_that_are_named(home: Path, tmp_path: Path) -> Non
     before = len(Ledger(f"{home}/studies/small").read().evaluations)
     opened = evaluate(Evaluate(home=str(home), study="small", layout="natural", sources=1, scenes=8), lambda line: None)
     told = Ledger(f"{home}/studies/small").read().evaluations
-    assert len(told) == before + 1 and told[-1]["scenes"] == [{"natural": opened.scores["scenes"]["scenes_hash"]}]
+    assert len(told) == before + 1 and told[-1]["scenes"] == [
+        {"natural": opened.scores["scene_sets"][0]["scenes_hash"]}
+    ]
     assert told[-1]["checkpoints"][0]["scores"] == opened.scores["checkpoints"][0]["scores"] != {}
-    values = {each["system"]: each["layouts"]["vconcat"]["metrics"]["cap"]["value"] for each in same["systems"]}
+    values = {name: each["cap"]["value"] for name, each in metrics_of(same, "vconcat").items()}
     for name in ("trial 3", "untrained network", "mean training map"):  # the same scenes, by their list
-        assert values[name] == pytest.approx(systems[name]["layouts"]["vconcat"]["metrics"]["cap"]["value"], abs=1e-6)
-    assert same["stage"]["pair_list"]["id"] == "pair_list"
-    assert same["scenes"]["scenes_hash"] != report.scores["scenes"]["scenes_hash"]
+        assert values[name] == pytest.approx(by_layout(systems[name])["vconcat"]["metrics"]["cap"]["value"], abs=1e-6)
+    assert same["scene_sets"][0]["settings"]["pair_list"]["id"] == "pair_list"
+    assert same["scene_sets"][0]["scenes_hash"] != report.scores["scene_sets"][0]["scenes_hash"]
 
 
 def test_a_lone_checkpoint(home: Path) -> None:
@@ -406,8 +408,8 @@ def test_a_system_of_one_map_is_told_by_solo_scenes(clips: Dataset, tmp_path: Pa
     a_study(tmp_path, run, (0,))
     report = evaluate(Evaluate(home=str(tmp_path), study="small", pictures=0), lambda line: None)
     assert [name for name in map(os.path.basename, report.files) if name.endswith(".png")] == CHARTS
-    assert report.scores["above_chance"]["metric"] == "test/solo2x2/sounding_accuracy"
-    assert report.scores["above_chance"]["chance"] == 0.25
+    assert report.scores["details"]["above_chance"]["metric"] == "test/solo2x2/sounding_accuracy"
+    assert report.scores["details"]["above_chance"]["chance"] == 0.25
 
 
 def test_refusals(home: Path, clips: Dataset, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from test_evaluate import a_run, a_study, clips
 
-from raymix import baselines, exhibits, plates, results
+from raymix import baselines, exhibits, plates, tables
 from raymix.baselines import Control, untrained_method
 from raymix.config import BadInput, Dataset, Evaluate, Evaluation
 from raymix.contenders import CandidateCheckpoint
@@ -70,10 +70,10 @@ def made(home: Path) -> tuple[Path, dict[str, Any], list[str]]:
 
 def test_tables_and_figures_of_a_comparison(made: tuple[Path, dict[str, Any], list[str]]) -> None:
     folder, scores, names = made
-    tables = ["table-1.md", "table-1.csv", "table-3.md", "table-3.csv"]
-    assert names == ["scores.json", *tables] + [f"figure-{n}.{kind}" for n in (4, 6, 8) for kind in ("png", "pdf")]
-    assert list(scores)[:3] == list(results.stamp()) and scores["split"] == "test"
-    numbers = scores["numbers"]
+    written = ["table-1.md", "table-1.csv", "table-3.md", "table-3.csv"]
+    assert names == ["scores.json", *written] + [f"figure-{n}.{kind}" for n in (4, 6, 8) for kind in ("png", "pdf")]
+    assert list(scores)[:4] == ["schema_version", "raymix", "written", "kind"] and scores["split"] == "test"
+    numbers = scores["details"]["numbers"]
     own = {(n["table"], n["system"], n["layout"], n["metric"]): n for n in numbers if n["kind"] == "measured"}
     assert {system for _, system, *_ in own} == set(SYSTEMS)
     assert own[1, "cycle", "grid2x2", "cap"]["star"] and own[3, "cycle", "grid2x2", "cap"]["star"]
@@ -91,7 +91,7 @@ def test_tables_and_figures_of_a_comparison(made: tuple[Path, dict[str, Any], li
 def test_all_null_systems_stand_in_every_table_and_warn(made: tuple[Path, dict[str, Any], list[str]]) -> None:
     folder, scores, _ = made
     for number, missing in ((1, set()), (3, {"OTS, shuffled audio", "Hu et al., shuffled audio"})):
-        own = [each for each in scores["numbers"] if each["table"] == number and each["dataset"] == "demo"]
+        own = [each for each in scores["details"]["numbers"] if each["table"] == number and each["dataset"] == "demo"]
         nulls = [each for each in own if each["kind"] == "null"]
         assert {each["row"] for each in nulls} == DEAF - missing
         text = (folder / f"table-{number}.md").read_text()
@@ -106,7 +106,7 @@ def test_all_null_systems_stand_in_every_table_and_warn(made: tuple[Path, dict[s
                 assert each["mark"] == wanted
                 signs.add(wanted)
         assert "‡" in signs and "‡ the best baseline or control is above this interval" in text
-    of = {(each["row"], each["layout"]): each for each in scores["numbers"] if each["metric"] == "cap"}
+    of = {(each["row"], each["layout"]): each for each in scores["details"]["numbers"] if each["metric"] == "cap"}
     hears, deaf = of["Ours", "grid2x2"], of["Ours, shuffled audio", "grid2x2"]
     assert deaf["star"] and deaf["value"] != hears["value"] and deaf["scenes_hash"] == hears["scenes_hash"]
     assert of["untrained network", "grid2x2"]["note"] == of["mean training map", "grid2x2"]["note"] == "mine-cycle-0"
@@ -116,7 +116,8 @@ def test_why_nothing_was_measured_stands_in_the_table(clips: Dataset, monkeypatc
     music = replace(clips, name="music", subset="solo")
     asked, of = [], Hall.of
     monkeypatch.setattr(Hall, "of", lambda self, *what: asked.append(what) or of(self, *what))
-    text, found = exhibits.table(3, [a_hall(music, {"cycle": right})])
+    found, about = exhibits.table(3, [a_hall(music, {"cycle": right})])
+    text = tables.paper_table({"tables": [about], "numbers": found}, 3)
     assert asked[-2:] == [("grid2x2", "solo", False), ("natural", "duet", True)]  # of the duet every annotated frame
     told = (
         f"- MUSIC-Duet: nothing measured: no clips of dataset.subset=duet are prepared beside {clips.prepared}: python "
@@ -130,7 +131,8 @@ def test_why_nothing_was_measured_stands_in_the_table(clips: Dataset, monkeypatc
 
     monkeypatch.setattr(Stage, "compose", too_few)
     hall = Hall(systems(clips, ["cycle"]), "test", "cpu")
-    text, found = exhibits.table(3, [hall])
+    found, about = exhibits.table(3, [hall])
+    text = tables.paper_table({"tables": [about], "numbers": found}, 3)
     assert "- demo, grid2x2: nothing measured: a scene needs 4 clips of different videos\n" in text
     assert plates.drawn(5, hall) == "a scene needs 4 clips of different videos"
     assert {each["kind"] for each in found} == {"published"}
@@ -168,8 +170,10 @@ def test_what_stands_beside_a_system_cannot_have_listened(clips: Dataset, monkey
 
 def test_figures_say_by_which_protocol_and_of_which_scenes(made: tuple[Path, dict[str, Any], list[str]]) -> None:
     _, scores, _ = made
-    drawn = {each["figure"]: each for each in scores["figures"]}
-    hashes = {each["layout"]: each["scenes_hash"] for each in scores["numbers"] if each["kind"] == "measured"}
+    drawn = {each["figure"]: each for each in scores["details"]["figures"]}
+    hashes = {
+        each["layout"]: each["scenes_hash"] for each in scores["details"]["numbers"] if each["kind"] == "measured"
+    }
     assert [drawn[n]["protocols"] for n in (4, 6, 8)] == [["mixloc-multi"], [], ["mixloc-single"]]
     assert [drawn[n]["scenes_hash"] for n in (4, 8)] == [hashes["grid2x2"], hashes["single"]]
     assert drawn[4]["systems"] == [f"mine-{system}-0" for system in SYSTEMS] and drawn[6]["systems"] == ["mine-cycle-0"]
@@ -256,7 +260,7 @@ def test_comparisons_of_several_datasets_fill_one_table(home: Path) -> None:
     assert report.folder == str(home / "evaluations/paper-vi-and-vox")
     names = [os.path.basename(file) for file in report.files]
     assert {"figure-8-voxceleb2.png", "figure-8-vggsound_instruments.png", "table-2.md"} <= set(names)
-    numbers = report.scores["numbers"]
+    numbers = report.scores["details"]["numbers"]
     measured = [each for each in numbers if each["kind"] == "measured" and each["system"] == "cycle"]
     assert len(measured) == 14 and len({(each["dataset"], each["layout"]) for each in measured}) == 4
     assert sum(each["kind"] == "published" for each in numbers) == 42

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from films import film
 from PIL import Image
+from reports import metrics_of
 from scipy.io import wavfile
 
 from raymix import contact_sheets, importing, inspection
@@ -388,9 +389,9 @@ def test_from_the_raw_files_to_both_kinds_of_protocol(raw: Path, tmp_path: Path)
         "protocols=[lvs,raymix-1]",
         f"output={tmp_path}/out",
     )
-    found = json.loads((tmp_path / "out/scores.json").read_text())["layouts"]["single"]["protocols"]
+    found = json.loads((tmp_path / "out/scores.json").read_text())
     for name, expected in (("lvs", lvs), ("raymix-1", plain)):
-        mine = next(row for row in found[name] if row["system"] == "mine")["metrics"]
+        mine = metrics_of(found, "single", name)["mine"]
         assert mine["iou"]["value"] == pytest.approx(np.mean(expected), abs=1e-6)
         assert (mine["iou"]["scenes"], mine["ap"]["scenes"]) == (len(expected), 3)
     assert "1 of 4 scenes have a source on which no two annotators agree" in (tmp_path / "out/table.md").read_text()

@@ -99,7 +99,7 @@ def test_two_searches_their_table_a_leaderboard_and_a_last_word(nodes: Nodes, ho
     line = ["systems=[cycle]", "seeds=[0,3]", *(word for word in shape if not word.startswith("method."))]
     said = submit(nodes, "compare-1", "raymix.compare", *line)
     assert "succeeded" in said and "side: systems tuned with one budget" in said
-    (row,) = json.loads((home / "comparisons/side/comparison.json").read_text())["systems"]
+    (row,) = json.loads((home / "comparisons/side/comparison.json").read_text())["details"]["systems"]
     assert row["scored_seeds"] == [0, 3] and row["spent"]["failed"] == row["spent"]["owed"] == 0
     assert row["spent"]["completed"] + row["spent"]["pruned"] == 2 and row["spent"]["worker_hours"] > 0
     asked = [sys.executable, "-m", "raymix.leaderboard", "side-cycle-3", "--root", str(home), "--best-checkpoint"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from reports import by_layout, metrics_of
 from test_submission import asked, home, truth_of
 
 from raymix import listed, pair_list, scene_lists
@@ -18,7 +19,9 @@ from raymix.datasets import card
 from raymix.evaluate import evaluate
 from raymix.pair_list import Origin
 from raymix.protocol import protocol
+from raymix.rendering import over_listed_lines
 from raymix.scene_lists import Wanted
+from raymix.score_reports import scene_set, system_reports
 from raymix.scoring import SystemScores, score, summarise
 from raymix.staging import staged
 
@@ -60,30 +63,33 @@ def on_list(dead: Path, name: str = "pub", **words: Any) -> Any:
 
 def test_every_form_of_the_scores_says_what_is_missing(dead: Path) -> None:
     report = evaluate(on_list(dead), lambda line: None)
-    of = report.scores["stage"]["pair_list"]
+    (scenes,) = report.scores["scene_sets"]
+    of = scenes["settings"]["pair_list"]
     origin = pair_list.read(f"{dead}/pub.csv")
     assert of["scenes"] == 6 and of["of"] == {"id": "pub", "hash": origin.hash, "scenes": 10, "missing": 4}
-    assert (report.scores["scenes"]["listed"], report.scores["scenes"]["without_clips"]) == (10, 4)
-    found = report.scores["systems"][0]["layouts"]["hconcat"]["metrics"]
+    assert (scenes["listed"], scenes["without_clips"], scenes["coverage"]) == (10, 4, SAID)
+    found = by_layout(report.scores["systems"][0])["hconcat"]["metrics"]
     assert found["ciou"]["value"] == 0.5 and found["ciou"]["over_listed"] == pytest.approx(0.3)
     for row in report.scores["systems"]:
-        for name, each in row["layouts"]["hconcat"]["metrics"].items():
+        for name, each in by_layout(row)["hconcat"]["metrics"].items():
             assert each["over_listed"] == pytest.approx(each["value"] * 6 / 10), (row["system"], name)
     table = (dead / "out/table.md").read_text()
     assert f": 6 scenes of 7 videos ({SAID}), 95 %" in table
     assert "- ciou over all 10 listed scenes, a missing one as zero: mine-pub 0.300" in table
     for side in (f"{dead}/out", f"{dead}/mine-pub.npz"):  # scores that were written, and predictions
         asks = on_list(dead, predictions="", compare=[side, side], output=f"{dead}/compared")
-        compared = evaluate(asks, lambda line: None).scores["layouts"]["hconcat"]
-        assert compared["listed"] == of["of"] and f"({SAID})" in (dead / "compared/table.md").read_text()
+        (compared,) = evaluate(asks, lambda line: None).scores["scene_sets"]
+        assert compared["list"] == of["of"] and f"({SAID})" in (dead / "compared/table.md").read_text()
 
 
 def test_under_all_protocols(dead: Path) -> None:
     report = evaluate(on_list(dead, protocols=["wsol-pxap", "avgn-code", "raymix-1"]), lambda line: None)
-    found = report.scores["layouts"]["hconcat"]
-    assert found["scenes"]["listed"] == 10 and found["stage"]["pair_list"]["of"]["missing"] == 4
-    assert found["protocols"]["raymix-1"][0]["metrics"]["ciou"]["over_listed"] == pytest.approx(0.3)
-    assert "over_listed" not in found["protocols"]["wsol-pxap"][0]["metrics"]["pxap"]  # no mean over scenes
+    (found,) = report.scores["scene_sets"]
+    assert found["listed"] == 10 and found["settings"]["pair_list"]["of"]["missing"] == 4
+    name = report.scores["systems"][0]["system"]
+    ours = {protocol: metrics_of(report.scores, "hconcat", protocol)[name] for protocol in ("raymix-1", "wsol-pxap")}
+    assert ours["raymix-1"]["ciou"]["over_listed"] == pytest.approx(0.3)
+    assert "over_listed" not in ours["wsol-pxap"]["pxap"]  # no mean over scenes
     rows = [row for row in csv.DictReader((dead / "out/protocols.csv").open()) if row["system"] == "mine-pub"]
     told = {(row["protocol"], row["metric"]): row["over_listed"] for row in rows}
     assert float(told["raymix-1", "ciou"]) == pytest.approx(0.3) and told["wsol-pxap", "pxap"] == ""
@@ -131,7 +137,8 @@ def test_rows_that_weigh_and_scenes_without_truth(dead: Path) -> None:
     table = score(maps, blind, protocol("raymix-1"))
     row = SystemScores("mine", summarise(table, resamples=10), False, table)
     assert listed.over_listed(row, pairs)["ciou"] == pytest.approx(5 / 9)
-    assert listed.first([row], pairs) == [
+    (own,) = system_reports([row], pairs=pairs)
+    assert over_listed_lines([(own, own.scores[0])], scene_set(blind, {}, pairs)) == [
         "ciou over all 10 listed scenes less 1 that do not count, a missing one as zero: mine 0.556"
     ]
     assert not listed.over_listed(row, replace(pairs, origin=Origin("pub", "cafe", 6, 0)))

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from reports import metrics_of
 from test_submission import a_clip, asked, home
 
 from raymix import clip, clip_files, pair_list, scene_lists
@@ -89,7 +90,7 @@ def test_detection_counts_them_against_a_model(home: Path, tmp_path: Path, sure:
     truth = stage.truth().drawn()
     file = predicted(truth, tmp_path / "mine.parquet", sure)
     report = evaluate(replace(settings, predictions=file), lambda line: None)
-    found = next(each for each in report.scores["systems"] if each["system"] == "mine")["layouts"]["single"]["metrics"]
+    found = metrics_of(report.scores, "single")["mine"]
     assert found["iou@0.5"]["scenes"] == 4  # negatives are rows of no box metric
     assert found["detection_ap@0.5"]["scenes"] == 6
     assert found["detection_ap@0.5"]["value"] == pytest.approx(expected)

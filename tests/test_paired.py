@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from reports import by_layout
 from test_submission import asked, call, home, truth_of
 
 from raymix import clip, per_scene
@@ -78,17 +79,18 @@ def test_numbers_of_the_whole_set(home: Path, tmp_path: Path, protocol: str, lay
         evaluate(asked(home, compare=both, output=f"{tmp_path}/told", **words), lambda line: None).scores
         for both in (files, folders)
     ]
-    found, again = (each["layouts"][layout]["metrics"] for each in compared)
+    found, again = (each["systems"] for each in compared)
     assert "too narrow" not in Path(f"{tmp_path}/told/table.md").read_text()
     assert found == again  # a folder that was written needs no maps
+    first, second, gap = (by_layout(each)[layout]["metrics"][metric] for each in found)
     tables = [per_scene.decode(f"{folder}/per_scene.parquet") for folder in folders]
     (pool, other) = (next(iter(each[0].pools.values())) for each in tables if each)
-    assert found[metric]["first"] == pool.numbers(np.ones((1, 12)))[metric][0] > found[metric]["second"]
+    assert first["value"] == pool.numbers(np.ones((1, 12)))[metric][0] > second["value"]
     order = np.argsort(truth.ids)  # a file's scenes stand by their ids
     videos = Units.of([truth.heard()[i] for i in order])
     times = np.concatenate(list(videos.draws(0, 2000)))[:, videos.row_N]
     gaps = pool.numbers(times)[metric] - other.numbers(times)[metric]
-    assert (found[metric]["low"], found[metric]["high"]) == pytest.approx(tuple(np.nanpercentile(gaps, [2.5, 97.5])))
+    assert (gap["low"], gap["high"]) == pytest.approx(tuple(np.nanpercentile(gaps, [2.5, 97.5])))
 
 
 def test_weights_and_pools_come_back_from_the_file(home: Path, tmp_path: Path) -> None:
@@ -130,7 +132,7 @@ def test_files_of_an_older_raymix_know_the_first_video_alone(home: Path, tmp_pat
     def compared(*sides: str) -> tuple[dict[str, Any], str]:
         lines: list[str] = []
         report = evaluate(asked(home, compare=list(sides), output=f"{tmp_path}/out"), lines.append)
-        return report.scores["layouts"]["hconcat"], "".join(lines)
+        return by_layout(report.scores["systems"][2])["hconcat"], "".join(lines)
 
     found, told = compared(*folders)
     heard = {name for names in truth.heard() for name in names}
@@ -173,7 +175,7 @@ def test_clips_that_were_prepared_in_two_ways(home: Path, tmp_path: Path) -> Non
     for folder, prepared in zip(folders, (f"{home}/clips/toy", str(other)), strict=True):
         evaluate(asked(home, predictions=file, prepared=prepared, output=folder), lambda line: None)
     report = evaluate(asked(home, compare=folders), (lines := []).append)
-    assert report.scores["layouts"]["hconcat"]["preprocessing"] == ["cafe", "beef"]
+    assert report.scores["scene_sets"][0]["preprocessing"] == ["cafe", "beef"]
     assert "prepared in two ways, cafe and beef" in "".join(map(str, lines))
     older = pq.read_table(file := f"{folders[0]}/per_scene.parquet").drop_columns(["preprocessing"])
     pq.write_table(older, file)  # as raymix wrote it before: what is not known is not told

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from reports import metrics_of
 from test_evaluate import a_run, a_study, clips
 from test_submission import asked, by_class, call, everything, home, truth_of
 
 from raymix.config import BadInput, Dataset, Evaluate
 from raymix.evaluate import evaluate
 from raymix.protocol import PROTOCOLS
-from raymix.readings import CSV, headline, said
+from raymix.protocol.words import headline, said
+from raymix.readings import CSV
 
 __all__ = ["clips", "home"]
 
@@ -25,17 +27,17 @@ def test_every_protocol_reads_a_file_as_it_would_alone(home: Path, tmp_path: Pat
     truth = truth_of(settings)
     by_class(truth, tmp_path / "mine.npz", {"class0": "class1", "class1": "class0"})
     report = evaluate(settings, (lines := []).append)
-    found = report.scores["layouts"]["hconcat"]
-    assert set(found["protocols"]) | set(found["left_out"]) == set(PROTOCOLS)
+    (found,) = report.scores["scene_sets"]
+    assert set(report.scores["protocols"]) | set(found["left_out"]) == set(PROTOCOLS)
     assert found["left_out"] == ["mixloc-single", "dsol-solo", "lvs", "ezvsl", "slavc"]
     heard = len({name for names in truth.heard() for name in names})
-    assert {each["videos"] for each in found["protocols"]["raymix-1"]} == {heard} == {found["scenes"]["videos"]}
+    records = [record for each in report.scores["systems"] for record in each["scores"]]
+    assert {record["videos"] for record in records} == {heard} == {found["videos"]}
     assert f"{len(truth)} scenes of {heard} videos" in "".join(lines)
-    assert found["scenes"]["scenes_hash"] == truth.scenes_hash and report.scores["preprocessing"] == "cafe"
+    assert found["scenes_hash"] == truth.scenes_hash and report.scores["preprocessing"] == "cafe"
     for name in ("dsol-syn", "noprior-code", "wsol-pxap"):
         alone = asked(home, protocol=name, predictions=settings.predictions, output=f"{tmp_path}/{name}")
-        for own, other in zip(evaluate(alone, print).scores["systems"], found["protocols"][name], strict=True):
-            assert own["system"] == other["system"] and own["layouts"]["hconcat"]["metrics"] == other["metrics"], name
+        assert metrics_of(evaluate(alone, print).scores, "hconcat") == metrics_of(report.scores, "hconcat", name), name
     rows = list(csv.DictReader((tmp_path / "out" / CSV).open()))
     mine = {(row["protocol"], row["metric"]): float(row["value"]) for row in rows if row["system"] == "mine"}
     assert {(row["scenes_hash"], row["preprocessing"]) for row in rows} == {(truth.scenes_hash, "cafe")}
@@ -60,7 +62,7 @@ def test_some_protocols_of_anonymous_maps_and_what_their_table_says(home: Path, 
     assert Path(report.folder).parent.name.startswith("mine-")
     lines = (Path(report.folder) / "table.md").read_text().splitlines()
     first = next(line for line in lines if line.startswith("| tvsl-code "))
-    value = report.scores["layouts"]["hconcat"]["protocols"]["tvsl-code"][0]["metrics"]["ciou@0.3*"]["value"]
+    value = metrics_of(report.scores, "hconcat", "tvsl-code")["mine"]["ciou@0.3*"]["value"]
     assert f" {value:.3f}* [" in first and "by class, each source a row, a mean IoU, no rate" in first
     assert "best null" in lines[4] and "(mine)" not in "".join(lines)  # a system is no null
 
@@ -79,19 +81,21 @@ def test_a_studys_checkpoint_under_all_of_them(clips: Dataset, tmp_path: Path) -
     uri = a_study(tmp_path, run, (0, 1))
     two = {"home": str(tmp_path), "study": "small", "scenes": 8, "top": 2}
     report = evaluate(Evaluate(**two, protocols=["all"]), lambda line: None)
-    assert set(report.scores["layouts"]) == {"hconcat", "single"}
-    alone = evaluate(Evaluate(**two, layout="single", output=f"{tmp_path}/alone"), print).scores["systems"]
-    whole = [(each["system"], each["null"], each["layouts"]["single"]["metrics"]) for each in alone]
-    found = report.scores["layouts"]["single"]["protocols"]["raymix-1"]
-    rows = {each["system"]: each["null"] for each in found}
-    assert [(each["system"], each["null"], each["metrics"]) for each in found] == whole  # so the marks are the same
+    assert [each["layout"] for each in report.scores["scene_sets"]] == ["hconcat", "single"]
+    alone = evaluate(Evaluate(**two, layout="single", output=f"{tmp_path}/alone"), print).scores
+    found = metrics_of(report.scores, "single", "raymix-1")
+    rows = {each["system"]: each["role"] != "system" for each in report.scores["systems"]}
+    assert found == metrics_of(alone, "single")  # so the marks are the same
+    assert {each["system"]: each["role"] for each in report.scores["systems"] if each["system"] in found} == {
+        each["system"]: each["role"] for each in alone["systems"]
+    }
     assert {"trial 0", "trial 1", "full frame"} <= set(rows) and [name for name in rows if not rows[name]] == [
         "trial 0",
         "trial 1",
     ]
     made = ["trial 0, shuffled audio", "trial 1, shuffled audio", "trial 0, silent audio", "mean training map"]
     assert all(rows[name] for name in (*made, "untrained network"))
-    assert "slavc" in report.scores["layouts"]["single"]["protocols"]
+    assert metrics_of(report.scores, "single", "slavc") and not metrics_of(report.scores, "hconcat", "slavc")
     assert report.folder.startswith(f"{uri}/evaluation/test-protocols-")
     checkpoint = report.scores["checkpoints"][0]
     assert checkpoint["scores"]["test/single/raymix-1/iou@0.5"] >= 0
@@ -103,7 +107,9 @@ def test_layouts_that_no_protocol_is_for_are_left_out_and_said(clips: Dataset, t
     a_study(tmp_path, a_run(clips), (0,))
     asked_for = {"home": str(tmp_path), "study": "small", "scenes": 8}
     report = evaluate(Evaluate(**asked_for, protocols=["mixloc-single"]), (lines := []).append)
-    assert list(report.scores["layouts"]) == ["single"] and "8 hconcat scenes" not in "".join(lines)
+    assert [each["layout"] for each in report.scores["scene_sets"]] == ["single"] and "8 hconcat scenes" not in "".join(
+        lines
+    )
     told = Path(report.folder, "table.md").read_text()
     assert "- no hconcat scenes: protocol mixloc-single is for scenes of one source, these have 2" in told
     with pytest.raises(BadInput, match=r"^protocols=mixloc-single: protocol mixloc-single is for scenes of one source"):
@@ -120,8 +126,8 @@ def test_a_list_says_by_its_clips_how_many_sources_there_are(home: Path, tmp_pat
     maps = np.zeros((len(names), 1, 4, 4), np.float16)
     np.savez(tmp_path / "mine.npz", scene_id=np.array([f"s{number}" for number in names]), maps=maps)
     asked_for = {"pair_list": f"{tmp_path}/list.csv", "predictions": f"{tmp_path}/mine.npz", "scenes": None}
-    found = evaluate(asked(home, **asked_for, protocols=["all"]), lambda line: None).scores["layouts"]["natural"]
-    assert "slavc" in found["protocols"] and "mixloc-multi" in found["left_out"]
+    found = evaluate(asked(home, **asked_for, protocols=["all"]), lambda line: None).scores
+    assert "slavc" in found["protocols"] and "mixloc-multi" in found["scene_sets"][0]["left_out"]
     with pytest.raises(BadInput, match=r"protocols=mixloc-multi: .* several sources, these have 1"):
         evaluate(asked(home, **asked_for, protocols=["mixloc-multi"]), print)
 

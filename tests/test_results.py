@@ -10,24 +10,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raymix import per_scene, results
+from raymix import per_scene
 from raymix.per_scene import Scored
+from raymix.report import EvaluationReport
+from raymix.results import clear_results, write_results
 from raymix.scoring import SystemScores, Table, summarise
+
+
+def a_report(title: str) -> EvaluationReport:
+    return EvaluationReport(kind="scenes", title=title)
 
 
 def test_an_earlier_evaluation_leaves_nothing(tmp_path: Path) -> None:
     folder = str(tmp_path / "out")
-    results.write(folder, {"table.md": b"old", "old.png": b"old"}, {"at": 1})
+    write_results(folder, a_report("1"), {"table.md": b"old", "old.png": b"old"})
     (tmp_path / "out/mine.txt").write_text("a person's own file")
-    report = results.write(folder, {"table.md": b"new"}, {"at": 2})
+    report = write_results(folder, a_report("2"), {"table.md": b"new"})
     assert report.files == [f"{folder}/scores.json", f"{folder}/table.md"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["mine.txt", "scores.json", "table.md"]
-    assert json.loads((tmp_path / "out/scores.json").read_text()) == {"at": 2, "files": ["table.md"]} == report.scores
-    results.clear(folder)
+    written = json.loads((tmp_path / "out/scores.json").read_text())
+    assert written == {**a_report("2").to_json(), "files": ["table.md"], "written": written["written"]} == report.scores
+    clear_results(folder)
     (tmp_path / "out/maps.parquet").write_bytes(b"written before")
-    third = results.write(folder, {"table.md": b"newer"}, {"at": 3}, there=("maps.parquet",))
+    third = write_results(folder, a_report("3"), {"table.md": b"newer"}, there=("maps.parquet",))
     assert third.files[-1] == f"{folder}/maps.parquet" and (tmp_path / "out/maps.parquet").exists()
-    results.write(folder, {"table.md": b"newest"}, {"at": 4})
+    write_results(folder, a_report("4"), {"table.md": b"newest"})
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["mine.txt", "scores.json", "table.md"]
 
 
@@ -35,7 +42,7 @@ def test_files_that_a_scores_json_names_elsewhere_are_left_alone(tmp_path: Path)
     (tmp_path / "dear").write_text("not ours")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/scores.json").write_text('{"files": ["../dear"]}')
-    results.clear(str(tmp_path / "out"))
+    clear_results(str(tmp_path / "out"))
     assert (tmp_path / "dear").exists() and not (tmp_path / "out/scores.json").exists()
 
 

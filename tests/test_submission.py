@@ -17,6 +17,7 @@ import pytest
 import torch
 from coloured import COLOURS
 from PIL import Image
+from reports import by_layout, metrics_of
 from scipy.io import wavfile
 
 from raymix import clip, clip_files, per_scene, session, sharded, submission
@@ -193,13 +194,20 @@ def test_a_strangers_file_beside_systems_that_hear_nothing(home: Path, tmp_path:
     assert folder.parent.parent == home / "evaluations" and folder.parent.name.startswith("mine-")
     assert sorted(path.name for path in folder.iterdir()) == ["per_scene.parquet", "scores.json", "table.md"]
     scores = json.loads((folder / "scores.json").read_text())
-    assert scores == report.scores and scores["scenes"]["canvas"] == [64, 32] and scores["preprocessing"] == "cafe"
-    assert scores["stage"]["layout"] == "vconcat" and scores["scenes"]["scenes_hash"] == truth.scenes_hash
+    assert (
+        scores == report.scores and scores["scene_sets"][0]["canvas"] == [64, 32] and scores["preprocessing"] == "cafe"
+    )
+    (scenes,) = scores["scene_sets"]
+    assert scenes["settings"]["layout"] == "vconcat" and scenes["scenes_hash"] == truth.scenes_hash
     systems = {each["system"]: each for each in scores["systems"]}
     assert [systems[name]["missing"] for name in ("mine", "yours", "full frame")] == [3, 1, 0]
-    found = systems["mine"]["layouts"]["vconcat"]["metrics"]
+    found = by_layout(systems["mine"])["vconcat"]["metrics"]
     assert found["ciou"]["value"] == pytest.approx(6 / 9) and found["ciou"]["scenes"] == 9  # a gap is a miss
-    assert not systems["mine"]["null"] and {"full frame", "centre box 0.5", "radial prior"} <= systems.keys()
+    assert (
+        systems["mine"]["role"] == "system"
+        and systems["full frame"]["role"] == "baseline"
+        and {"full frame", "centre box 0.5", "radial prior"} <= systems.keys()
+    )
     table = (folder / "table.md").read_text()
     assert "| mine " in table and "| null: full frame " in table and "protocol raymix-1, layout vconcat" in table
     assert "- mine: 3 of 9 scenes have no prediction and count as missed" in table
@@ -208,9 +216,7 @@ def test_a_strangers_file_beside_systems_that_hear_nothing(home: Path, tmp_path:
     assert scored["mine"].values["ciou"].tolist() == [1.0] * 6 + [0.0] * 3 and scored["full frame"].null
     assert scored["mine"].videos == truth.heard()
     heard = len({name for names in truth.heard() for name in names})
-    assert (
-        {each["layouts"]["vconcat"]["videos"] for each in scores["systems"]} == {heard} == {scores["scenes"]["videos"]}
-    )
+    assert {by_layout(each)["vconcat"]["videos"] for each in scores["systems"]} == {heard} == {scenes["videos"]}
     assert f"9 scenes of {heard} videos" in table
 
 
@@ -218,7 +224,7 @@ def test_a_strangers_file_beside_systems_that_hear_nothing(home: Path, tmp_path:
 def test_right_maps_are_right_in_every_layout(home: Path, tmp_path: Path, layout: str, sources: int | None) -> None:
     settings = asked(home, layout=layout, sources=sources, predictions=f"{tmp_path}/mine.parquet")
     save(truth_of(settings), tmp_path / "mine.parquet")
-    found = evaluate(settings, lambda line: None).scores["systems"][0]["layouts"][layout]["metrics"]
+    found = evaluate(settings, lambda line: None).scores["systems"][0]["scores"][0]["metrics"]
     assert found["iou" if "iou" in found else "ciou"]["value"] == pytest.approx(1, abs=0.05)
     assert ("sounding_accuracy" in found) == ("2x2" in layout)
 
@@ -260,22 +266,23 @@ def test_protocols_that_go_by_class_names_read_those_of_a_stranger(home: Path, t
     by_class(truth, tmp_path / "crossed.npz", {f"class{a}": f"class{(a + 1) % 4}" for a in range(4)})
     by_class(truth, tmp_path / "nameless.npz", names=False)
     report = evaluate(settings, lambda line: None)
-    systems = {each["system"]: each["layouts"]["hconcat"]["metrics"] for each in report.scores["systems"]}
+    systems = metrics_of(report.scores, "hconcat")
     right, frame = systems["right"], systems["full frame"]
     assert right["ciou@0.5"]["value"] == right["nsa"]["value"] == 1 and not any("*" in name for name in right)
     assert frame["ciou@0.3"]["scenes"] == 9 and "ciou@0.3*" not in frame  # nulls have the same columns
 
     def ciou(name: str) -> dict[str, float]:
         asks = asked(home, protocol="dsol-syn", predictions=f"{tmp_path}/{name}.npz", output=f"{tmp_path}/{name}")
-        found = evaluate(asks, lambda line: None).scores["systems"][0]["layouts"]["hconcat"]["metrics"]
+        found = evaluate(asks, lambda line: None).scores["systems"][0]["scores"][0]["metrics"]
         return {key: each["value"] for key, each in found.items() if key.startswith("ciou@0.5")}
 
     assert ciou("crossed")["ciou@0.5"] < 0.5 and ciou("nameless") == {"ciou@0.5*": 1}
     compared = asked(home, protocol="dsol-syn", compare=[f"{tmp_path}/right.npz", f"{tmp_path}/crossed.npz"])
-    gap = evaluate(compared, lambda line: None).scores["layouts"]["hconcat"]["metrics"]["ciou@0.5"]
-    assert gap["first"] == 1 and gap["difference"] == pytest.approx(1 - ciou("crossed")["ciou@0.5"])
+    found = evaluate(compared, lambda line: None).scores["systems"]
+    first, _, gap = (each["scores"][0]["metrics"]["ciou@0.5"] for each in found)
+    assert first["value"] == 1 and gap["value"] == pytest.approx(1 - ciou("crossed")["ciou@0.5"])
     again = asked(home, predictions=f"{tmp_path}/right.npz", layout="hconcat", output=f"{tmp_path}/plain")
-    plain = evaluate(again, lambda line: None).scores["systems"][0]["layouts"]["hconcat"]["metrics"]
+    plain = metrics_of(evaluate(again, lambda line: None).scores, "hconcat")["right"]
     assert plain["ciou@0.5"]["value"] == 1  # the others take the best of its maps
 
 
@@ -295,7 +302,7 @@ def test_systems_with_and_without_names_stand_in_one_table(home: Path, tmp_path:
     pq.write_table(rows, tmp_path / "both.parquet")
     asks = asked(home, protocol="sslalign", predictions=f"{tmp_path}/both.parquet", output=f"{tmp_path}/out")
     report = evaluate(asks, lambda line: None)
-    found = {each["system"]: each["layouts"]["hconcat"]["metrics"] for each in report.scores["systems"]}
+    found = metrics_of(report.scores, "hconcat")
     assert "ciou" in found["named"] and "ciou*" not in found["named"]
     assert "ciou*" in found["anonymous"] and "ciou" not in found["anonymous"]
     assert found["full frame"]["ciou"] == found["full frame"]["ciou*"]  # one map for all: no pairing helps it
@@ -308,7 +315,7 @@ def test_scenes_that_published_code_leaves_out_are_counted_in_their_cell(home: P
     assert truth.masks_NSYX is not None
     np.savez(asks.predictions, scene_id=np.array(truth.ids[:7]), maps=truth.masks_NSYX[:7].astype(np.float16))
     found = evaluate(asks, lambda line: None).scores["systems"]
-    assert [each["layouts"]["hconcat"]["metrics"]["ciou"]["scenes"] for each in found[:2]] == [7, 9]
+    assert [each["scores"][0]["metrics"]["ciou"]["scenes"] for each in found[:2]] == [7, 9]
     assert "(n=7)" in (tmp_path / "out/table.md").read_text()
 
 
@@ -321,9 +328,7 @@ def test_boxes_of_a_stranger(home: Path, tmp_path: Path) -> None:
     found = evaluate(settings, lambda line: None).scores["systems"][0]
     halves = np.stack([box_mask((0, 0, 0.5, 1), *truth.canvas), box_mask((0.5, 0, 1, 1), *truth.canvas)])
     expected = score(np.tile(halves, (9, 1, 1, 1)), truth).values["ciou"].mean()
-    assert found["system"] == "boxes" and found["layouts"]["hconcat"]["metrics"]["ciou"]["value"] == pytest.approx(
-        expected
-    )
+    assert found["system"] == "boxes" and found["scores"][0]["metrics"]["ciou"]["value"] == pytest.approx(expected)
 
 
 def test_two_results_compared(home: Path, tmp_path: Path, capsys: Any) -> None:
@@ -332,21 +337,23 @@ def test_two_results_compared(home: Path, tmp_path: Path, capsys: Any) -> None:
     save(truth, tmp_path / "b.parquet", 5 / 9)
     assert call(home, f"compare={tmp_path}/a.parquet,{tmp_path}/b.parquet", f"output={tmp_path}/out") == 0
     assert "| ciou " in capsys.readouterr().out
-    found = json.loads((tmp_path / "out/scores.json").read_text())["layouts"]["hconcat"]
-    ciou = found["metrics"]["ciou"]
-    assert (ciou["first"], ciou["second"]) == pytest.approx((1, 5 / 9)) and ciou["difference"] == pytest.approx(4 / 9)
-    assert ciou["low"] == 0 and 4 / 9 < ciou["high"] <= 1 and ciou["scenes"] == found["scenes"] == 9
+    found = json.loads((tmp_path / "out/scores.json").read_text())
+    assert [each["role"] for each in found["systems"]] == ["system", "system", "difference"]
+    first, second, ciou = (each["scores"][0]["metrics"]["ciou"] for each in found["systems"])
+    assert (first["value"], second["value"]) == pytest.approx((1, 5 / 9)) and ciou["value"] == pytest.approx(4 / 9)
+    assert ciou["low"] == 0 and 4 / 9 < ciou["high"] <= 1 and ciou["scenes"] == found["scene_sets"][0]["scenes"] == 9
     assert "+0.444" in (tmp_path / "out/table.md").read_text()
     # an evaluation that was written needs no scenes, and gives the same
     settings = asked(home, predictions=f"{tmp_path}/b.parquet", output=f"{tmp_path}/written")
     evaluate(settings, lambda line: None)
     again = evaluate(asked(home, compare=[f"{tmp_path}/a.parquet", f"{tmp_path}/written"]), lambda line: None)
-    assert again.scores["layouts"]["hconcat"]["metrics"] == found["metrics"]
+    assert again.scores["systems"] == found["systems"]
     both = [f"{tmp_path}/written", f"{tmp_path}/written/per_scene.parquet#full frame"]
-    null = evaluate(Evaluate(home=str(home), compare=both), lambda line: None).scores["layouts"]["hconcat"]
-    assert null["systems"] == ["mine", "full frame"]
-    same = evaluate(Evaluate(home=str(home), compare=both[:1] * 2), lambda line: None).scores["layouts"]["hconcat"]
-    assert {(each["difference"], each["low"], each["high"]) for each in same["metrics"].values()} == {(0, 0, 0)}
+    null = evaluate(Evaluate(home=str(home), compare=both), lambda line: None).scores
+    assert [each["system"] for each in null["systems"]] == ["mine", "full frame", "mine - full frame"]
+    same = evaluate(Evaluate(home=str(home), compare=both[:1] * 2), lambda line: None).scores
+    gaps = same["systems"][2]["scores"][0]["metrics"].values()
+    assert {(each["value"], each["low"], each["high"]) for each in gaps} == {(0, 0, 0)}
 
 
 def test_a_paired_interval_is_narrower_than_the_systems_own(home: Path, tmp_path: Path) -> None:
@@ -361,10 +368,10 @@ def test_a_paired_interval_is_narrower_than_the_systems_own(home: Path, tmp_path
         with writing(f"{tmp_path}/{name}.parquet", truth.scenes_hash) as out:
             out.add(name, truth.ids, maps, truth.canvas)
     settings = asked(home, layout="single", scenes=12, compare=[f"{tmp_path}/a.parquet", f"{tmp_path}/b.parquet"])
-    found = evaluate(settings, lambda line: None).scores["layouts"]["single"]["metrics"]["iou@0.5"]
+    found = evaluate(settings, lambda line: None).scores["systems"][2]["scores"][0]["metrics"]["iou@0.5"]
     own = score(noisy, truth).values["iou@0.5"]
     assert found["high"] - found["low"] < 2 * own.std() / np.sqrt(12)
-    assert found["low"] <= found["difference"] <= found["high"]
+    assert found["low"] <= found["value"] <= found["high"]
 
 
 REFUSED = {  # what the file or the command line says, and what is said to it
@@ -527,7 +534,7 @@ def test_compare_refuses_what_is_not_alike(home: Path, tmp_path: Path) -> None:
         f"{tmp_path}/v",
     )
     report = evaluate(asked(home, compare=[f"{two}#first", f"{two}#second"]), lambda line: None)
-    assert report.scores["layouts"]["hconcat"]["metrics"]["ciou"]["difference"] == pytest.approx(5 / 9)
+    assert by_layout(report.scores["systems"][2])["hconcat"]["metrics"]["ciou"]["value"] == pytest.approx(5 / 9)
 
 
 def test_the_list_the_seed_and_the_study_say_which_scenes(home: Path, tmp_path: Path) -> None:

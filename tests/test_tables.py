@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from raymix import comparison, tables
+from raymix import tables
 from raymix.methods import METHODS
 from raymix.published import TABLES, PaperTable, Part
+from raymix.report import LEGEND
+from raymix.report_tables import comma_separated
 from raymix.scoring import Interval, Summary
 from raymix.tables import Measured
 
@@ -161,7 +163,7 @@ def test_a_mark_where_the_best_null_system_reaches_an_interval(best: float, sign
     assert {each["mark"] for each in found if each["kind"] != tables.MEASURED} == {""}
     text = tables.markdown(TABLES[1], found)
     assert f"70.0* [60.0, 80.0] {sign}".rstrip() + " " in text
-    assert [note in text for note in comparison.MARKS.values()] == [sign == "†", sign == "‡"]
+    assert [note in text for note in LEGEND.values()] == [sign == "†", sign == "‡"]
     assert "MUSIC-Duet: protocol mixloc-multi, 7 scenes abcd; 3 of them with one source" in text
 
 
@@ -177,7 +179,7 @@ def test_a_dataset_that_is_not_in_the_paper_has_the_columns_without_its_numbers(
     found = tables.records(TABLES[1], "demo", [own])
     assert [each["kind"] for each in found] == [tables.MEASURED]
     assert "demo, single: AP" in tables.markdown(TABLES[1], found)
-    rows = list(csv.DictReader(io.StringIO(tables.comma_separated(found))))
+    rows = list(csv.DictReader(io.StringIO(comma_separated(tables.FIELDS, found))))
     assert [(row["row"], row["metric"], row["value"], row["scenes"]) for row in rows] == [("OTS", "ap", "0.5", "7")]
 
 

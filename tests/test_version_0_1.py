@@ -12,12 +12,13 @@ import earlier_study
 import pytest
 
 from raymix import leaderboard
-from raymix.config import Evaluate, Run, from_plain
+from raymix.config import BadInput, Evaluate, Run, from_plain
 from raymix.contenders import Source
 from raymix.evaluate import evaluate
 from raymix.layout import LAYOUTS, SCORED_LAYOUTS, arrange
 from raymix.ledger import Ledger
 from raymix.migration import OLD_LAYOUTS, rename_layouts
+from raymix.report import EvaluationReport, compared_checkpoints
 from raymix.significance import of_study
 from raymix.study import Study
 
@@ -77,6 +78,39 @@ def test_json_documents(name: str) -> None:
     assert keys(old) & set(OLD_LAYOUTS) and not keys(new) & set(OLD_LAYOUTS)
     assert keys(new) >= set(SCORED_LAYOUTS)
     assert rename_layouts(new) == new
+
+
+def test_a_comparison_names_its_checkpoints() -> None:
+    """`tables=` and `figures=` of `raymix.evaluate` find the checkpoints of a comparison that version 0.1 made."""
+    found = compared_checkpoints(json.loads((FILES / "comparison.json").read_text()))
+    assert [(each["system"], each["seed"], each["study"]) for each in found] == [
+        ("cycle", 0, "small"),
+        ("ots", 0, "onemap"),
+    ]
+    assert [each["uri"].rpartition("checkpoints/")[2] for each in found] == [
+        "trial-0003/epoch-0002",
+        "trial-0001/epoch-0002",
+    ]
+
+
+@pytest.mark.parametrize("name", ["comparison.json", "scores.json"])
+def test_an_old_document_is_no_report_of_today(name: str) -> None:
+    with pytest.raises(BadInput, match=r"^it: of raymix 0.1; this version reads reports of schema_version 2$"):
+        EvaluationReport.from_json(json.loads((FILES / name).read_text()), "it")
+
+
+def test_scores_of_each_scene_are_compared(tmp_path: Path) -> None:
+    """compare=A,B of two systems in a file of version 0.1."""
+    file = FILES / "per_scene.parquet"
+    both = [f"{file}#trial 3", f"{file}#untrained network"]
+    report = evaluate(Evaluate(home=str(tmp_path), compare=both), lambda line: None)
+    first, second, gap = report.scores["systems"]
+    assert (first["system"], second["system"], gap["role"]) == ("trial 3", "untrained network", "difference")
+    (record,) = gap["scores"]
+    assert (record["layout"], record["scenes"], record["videos"]) == ("hconcat", 12, 11)
+    assert {name: round(each["value"], 3) for name, each in record["metrics"].items() if "@0" in name} == {
+        "ciou@0.1": -0.5, "ciou@0.3": 0.0, "ciou@0.5": 0.0
+    }  # fmt: skip
 
 
 def test_only_layouts_are_renamed() -> None:

@@ -8,7 +8,7 @@ from raymix.scoring.chunks import metrics, score, score_all
 from raymix.scoring.intake import Classes, Maps
 from raymix.scoring.pooled import Pool, pool_of
 from raymix.scoring.sounding import sounding_accuracy
-from raymix.scoring.summary import Interval, Summary, SystemScores, Table, resampled_pool, summarise
+from raymix.scoring.summary import Interval, Summary, SystemScores, Table, baseline_mark, resampled_pool, summarise
 
 __all__ = [
     "Classes",
@@ -18,6 +18,7 @@ __all__ = [
     "Summary",
     "SystemScores",
     "Table",
+    "baseline_mark",
     "metrics",
     "pool_of",
     "resampled_pool",

@@ -89,6 +89,16 @@ class Interval(NamedTuple):
         return {name: None if math.isnan(number) else number for name, number in self._asdict().items()}
 
 
+def baseline_mark(interval: Interval, best: float) -> str:
+    """Returns '' where the best baseline or control (-inf: there is none) is below this interval of a system.
+
+    Else `†` where it lies inside, or where there is no interval, and `‡` where it lies above.
+    """
+    if best == -math.inf or best < interval.low:
+        return ""
+    return "‡" if best > interval.high else "†"
+
+
 @dataclass(frozen=True, eq=False)
 class Summary(Mapping[str, Interval]):
     """Metric -> interval, with all that must travel with the numbers; a metric without any truth is absent."""
