@@ -31,6 +31,22 @@ SMALL = (
 )  # fmt: skip
 
 
+MARKS = {"ray_session": "ray", "store": "s3", "s3": "s3", "rough": "s3"}  # by the fixtures of a test
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by their fixtures; with pytest-xdist, tests that start Ray share one process, others one for each file.
+
+    Tests that start Ray come first: one process needs about as long for them as another for all the rest.
+    """
+    for item in items:
+        for fixture in getattr(item, "fixturenames", ()):
+            if fixture in MARKS:
+                item.add_marker(MARKS[fixture])
+        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.path.name))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray with more logical CPUs than cores: tests wait more than they compute."""

@@ -24,7 +24,7 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importing, "_ray_runs", lambda: False)
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A place for prepared folders, on a disk and in an object store."""
     return str(tmp_path / "home") if request.param == "local" else str(request.getfixturevalue("s3"))

@@ -27,6 +27,8 @@ print(json.dumps([nodes, ray.cluster_resources()["CPU"], ray.get(threads)]))
 """
 SAVES_SLOWLY = """
 import os, signal, sys, time
+
+pytestmark = pytest.mark.ray
 def leave(*_):
     time.sleep(5)
     open("{folder}/saved", "w").write(os.environ["RAY_DATA_USE_DATASOURCE_V2"])

@@ -29,7 +29,7 @@ BEAT, SILENT = 0.3, 4.0  # an object store tells times in whole seconds
 HOLD = 0.25
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
 def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "studies/mine") if request.param == "local" else str(request.getfixturevalue("s3"))
 

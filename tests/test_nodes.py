@@ -17,6 +17,8 @@ from nodes import EPOCHS, TRIALS, VICTIMS
 
 from raymix.ledger import Ledger
 
+pytestmark = pytest.mark.ray
+
 HERE = Path(__file__).resolve().parent
 
 

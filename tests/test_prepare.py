@@ -384,6 +384,7 @@ prepare(Dataset(**json.loads(sys.argv[1])))
 """
 
 
+@pytest.mark.ray
 def test_two_workers_write_the_same_bytes(tmp_path: Path, trouble: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "UNIT_FILES", 3)
     alone = settings(tmp_path, root=str(trouble), val=0.3, prepared=str(tmp_path / "alone"))

@@ -123,6 +123,7 @@ def freeze(pid: int) -> None:
     os.kill(pid, signal.SIGSTOP)
 
 
+@pytest.mark.ray
 def test_a_raylet_that_dies_is_tried_again_and_then_one_line(folder: str, begin: Begin) -> None:
     with raylets(folder, kill):
         process = begin()
@@ -135,6 +136,7 @@ def test_a_raylet_that_dies_is_tried_again_and_then_one_line(folder: str, begin:
     assert out.count("trying again") == 2 and "connected" not in out
 
 
+@pytest.mark.ray
 def test_one_raylet_that_dies_costs_one_try(folder: str, begin: Begin) -> None:
     once = iter([kill])
     with raylets(folder, lambda pid: next(once, lambda pid: None)(pid)):
@@ -144,6 +146,7 @@ def test_one_raylet_that_dies_costs_one_try(folder: str, begin: Begin) -> None:
     assert out.count("trying again (2 of 3)") == 1 and out.splitlines()[-1] == "connected"
 
 
+@pytest.mark.ray
 def test_a_raylet_that_hangs_ends_at_the_deadline_with_one_line(folder: str, begin: Begin) -> None:
     began = time.monotonic()
     with raylets(folder, freeze):
@@ -155,6 +158,7 @@ def test_a_raylet_that_hangs_ends_at_the_deadline_with_one_line(folder: str, beg
     assert "starting Ray: 10 s" in out  # a sign of life meanwhile
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_search_while_ray_hangs(
     folder: str, begin: Begin, demo: Path, number: signal.Signals, tmp_path: Path
@@ -181,6 +185,7 @@ def test_a_signal_ends_a_search_while_ray_hangs(
     assert "Traceback" not in err
 
 
+@pytest.mark.ray
 def test_a_driver_that_is_killed_takes_its_head_along(folder: str, begin: Begin) -> None:
     process = begin()
     end = time.monotonic() + 120
@@ -211,6 +216,7 @@ with session.interruptible(lambda stop: f"{stop}: ended"):
     assert (process.returncode, err) == (143, "raymix: SIGTERM: ended\n")
 
 
+@pytest.mark.ray
 def test_an_address_where_nothing_answers_is_one_line_soon(folder: str, begin: Begin) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -223,6 +229,7 @@ def test_an_address_where_nothing_answers_is_one_line_soon(folder: str, begin: B
     assert time.monotonic() - began < 40
 
 
+@pytest.mark.ray
 def test_an_address_where_something_else_answers_is_one_line(folder: str, begin: Begin) -> None:
     """A server that accepts connections and says nothing."""
     with socket.socket() as mute:
@@ -357,6 +364,7 @@ def test_registration_may_take_longer_than_ray_waits(monkeypatch: pytest.MonkeyP
         services.get_node("here", "node")
 
 
+@pytest.mark.ray
 def test_a_start_is_quiet_and_stops_whole(folder: str, begin: Begin) -> None:
     process = begin()
     out, err = process.communicate(timeout=200)

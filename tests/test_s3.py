@@ -196,7 +196,7 @@ def test_an_interrupted_write_is_whole_or_nothing(s3: str) -> None:
     assert {info.size for info in listing} <= {len(data)}
 
 
-@pytest.mark.parametrize("place", ["local", "s3"])
+@pytest.mark.parametrize("place", ["local", pytest.param("s3", marks=pytest.mark.s3)])
 def test_what_fails_in_the_making_is_gone(place: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     uri = str(tmp_path) if place == "local" else request.getfixturevalue("s3")
     filesystem, path = resolve(f"{uri}/table.parquet")
@@ -250,6 +250,7 @@ def through(name: str, *words: str) -> str:
     return out
 
 
+@pytest.mark.ray
 def test_the_whole_way(store: Store, s3: str) -> None:
     """2 % of all requests fail all along, and in the middle of the search nobody answers for 20 s."""
     home = f"home={s3}"

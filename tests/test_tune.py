@@ -19,6 +19,8 @@ from conftest import SMALL
 from raymix import checkpoint
 from raymix.ledger import Ledger
 
+pytestmark = pytest.mark.ray
+
 TRIALS, EPOCHS = 5, 4
 
 
