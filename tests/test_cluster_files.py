@@ -18,7 +18,9 @@ from raymix.config import BadInput, Cluster
 from raymix.room import room
 
 DOCKERFILE = (CLUSTER / "Dockerfile").read_text()
-FILES = sorted(path for path in CLUSTER.rglob("*") if path.is_file() and "token" not in path.parts)
+FILES = sorted(
+    path for path in CLUSTER.rglob("*") if path.is_file() and path.suffix != ".md" and "token" not in path.parts
+)
 HOW = re.compile(
     r"^# +(?:\w+=\w+ )?(ray up|docker build|docker push|kubectl apply|kubectl delete|ray down|ray job submit) ", re.M
 )
