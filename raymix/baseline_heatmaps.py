@@ -100,17 +100,17 @@ class ClassNamedMaps:
 
 
 def score_system(
-    heard: Maps, truth: Truth, protocols: Sequence[Protocol], named: ClassNamedMaps | None = None
+    maps: Maps, truth: Truth, protocols: Sequence[Protocol], named: ClassNamedMaps | None = None
 ) -> dict[str, Table]:
     """Scores one system, by the id of each protocol.
 
     Args:
-        heard: maps (N, M, H, W) to score against sources of unknown class.
+        maps: (N, M, H, W), to score against sources of unknown class.
         named: all maps with their class names; used under the protocols that match maps with sources by class name.
     """
     by_name = [each for each in protocols if named and each.match == "labels"]
     others = [each for each in protocols if each not in by_name]
-    found = score_all(heard, truth, others) if others else {}
+    found = score_all(maps, truth, others) if others else {}
     return found | (score_all(named.maps, truth, by_name, named.classes) if named and by_name else {})
 
 

@@ -100,7 +100,7 @@ def predict_control(
     elif control is Control.SILENT_AUDIO:
         scenes = scenes.silent()
     elif control is Control.UNTRAINED_NETWORK:
-        method = untrained or untrained_method(candidate.run)
+        method = untrained_method(candidate.run) if untrained is None else untrained
     return predict(method.to(device), scenes, device)
 
 

@@ -17,7 +17,7 @@ import torch
 
 from raymix import checkpoint, clip_files
 from raymix.config import Run, from_plain
-from raymix.layout import LABEL_FREE, SCORED_LAYOUTS
+from raymix.layout import LABEL_FREE, SCORED_LAYOUTS, metric_prefix
 from raymix.methods import Maps, Method, from_run
 from raymix.metrics import sounding_chance
 from raymix.protocol import protocol as named
@@ -103,16 +103,16 @@ def assess(
     `raymix.significance`.
     """
     grid = _listening(method, bench, "grid2x2", run, device)
-    found, told = grid.metrics(), grid
+    found, scored = grid.metrics(), grid
     if grid.maps_NMHW.shape[1] > 1:
         found["same_peak"] = same_peak(grid.maps_NMHW)
     if grid.maps_NMHW.shape[1] == 1 or run.study.metric.startswith("val/solo2x2/"):
-        told = _listening(method, bench, "solo2x2", run, device)
-        found |= told.metrics("solo2x2/")
+        scored = _listening(method, bench, "solo2x2", run, device)
+        found |= scored.metrics()
     if bench.truth["hconcat"].has_truth_N.any():
         maps = localise(method, bench.scenes["hconcat"], device)
         found |= mean(score(maps, bench.truth["hconcat"], named(run.evaluation.protocol)))
-    return {f"{bench.split}/{name}": value for name, value in found.items()}, told.outcomes(bench)
+    return {f"{bench.split}/{name}": value for name, value in found.items()}, scored.outcomes(bench)
 
 
 @dataclass(frozen=True)
@@ -124,14 +124,15 @@ class _Listening:
     real: Table
     shuffled: Table
 
-    def metrics(self, prefix: str = "") -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
+        prefix = metric_prefix(self.layout)
         real, shuffled = (mean(each)["sounding_accuracy"] for each in (self.real, self.shuffled))
         return {f"{prefix}sounding_accuracy": real, f"{prefix}sounding_accuracy_shuffled": shuffled}
 
     def outcomes(self, bench: Bench) -> dict[str, Any]:
         """Which scenes succeeded, with what a test of them needs to know of the scenes."""
         truth = bench.truth[self.layout]
-        metric = f"{bench.split}/{'solo2x2/' if self.layout == 'solo2x2' else ''}sounding_accuracy"
+        metric = f"{bench.split}/{metric_prefix(self.layout)}sounding_accuracy"
         chance = blind_chance(truth)
         scenes = scene_record(metric, chance, truth.scenes_hash, truth.heard(), bench.shuffled[self.layout])
         real, shuffled = (pack(each.values["sounding_accuracy"] > 0) for each in (self.real, self.shuffled))

@@ -26,6 +26,11 @@ MOST = 4  # sources
 _OTHER_NAMES = {**OLD_LAYOUTS, "2x2": "grid2x2", "side by side": "hconcat", "duet": "natural"}
 
 
+def metric_prefix(layout: str) -> str:
+    """Returns what precedes the names of a layout's metrics: `LAYOUT/` for `single` and `solo2x2`, '' for the others."""
+    return f"{layout}/" if layout in ("single", "solo2x2") else ""
+
+
 def did_you_mean_layout(name: str) -> str:
     """Returns ` (did you mean X?)` for a layout that is misspelt or has a name of version 0.1, else ''."""
     plain = name.lower().replace("_", " ").replace("-", " ")

@@ -28,7 +28,7 @@ from typing import Any
 
 from pyarrow import fs
 
-from raymix.migration import rename_layouts
+from raymix.migration import has_old_layouts, rename_layouts
 from raymix.storage import get, put, resolve
 from raymix.study import ENDS, KINDS, Study, fold
 
@@ -168,16 +168,13 @@ class Ledger:
             return None
 
 
-_OF_VERSION_0_1 = re.compile(rb'/solo/|"(?:quad|solo|pair)":')  # what `rename_layouts` changes; most lines have none
-
-
 def _record(line: bytes) -> dict[str, Any] | None:
     """The record of a line under today's names, None where this version knows no such record."""
     try:
         record: dict[str, Any] = json.loads(line)
         if not isinstance(record["id"], str) or not all(name in record for name in KINDS[record["kind"]]):
             return None
-        return rename_layouts(record) if _OF_VERSION_0_1.search(line) else record
+        return rename_layouts(record) if has_old_layouts(line) else record
     except (ValueError, TypeError, KeyError):
         return None
 

@@ -1,6 +1,6 @@
 """Reading what version 0.1 wrote: names that have changed since, in ledgers, in configs of checkpoints and in JSON documents.
 
-Pure functions of plain values (what `json.loads` gives); whoever reads a file applies them, so nothing else knows old names.
+Pure functions of plain values (what `json.loads` gives), applied where a file is read; old names are in this module alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,13 @@ OLD_LAYOUTS = {
     "pair": "hconcat",
 }  # today's ids of layouts by those of version 0.1
 _SOLO_METRIC = re.compile(r"^(val|test)/solo/(?=sounding_accuracy)")  # the one metric whose prefix was an old id
+
+_OLD_IN_JSON = re.compile(rf'/solo/|"(?:{"|".join(OLD_LAYOUTS)})":'.encode())
+
+
+def has_old_layouts(line: bytes) -> bool:
+    """Returns whether a line of compact JSON may hold what `rename_layouts` changes: cheaper than renaming, most have none."""
+    return _OLD_IN_JSON.search(line) is not None
 
 
 def rename_layouts(value: Any) -> Any:

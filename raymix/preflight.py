@@ -12,7 +12,7 @@ from raymix import clip_files, session
 from raymix.casting import derange, draw
 from raymix.config import BadInput, Run, nearest
 from raymix.datasets import demo
-from raymix.layout import LABEL_FREE, SCORED_LAYOUTS
+from raymix.layout import LABEL_FREE, SCORED_LAYOUTS, metric_prefix
 from raymix.mixture import can_group
 from raymix.protocol import PROTOCOLS
 from raymix.room import room
@@ -42,8 +42,10 @@ def metrics(protocol: str) -> list[str]:
     """The validation metrics that a study may search by, those that need no regions first."""
     from raymix.scoring import metrics
 
-    heard = [f"{where}sounding_accuracy{twin}" for where in ("", "solo2x2/") for twin in ("", "_shuffled")]
-    return [f"val/{name}" for name in [*heard, *metrics(PROTOCOLS[protocol])]]
+    label_free = [
+        f"{metric_prefix(layout)}sounding_accuracy{control}" for layout in LABEL_FREE for control in ("", "_shuffled")
+    ]
+    return [f"val/{name}" for name in [*label_free, *metrics(PROTOCOLS[protocol])]]
 
 
 def _scores(run: Run) -> None:

@@ -19,7 +19,7 @@ from raymix.baselines import Control, predict_control, untrained_method
 from raymix.config import Run
 from raymix.contenders import CandidateCheckpoint
 from raymix.evaluator import Bench
-from raymix.layout import LABEL_FREE
+from raymix.layout import LABEL_FREE, metric_prefix
 from raymix.methods import METHODS
 from raymix.protocol import protocol as named
 from raymix.report import BASELINE, CONTROL, SYSTEM, EvaluationReport, SystemReport
@@ -27,7 +27,7 @@ from raymix.score_reports import scene_set
 from raymix.scoring import Maps, score, summarise
 from raymix.study import ENDS, Study
 from raymix.truth import Truth
-from raymix.verdict import chance, layouts, prefix, what_counts
+from raymix.verdict import chance, layouts, what_counts
 
 Rows = dict[str, dict[str, Any]]  # kind of row (TRAINED and so on) -> layout -> the record of its summary
 TRAINED, SHUFFLED, UNTRAINED, UNTRAINED_SHUFFLED = "trained", "shuffled", "untrained", "untrained_shuffled"
@@ -92,7 +92,7 @@ def scores(rows: Rows, split: str) -> dict[str, float]:
     """Returns the means of the checkpoint by the names that `raymix.evaluate` gives them."""
     found = {"sounding_accuracy_shuffled": rows[SHUFFLED]["grid2x2"]["metrics"]["sounding_accuracy"]["value"]}
     for layout, record in rows[TRAINED].items():
-        found |= {prefix(layout) + name: each["value"] for name, each in record["metrics"].items()}
+        found |= {metric_prefix(layout) + name: each["value"] for name, each in record["metrics"].items()}
     return {f"{split}/{name}": value for name, value in sorted(found.items())}
 
 
@@ -150,14 +150,12 @@ def comparison_report(
 
 def _system_reports(entry: Entry, index: Mapping[str, int]) -> list[SystemReport]:
     """The best checkpoint of a study and its controls."""
+    name, untrained = f"{entry.system}, seed {entry.seed}", Control.UNTRAINED_NETWORK
     names = {
-        TRAINED: (f"{entry.system}, seed {entry.seed}", SYSTEM),
-        SHUFFLED: (f"{entry.system}, seed {entry.seed}, {Control.SHUFFLED_AUDIO}", CONTROL),
-        UNTRAINED: (f"{entry.system}, seed {entry.seed}, {Control.UNTRAINED_NETWORK}", CONTROL),
-        UNTRAINED_SHUFFLED: (
-            f"{entry.system}, seed {entry.seed}, {Control.UNTRAINED_NETWORK}, {Control.SHUFFLED_AUDIO}",
-            CONTROL,
-        ),
+        TRAINED: (name, SYSTEM),
+        SHUFFLED: (f"{name}, {Control.SHUFFLED_AUDIO}", CONTROL),
+        UNTRAINED: (f"{name}, {untrained}", CONTROL),
+        UNTRAINED_SHUFFLED: (f"{name}, {untrained}, {Control.SHUFFLED_AUDIO}", CONTROL),
     }
     uri = entry.contender.uri if entry.contender else None
     return [

@@ -26,7 +26,7 @@ from raymix.baselines import (
 from raymix.config import to_plain
 from raymix.contenders import CandidateCheckpoint
 from raymix.evaluator import Bench, blind_chance, localise
-from raymix.layout import LABEL_FREE, SCORED_LAYOUTS
+from raymix.layout import LABEL_FREE, SCORED_LAYOUTS, metric_prefix
 from raymix.methods import Maps
 from raymix.metrics import peak_panels, sounding_chance, unit_range
 from raymix.metrics import success as metric_success
@@ -63,13 +63,8 @@ class Verdict:
         for layout, rows in self.rows.items():
             for row in rows:
                 if row.system == contender.name:
-                    found |= {prefix(layout) + name: each.value for name, each in row.summary.items()}
+                    found |= {metric_prefix(layout) + name: each.value for name, each in row.summary.items()}
         return {f"{self.bench.split}/{name}": value for name, value in sorted(found.items())}
-
-
-def prefix(layout: str) -> str:
-    """What stands before the names of a layout's metrics: `grid2x2` and `hconcat` have none."""
-    return f"{layout}/" if layout in ("single", "solo2x2") else ""
 
 
 def find_above_chance(verdicts: Sequence[Verdict]) -> Finding | None:
@@ -81,14 +76,14 @@ def find_above_chance(verdicts: Sequence[Verdict]) -> Finding | None:
     for reached in verdicts:
         units: dict[str, SceneUnits] = {}
         for each in reached.contenders:
-            layout = "solo2x2" if prefix("solo2x2") in each.run.study.metric else "grid2x2"
+            layout = "solo2x2" if metric_prefix("solo2x2") in each.run.study.metric else "grid2x2"
             truth, found = reached.bench.truth[layout], {row.system: row.table for row in reached.rows.get(layout, [])}
             own, control = found.get(each.name), found.get(shuffled_row_name(each))
             if own is None or control is None:
                 continue
             if layout not in units:
                 units[layout] = SceneUnits.of(truth.heard(), reached.bench.shuffled[layout])
-            metric = f"{reached.bench.split}/{prefix(layout)}sounding_accuracy"
+            metric = f"{reached.bench.split}/{metric_prefix(layout)}sounding_accuracy"
             real_1N, shuffled_1N = (table.values["sounding_accuracy"][None] > 0 for table in (own, control))
             epochs = [each.epoch or 0]
             systems.append(
@@ -171,7 +166,7 @@ def pictures(verdict: Verdict, count: int, study: str = "", warning: str = "") -
     The layouts are those in which several panels sound, of methods with one map those in which one does.
     """
     best, files = verdict.contenders[0], {}
-    one = prefix("solo2x2") in best.run.study.metric
+    one = metric_prefix("solo2x2") in best.run.study.metric
     for layout, share in zip(
         ("solo2x2", "single") if one else ("grid2x2", "hconcat"), ((count + 1) // 2, count // 2), strict=True
     ):

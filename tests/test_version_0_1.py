@@ -17,7 +17,7 @@ from raymix.contenders import Source
 from raymix.evaluate import evaluate
 from raymix.layout import LAYOUTS, SCORED_LAYOUTS, arrange
 from raymix.ledger import Ledger
-from raymix.migration import OLD_LAYOUTS, rename_layouts
+from raymix.migration import OLD_LAYOUTS, has_old_layouts, rename_layouts
 from raymix.report import EvaluationReport, compared_checkpoints
 from raymix.significance import of_study
 from raymix.study import Study
@@ -111,6 +111,13 @@ def test_scores_of_each_scene_are_compared(tmp_path: Path) -> None:
     assert {name: round(each["value"], 3) for name, each in record["metrics"].items() if "@0" in name} == {
         "ciou@0.1": -0.5, "ciou@0.3": 0.0, "ciou@0.5": 0.0
     }  # fmt: skip
+
+
+def test_every_line_that_changes_is_found() -> None:
+    """A ledger is read without renaming the lines that cannot change."""
+    lines = [line for file in FILES.glob("*.jsonl") for line in file.read_bytes().splitlines()]
+    changed = [line for line in lines if rename_layouts(json.loads(line)) != json.loads(line)]
+    assert changed and all(map(has_old_layouts, changed)) and not all(map(has_old_layouts, lines))
 
 
 def test_only_layouts_are_renamed() -> None:
