@@ -18,6 +18,8 @@ from heads import PATIENCE, Nodes
 
 from raymix.ledger import Ledger
 
+pytestmark = pytest.mark.ray
+
 CLIENT = """
 import json, os, sys, ray
 ray.init(address=sys.argv[1], logging_level="error", log_to_driver=False)
@@ -27,8 +29,6 @@ print(json.dumps([nodes, ray.cluster_resources()["CPU"], ray.get(threads)]))
 """
 SAVES_SLOWLY = """
 import os, signal, sys, time
-
-pytestmark = pytest.mark.ray
 def leave(*_):
     time.sleep(5)
     open("{folder}/saved", "w").write(os.environ["RAY_DATA_USE_DATASOURCE_V2"])
