@@ -15,7 +15,6 @@ from raymix import predictions
 from raymix.baselines import mean_training_heatmap, predict_with_controls, score_with_baselines, shuffled_audio
 from raymix.config import BadInput, Evaluate, signature
 from raymix.contenders import CandidateCheckpoint, Source
-from raymix.engine import writable
 from raymix.methods import Maps
 from raymix.protocol import Protocol
 from raymix.protocol import protocol as named
@@ -24,6 +23,7 @@ from raymix.scene import Scenes
 from raymix.score_reports import checkpoint_record
 from raymix.scoring import SystemScores
 from raymix.staging import Stage, staged
+from raymix.storage import assert_writable
 from raymix.submission import scenes_report, write_scenes_report
 from raymix.truth import Truth
 
@@ -40,7 +40,7 @@ def evaluate(
     fits_encoder(stage)
     protocol = named(settings.protocol or best.run.evaluation.protocol)
     folder = settings.output or _folder(settings, source, stage)
-    writable(folder)
+    assert_writable(folder)
     scenes = stage.compose(stage.clips())
     truth = Truth.of(scenes)
     names = ", ".join(each.name for each in contenders)

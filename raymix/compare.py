@@ -24,7 +24,7 @@ from raymix.config import BadInput, Compare, Evaluate, Tune, flatten, nearest, t
 from raymix.contenders import CandidateCheckpoint, Source, choose
 from raymix.datasets.folder import listing
 from raymix.door import DONE, Nothing, enter, refusing
-from raymix.engine import Plan, writable
+from raymix.engine import Plan
 from raymix.evaluator import Bench
 from raymix.ledger import Ledger
 from raymix.methods import METHODS
@@ -33,6 +33,7 @@ from raymix.ranking import Entry, Rows
 from raymix.rendering import render_markdown
 from raymix.results import write_results
 from raymix.search_space import load
+from raymix.storage import assert_writable
 
 Pair = tuple[str, int]  # a system and a seed
 OWN = (
@@ -88,7 +89,7 @@ def planned(config: Compare) -> dict[Pair, Plan]:
     for plan in plans.values():
         same(plan, plans[pairs[0]])
     with refusing():
-        writable(folder(config))
+        assert_writable(folder(config))
         if present(data := plans[pairs[0]].run.dataset) is not None:
             for plan in plans.values():
                 preflight.clips(plan.run)

@@ -6,23 +6,17 @@ time, and nothing that Ray Tune pickles is ever read back.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
-import os
 import threading
 import time
-import uuid
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from typing import Any
-
-from pyarrow import fs
 
 from raymix import session
 from raymix.config import BadInput, Run, to_plain
 from raymix.ledger import Ledger
-from raymix.storage import put, resolve
+from raymix.storage import assert_writable, resolve
 from raymix.study import Study
 
 LOST_SLOTS = 20  # that a trial survives
@@ -69,7 +63,7 @@ def plan(run: Run, space: Any, space_hash: str | None, uncut: str = "") -> Plan:
     then only the uncut space is compared with the study's, as far as that has written it down.
     """
     uri = place(run)
-    writable(uri)
+    assert_writable(uri)
     ledger = Ledger(uri)
     study = ledger.read()
     if (was := study.config.get("recipe")) and was != run.recipe:
@@ -165,24 +159,6 @@ def _older(before: dict[str, Any], differ: list[str]) -> str:
     """A hint for a study that was started before recipes were written down, at sizes that another recipe may have."""
     sized = any(name.startswith("encoder.") for name in differ)
     return ", or add the recipe that it had (recipe=paper, recipe=demo)" if sized and not before.get("recipe") else ""
-
-
-def writable(uri: str) -> None:
-    """Write a small object and take it away again, with the folders made for it; BadInput where that fails."""
-    made: list[str] = []
-    try:
-        filesystem, path = resolve(uri)
-        if isinstance(filesystem, fs.LocalFileSystem):
-            made = [p for p in (path, *map(str, PurePath(path).parents)) if not os.path.lexists(p)]
-        probe = f"{path}/.write-test-{uuid.uuid4().hex[:8]}"
-        put(filesystem, probe, b"raymix")
-        filesystem.delete_file(probe)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{uri}: cannot be written ({' '.join(str(error).split())})") from None
-    finally:
-        with contextlib.suppress(OSError):  # what another process has put something into stays
-            for folder in made:
-                os.rmdir(folder)
 
 
 def begin(plan: Plan) -> Study:

@@ -37,7 +37,6 @@ from raymix.asking import OF_SCENES, refuse_unread
 from raymix.config import BadInput, Evaluate, from_plain, signature
 from raymix.contenders import CandidateCheckpoint, Source, choose
 from raymix.door import enter, refusing
-from raymix.engine import writable
 from raymix.evaluator import Bench, judge
 from raymix.ledger import Ledger
 from raymix.rendering import render_markdown, render_terminal
@@ -47,6 +46,7 @@ from raymix.rules import broken_rule, check
 from raymix.session import Interrupted, interruptible
 from raymix.significance import of_study
 from raymix.staging import staged
+from raymix.storage import assert_writable
 from raymix.study_report import EvaluatedStudy, study_report
 from raymix.verdict import Verdict
 
@@ -75,7 +75,7 @@ def evaluate(settings: Evaluate, echo: Echo = print) -> ResultsFolder:
         if asked == ["compare"]:
             return paired.compare(settings, run, echo)
         stage = staged(settings, run)
-        writable(settings.export)
+        assert_writable(settings.export)
         return scene_files.write(stage, settings.export, echo)
 
 
@@ -130,7 +130,7 @@ def last_word(settings: Evaluate, echo: Echo = print) -> ResultsFolder:
         for each in contenders:
             key = repr((Bench.key(each.run), each.run.evaluation.protocol, _count(settings, each)))
             groups.setdefault(key, []).append(each)
-        writable(folder)  # known before an hour of scoring, not after
+        assert_writable(folder)  # known before an hour of scoring, not after
         facts = {each.run.dataset.prepared: clip_files.describe(each.run.dataset.prepared) for each in contenders}
     verdicts: list[Verdict] = []
     recomputed: dict[str, dict[str, float]] = {}

@@ -20,7 +20,6 @@ from raymix.baselines import Control
 from raymix.config import BadInput, Evaluate
 from raymix.contenders import Source, choose
 from raymix.door import Nothing
-from raymix.engine import writable
 from raymix.evaluator import Bench
 from raymix.hall import Act, Hall, Shown, held
 from raymix.plates import FIGURES, OURS
@@ -30,7 +29,7 @@ from raymix.report import SYSTEM, EvaluationReport, SystemReport, compared_check
 from raymix.report_tables import comma_separated
 from raymix.results import ResultsFolder, write_results
 from raymix.scoring import score, summarise
-from raymix.storage import get, resolve
+from raymix.storage import assert_writable, get, resolve
 from raymix.tables import Measured
 
 Echo = Callable[[str], Any]
@@ -42,7 +41,7 @@ def evaluate(settings: Evaluate, echo: Echo = print) -> ResultsFolder:
         if odd := [number for number in wanted if number not in known]:
             raise BadInput(f"{word}=[{odd[0]}]: must be of {', '.join(map(str, known))}")
     halls, folder = gathered(settings, echo)
-    writable(folder)
+    assert_writable(folder)
     files: dict[str, bytes] = {}
     details: dict[str, list[dict[str, Any]]] = {"tables": [], "numbers": [], "figures": []}
     for number in dict.fromkeys(settings.tables):

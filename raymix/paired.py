@@ -17,7 +17,6 @@ import numpy as np
 
 from raymix import per_scene, predictions, submission
 from raymix.config import BadInput, Evaluate, Run, nearest, signature
-from raymix.engine import writable
 from raymix.per_scene import Scored
 from raymix.protocol import protocol as named
 from raymix.rendering import render_markdown
@@ -26,7 +25,7 @@ from raymix.resampling import Units, interval, resampled
 from raymix.results import PER_SCENE, TABLE, ResultsFolder, write_results
 from raymix.scoring import resampled_pool
 from raymix.staging import staged
-from raymix.storage import resolve
+from raymix.storage import assert_writable, resolve
 
 RESAMPLES = 2000
 SEVERAL = ("hconcat", "vconcat", "grid2x2")  # layouts whose scenes are of several videos that are heard
@@ -119,7 +118,7 @@ def compare(settings: Evaluate, run: Run | None, echo: Callable[[str], Any] = pr
         raise BadInput(
             f"compare={','.join(settings.compare)}: names {len(settings.compare)} results, must be two: compare=A,B"
         )
-    writable(settings.output or f"{settings.home.rstrip('/')}/evaluations")  # known before scoring, not after
+    assert_writable(settings.output or f"{settings.home.rstrip('/')}/evaluations")  # known before scoring, not after
     ours, theirs = (_scored(each, settings, run) for each in settings.compare)
     shared = [key for key in ours if key in theirs]
     if not shared:

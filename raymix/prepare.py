@@ -42,11 +42,10 @@ from raymix.datasets import (
 from raymix.datasets.leaks import Leak
 from raymix.datasets.source import Source
 from raymix.door import Nothing, enter, refusing
-from raymix.engine import writable
 from raymix.progress import Progress
 from raymix.rules import check
 from raymix.scene_lists import Wanted
-from raymix.storage import no_room, resolve
+from raymix.storage import assert_writable, no_room, resolve
 
 Echo = Callable[[str], Any]
 LOCK = ".lock"  # in the prepared folder: who works at it
@@ -196,7 +195,7 @@ def _meanwhile(settings: Dataset, facts: dict[str, Any], echo: Echo) -> dict[str
 def _readable(settings: Dataset) -> tuple[list[Source], dict[str, str], list[Leak]]:
     """The sources, the lists that say so, and leaks that are allowed; what is wrong is known before anything is written."""
     ground.allowed(settings)
-    writable(settings.prepared)
+    assert_writable(settings.prepared)
     with published_lists.remembered() as read:
         sources = DATASETS[settings.name].sources(settings)
     if not sources:

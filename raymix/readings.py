@@ -13,7 +13,6 @@ from typing import Any
 from raymix import benchmark, clip_files, predictions, spread, submission
 from raymix.config import BadInput, Evaluate, Run, signature
 from raymix.contenders import CandidateCheckpoint, Source
-from raymix.engine import writable
 from raymix.protocol import PROTOCOLS, Protocol
 from raymix.protocol import protocol as named
 from raymix.rendering import render_csv, render_markdown
@@ -23,6 +22,7 @@ from raymix.scene import Scenes
 from raymix.score_reports import checkpoint_record, merged, scene_set, system_reports
 from raymix.scoring import SystemScores
 from raymix.staging import Stage, staged
+from raymix.storage import assert_writable
 from raymix.truth import Truth
 
 Echo = Callable[[str], Any]
@@ -63,7 +63,7 @@ def of_file(settings: Evaluate, run: Run | None, echo: Echo = print) -> ResultsF
     )
     truth = stage.truth() if stage.pairs else None  # a list alone says how many sources its scenes have
     ((protocols, left_out),) = _fitting(settings, [_sources(stage, truth)])
-    writable(folder)
+    assert_writable(folder)
     truth = truth or stage.truth()
     echo(f"scoring {uri} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({len(protocols)} protocols) ...")
     found = predictions.check(uri, truth)
@@ -92,7 +92,7 @@ def of_checkpoints(
     leaf = f"protocols-{signature(about | {'stages': [each.record() for each in stages]})[:6]}"
     root = f"{source.uri}/evaluation" if source.named else f"{settings.home.rstrip('/')}/evaluations"
     folder = settings.output or f"{root}/{settings.split}-{leaf}"
-    writable(folder)
+    assert_writable(folder)
     readings = [
         _reading(contenders, stage, scenes, protocols, left_out, echo)
         for stage, scenes, (protocols, left_out) in zip(stages, listed, fits, strict=True)

@@ -14,12 +14,16 @@ import re
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 import pyarrow as pa
 from pyarrow import fs
+
+from raymix.config import BadInput
 
 # The n-th repetition waits 25 ms x 2^n: a store that is down for a minute is waited for, after 102 s it is an error.
 # Measured with pyarrow 26: refused and broken connections, 500 and 503 are all repeated. Its other strategy has a quota
@@ -194,6 +198,30 @@ def put(filesystem: fs.FileSystem, path: str, data: bytes | pa.Buffer, durable: 
             aside.submit(_upload, filesystem, path, data).result()
     else:
         _upload(filesystem, path, data)
+
+
+def assert_writable(uri: str) -> None:
+    """Check that files can be written to the folder `uri`, which need not exist, and leave it as it was.
+
+    A small file is written and deleted, with the folders that were made for it.
+
+    Raises:
+        BadInput: The folder cannot be written.
+    """
+    made: list[str] = []
+    try:
+        filesystem, path = resolve(uri)
+        if isinstance(filesystem, fs.LocalFileSystem):
+            made = [p for p in (path, *map(str, PurePath(path).parents)) if not os.path.lexists(p)]
+        probe = f"{path}/.write-test-{uuid.uuid4().hex[:8]}"
+        put(filesystem, probe, b"raymix")
+        filesystem.delete_file(probe)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{uri}: cannot be written ({' '.join(str(error).split())})") from None
+    finally:
+        with contextlib.suppress(OSError):  # not empty: another process uses it
+            for folder in made:
+                os.rmdir(folder)
 
 
 @contextlib.contextmanager

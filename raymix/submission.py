@@ -15,7 +15,6 @@ import numpy as np
 from raymix import clip_files, per_scene, predictions, sharded, spread
 from raymix.baseline_heatmaps import baseline_heatmaps
 from raymix.config import BadInput, Evaluate, Run, nearest, signature
-from raymix.engine import writable
 from raymix.predictions import Predictions
 from raymix.protocol import Protocol
 from raymix.protocol import protocol as named
@@ -26,7 +25,7 @@ from raymix.score_reports import merged, scene_set, system_reports
 from raymix.scoring import SystemScores, Table, summarise
 from raymix.sharded import Work
 from raymix.staging import Stage, staged
-from raymix.storage import resolve
+from raymix.storage import assert_writable, resolve
 from raymix.truth import Truth
 
 
@@ -194,7 +193,7 @@ def evaluate(settings: Evaluate, run: Run | None, echo: Callable[[str], Any] = p
     protocol = named(settings.protocol or (run or Run()).evaluation.protocol)
     stage = staged(settings, run)
     folder = settings.output or _folder(settings, stage)
-    writable(folder)
+    assert_writable(folder)
     truth = stage.truth()
     echo(f"scoring {uri} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({protocol.id}) ...")
     found = predictions.check(uri, truth)

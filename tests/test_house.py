@@ -12,7 +12,7 @@ PACKAGE = ROOT / "raymix"
 
 # Room -> floor. A room imports rooms of lower floors, or those named beside it on its own floor.
 FLOORS: dict[str, int] = {
-    "config": 1, "spectrogram": 1, "walk": 1, "metrics": 1, "storage": 1, "expression": 1, "study": 1,
+    "config": 0, "spectrogram": 1, "walk": 1, "metrics": 1, "storage": 1, "expression": 1, "study": 1,
     "columns": 1, "remaining": 2, "room": 2, "lock": 2,
     "encoders": 2, "rules": 2, "ledger": 2, "checkpoint": 2, "clip": 2, "protocol": 2, "space": 2, "truth": 2,
     "door": 4, "libraries": 0, "overrides": 2, "help": 3, "cli": 6, "__main__": 7,
