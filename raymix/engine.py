@@ -253,8 +253,8 @@ def settle(plan: Plan) -> None:
 def gather(plan: Plan, study: Study, watch: Any) -> tuple[Any, int, Any]:
     """What all trials share (evaluator, decoded clips, mailbox), the number of slots, and the evaluator's first answer."""
     from raymix import nodes
-    from raymix.evaluator import Evaluator
     from raymix.mailbox import Mailbox
+    from raymix.scoring_actor import ScoringActor
     from raymix.stream import open_source
     from raymix.trial import Shared
 
@@ -266,7 +266,7 @@ def gather(plan: Plan, study: Study, watch: Any) -> tuple[Any, int, Any]:
     watch.say(f"data: {source.how}")
     watch.say(f"slots: {room.said}")
     options = {"num_cpus": c.evaluator_cpus, "num_gpus": c.evaluator_gpus, "scheduling_strategy": nodes.beside(room)}
-    evaluator = Evaluator.options(**options).remote(threads=max(1, int(c.evaluator_cpus)))  # type: ignore[attr-defined]
+    evaluator = ScoringActor.options(**options).remote(threads=max(1, int(c.evaluator_cpus)))  # type: ignore[attr-defined]
     warmed = evaluator.warm.remote(plain)
     mailbox = Mailbox.options(scheduling_strategy=nodes.here()).remote()  # type: ignore[attr-defined]
     positions(study, plan.uri, mailbox)

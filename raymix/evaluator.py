@@ -1,4 +1,4 @@
-"""The evaluation actor: held-out scenes in memory, one model at a time, a checkpoint in, numbers out.
+"""Validation: held-out scenes in memory, one model at a time, a checkpoint in, numbers out; no Ray.
 
 The search's objective needs no boxes: `grid2x2` scenes of four held-out videos, two of them heard, scored by sounding accuracy
 and by the same with the audio shuffled. Where the data has regions, `hconcat` scenes add the paper's metrics.
@@ -6,13 +6,10 @@ and by the same with the audio shuffled. Where the data has regions, `hconcat` s
 
 from __future__ import annotations
 
-import os
-import time
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 
 from raymix import checkpoint, clip_files
@@ -160,51 +157,3 @@ def load(uri: str) -> tuple[Method, Run]:
     method = from_run(run, pretrained=False)
     method.load_state_dict(whole.weights)
     return method, run
-
-
-@ray.remote(max_restarts=-1, max_task_retries=-1, concurrency_groups={"sign": 1})  # type: ignore[call-overload]
-class Evaluator:
-    """Scores checkpoints one after the other; it holds no state that a restart could lose, and repeats are harmless.
-
-    However many wait for their scores, `ping` is answered at once, in a thread of its own.
-    """
-
-    def __init__(self, threads: int = 1) -> None:
-        torch.set_num_threads(threads)
-        self._device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
-        self._benches: dict[tuple[Any, ...], Bench] = {}
-        self._device_failed = False
-
-    @ray.method(concurrency_group="sign")
-    def ping(self) -> str:
-        """The id of the node that this is on."""
-        node: str = ray.get_runtime_context().get_node_id()
-        return node
-
-    def score(self, uri: str) -> dict[str, Any]:
-        """{"metrics", "outcomes", "seconds", "pid"} of the checkpoint at `uri` on the validation scenes.
-
-        An error of the device is raised like any other. CUDA refuses all work of a process after it, so the next call ends
-        the process: Ray starts the actor again and repeats that call there.
-        """
-        if self._device_failed:
-            os._exit(1)
-        try:
-            return self._score(uri)
-        except torch.AcceleratorError:
-            self._device_failed = True
-            raise
-
-    def _score(self, uri: str) -> dict[str, Any]:
-        began = time.time()
-        method, run = load(uri)
-        key = Bench.key(run)
-        if key not in self._benches:
-            self._benches[key] = Bench.open(run, "val", run.evaluation.scenes)
-        metrics, outcomes = assess(method.to(self._device), self._benches[key], run, self._device)
-        return {"metrics": metrics, "outcomes": outcomes, "seconds": time.time() - began, "pid": os.getpid()}
-
-    def warm(self, plain: dict[str, Any]) -> None:
-        """Compose the scenes before the first checkpoint comes."""
-        run: Run = from_plain(plain)
-        self._benches[Bench.key(run)] = Bench.open(run, "val", run.evaluation.scenes)

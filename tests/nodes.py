@@ -30,7 +30,11 @@ from raymix.ledger import Ledger
 
 TRIALS, EPOCHS = 4, 8
 STORE = 150 << 20
-VICTIMS = {"worker": "RayTrainWorker", "trial": "with_resources.<locals>.ResourceTrainable", "evaluator": "Evaluator"}
+VICTIMS = {
+    "worker": "RayTrainWorker",
+    "trial": "with_resources.<locals>.ResourceTrainable",
+    "evaluator": "ScoringActor",
+}
 
 
 class Search:

@@ -23,7 +23,7 @@ FLOORS: dict[str, int] = {
     "baseline_heatmaps": 6, "report": 2, "report_tables": 3, "rendering": 8, "score_reports": 9, "study_report": 11,
     "published": 1, "gallery": 7, "chart": 7, "paths": 7, "tables": 7, "figures": 6, "watch": 6, "fit": 6,
     "stream": 7, "row_groups": 7, "evaluator": 7, "session": 7, "mailbox": 7, "failures": 7, "nodes": 7, "verdict": 10,
-    "preflight": 8,
+    "preflight": 8, "scoring_actor": 8,
     "worker": 8, "rebuild": 7, "suggest": 8, "ranking": 11, "slot": 9, "record": 9, "census": 9,
     "trial": 10, "upload": 10,
     "migration": 0, "layout": 1, "region": 1, "casting": 2, "results": 3, "pair_list": 3, "predictions": 3,

@@ -16,10 +16,10 @@ from test_fit import small
 
 from raymix import checkpoint, trial
 from raymix.config import to_plain
-from raymix.evaluator import Evaluator
 from raymix.fit import Clock
 from raymix.mailbox import Mailbox, Order
 from raymix.methods import from_run
+from raymix.scoring_actor import ScoringActor
 from raymix.worker import _Shift
 
 
@@ -81,12 +81,12 @@ def test_a_busy_evaluator_is_only_waited_for(ray_session: None, monkeypatch: pyt
     """However many wait for scores, the real evaluator gives its sign at once: no slot is taken for one that must go."""
     monkeypatch.setattr(trial, "PATIENCE", 0.5)
 
-    class Slow(Evaluator.__ray_metadata__.modified_class):  # type: ignore[attr-defined, misc]
+    class Slow(ScoringActor.__ray_metadata__.modified_class):  # type: ignore[attr-defined, misc]
         def score(self, uri: str) -> dict[str, Any]:
             time.sleep(1.5)
             return {"uri": uri}
 
-    evaluator = ray.remote(concurrency_groups={"sign": 1})(Slow).options(num_cpus=0).remote()  # type: ignore[call-overload]
+    evaluator = ray.remote(concurrency_groups={"health": 1})(Slow).options(num_cpus=0).remote()  # type: ignore[call-overload]
     assert ray.get(evaluator.ping.remote()) == ray.get_runtime_context().get_node_id()
     before = [evaluator.score.remote(f"other {n}") for n in range(3)]
     slot = Slot(None)
@@ -113,7 +113,7 @@ def one_epoch_trained(demo: Path, folder: Path, evaluator: Any, value: float) ->
 
 def test_an_error_in_scoring_ends_the_trial_with_its_reason(ray_session: None, demo: Path, tmp_path: Path) -> None:
     """NaN weights give maps that cannot be scored, however often: a failed result, not an exception that Tune retries."""
-    evaluator = Evaluator.options(num_cpus=0).remote()  # type: ignore[attr-defined]
+    evaluator = ScoringActor.options(num_cpus=0).remote()  # type: ignore[attr-defined]
     result = one_epoch_trained(demo, tmp_path, evaluator, float("nan")).step()
     assert result["ended"] == "failed" and result["done"] and result["epoch"] == 1
     assert "scoring: ValueError: " in result["failed"] and "finite" in result["failed"] and "\n" not in result["failed"]
@@ -125,7 +125,7 @@ def test_an_error_in_scoring_ends_the_trial_with_its_reason(ray_session: None, d
 def test_after_an_error_of_the_device_the_next_trial_is_scored_in_a_new_process(
     ray_session: None, demo: Path, tmp_path: Path
 ) -> None:
-    class Broken(Evaluator.__ray_metadata__.modified_class):  # type: ignore[attr-defined, misc]
+    class Broken(ScoringActor.__ray_metadata__.modified_class):  # type: ignore[attr-defined, misc]
         """In its first process the device fails, and everything after it."""
 
         def _score(self, uri: str) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def test_after_an_error_of_the_device_the_next_trial_is_scored_in_a_new_process(
                 raise torch.AcceleratorError("CUDA error: device-side assert triggered")
             return super()._score(uri)
 
-    made = ray.remote(max_restarts=-1, max_task_retries=-1, concurrency_groups={"sign": 1})(Broken)  # type: ignore[call-overload]
+    made = ray.remote(max_restarts=-1, max_task_retries=-1, concurrency_groups={"health": 1})(Broken)  # type: ignore[call-overload]
     evaluator = made.options(num_cpus=0).remote()
     result = one_epoch_trained(demo, tmp_path, evaluator, 0.01).step()
     assert result["ended"] == "failed" and "device-side assert" in result["failed"]
@@ -146,17 +146,17 @@ def test_after_an_error_of_the_device_the_next_trial_is_scored_in_a_new_process(
 
 def test_a_lost_evaluator_or_storage_is_not_the_trials_fault(ray_session: None, demo: Path, tmp_path: Path) -> None:
     """Tune sees an exception and starts the trial again."""
-    evaluator = Evaluator.options(num_cpus=0).remote()  # type: ignore[attr-defined]
+    evaluator = ScoringActor.options(num_cpus=0).remote()  # type: ignore[attr-defined]
     made = one_epoch_trained(demo, tmp_path, evaluator, 0.01)
     ray.kill(evaluator)
     with pytest.raises(RayActorError):
         made.step()
 
-    class Unreachable(Evaluator.__ray_metadata__.modified_class):  # type: ignore[attr-defined, misc]
+    class Unreachable(ScoringActor.__ray_metadata__.modified_class):  # type: ignore[attr-defined, misc]
         def score(self, uri: str) -> dict[str, Any]:
             raise ConnectionError("the storage does not answer")
 
-    evaluator = ray.remote(concurrency_groups={"sign": 1})(Unreachable).options(num_cpus=0).remote()  # type: ignore[call-overload]
+    evaluator = ray.remote(concurrency_groups={"health": 1})(Unreachable).options(num_cpus=0).remote()  # type: ignore[call-overload]
     with pytest.raises(OSError, match="does not answer"):
         one_epoch_trained(demo, tmp_path, evaluator, 0.01).step()
     ray.kill(evaluator)

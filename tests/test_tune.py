@@ -108,7 +108,7 @@ def test_killed_at_every_level(demo: Path, tmp_path: Path) -> None:
     assert second.kill("ray::RayTrainWorker")
     seen = scored(demo)
     until(lambda: scored(demo) >= seen + 3, second)
-    assert second.kill("ray::Evaluator")
+    assert second.kill("ray::ScoringActor")
     assert second.wait() == 0, second.text()[-3000:]
     check(demo, TRIALS)
 
