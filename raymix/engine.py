@@ -254,6 +254,7 @@ def gather(plan: Plan, study: Study, watch: Any) -> tuple[Any, int, Any]:
     """What all trials share (evaluator, decoded clips, mailbox), the number of slots, and the evaluator's first answer."""
     from raymix import nodes
     from raymix.mailbox import Mailbox
+    from raymix.methods import needs
     from raymix.scoring_actor import ScoringActor
     from raymix.stream import open_source
     from raymix.trial import Shared
@@ -261,7 +262,7 @@ def gather(plan: Plan, study: Study, watch: Any) -> tuple[Any, int, Any]:
     session.hush()  # once more: the import of ray.data sets its own level
     run, plain = plan.run, {k: v for k, v in to_plain(plan.run).items() if k in Run.__dataclass_fields__}
     c = run.cluster
-    source = open_source(run)
+    source = open_source(run, needs(run))
     room = nodes.fits(c, streaming=not source.parts)
     watch.say(f"data: {source.how}")
     watch.say(f"slots: {room.said}")

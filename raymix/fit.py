@@ -48,11 +48,6 @@ class Clock:
     waits: float = 0.0
 
 
-def passes(settings: Fit, clips: int) -> int:
-    """Passes over so many training clips in one epoch: one, or the fewest that give `settings.min_updates` updates."""
-    return max(1, math.ceil(settings.min_updates / max(1, clips // settings.batch)))
-
-
 def adam(method: nn.Module, settings: Optimizer) -> torch.optim.Adam:
     """Adam as the paper's code uses it: L2 weight decay in the gradient; the learning rate is the one in the config.
 

@@ -16,7 +16,7 @@ from raymix.config import Run
 from raymix.data_limits import described
 from raymix.datasets import folder
 from raymix.engine import Plan, repeats, unreachable
-from raymix.fit import passes
+from raymix.mixture import passes_per_epoch
 from raymix.prepare import present
 from raymix.remaining import survival
 from raymix.room import room
@@ -113,7 +113,7 @@ def costs(plan: Plan, slots: int) -> Iterator[str]:
     if not clips:
         yield f"time: {what}; how many an epoch has is known when the clips are prepared"
     else:
-        updates = max(1, clips // run.fit.batch) * passes(run.fit, clips)
+        updates = max(1, clips // run.fit.batch) * passes_per_epoch(run.fit, clips)
         train_s, score_s = updates * one.update_s, _scenes(run, one.one_map) * one.scene_s
         epoch_s = _epoch(run, train_s, updates * one.mix_s, score_s, slots)
         about, most = _epochs(run, len(owed))

@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raymix.clip import Clips
+from raymix.config import Fit
 from raymix.spectrogram import HOP, SAMPLE_RATE, one_of, superpose, window_frames
 
-__all__ = ["SHIFTS", "Mixture", "can_group", "group", "mix", "partner"]
+__all__ = ["SHIFTS", "Mixture", "can_group", "group", "mix", "partner", "passes_per_epoch"]
 
 JITTER = 0.1  # seconds, at most, between the two views of shift="jitter"
 SHIFTS = ("clip", "jitter", "video", "group")
@@ -86,6 +87,11 @@ def _swap_in(groups_BK: np.ndarray, video_N: np.ndarray, row: int, column: int, 
     other = np.unravel_index(rng.choice(places), fits_BK.shape)
     groups_BK[row, column], groups_BK[other] = groups_BK[other], groups_BK[row, column]
     return True
+
+
+def passes_per_epoch(settings: Fit, clips: int) -> int:
+    """Passes over `clips` training clips in one epoch: one, or the fewest that give `settings.min_updates` updates."""
+    return max(1, math.ceil(settings.min_updates / max(1, clips // settings.batch)))
 
 
 def can_group(videos: Sequence[str], k: int) -> bool:

@@ -32,9 +32,8 @@ from raymix import clip, clip_files
 from raymix.clip import Clips, NonFinite
 from raymix.clip_files import RowGroup
 from raymix.config import BadInput, Run
-from raymix.fit import passes
-from raymix.methods import Examples, needs
-from raymix.mixture import Mixture, group, mix, partner
+from raymix.methods.method import Examples, Needs
+from raymix.mixture import Mixture, group, mix, partner, passes_per_epoch
 from raymix.spectrogram import superpose, window_frames
 from raymix.storage import resolve
 
@@ -64,12 +63,12 @@ class Reader(Protocol):
         """The clips of the row groups `now`; `next_` is what is read after them."""
 
 
-def read(run: Run) -> ray.data.Dataset:
+def read(run: Run, requirements: Needs) -> ray.data.Dataset:
     """The decoded training clips as a lazy Ray Dataset, for the cache: one row a clip, fixed-shape tensors, no regions.
 
-    Labels are not even read from the files, unless the method declares that it needs them.
+    Labels are not even read from the files, unless `requirements.labels`.
     """
-    directory, size, labels = run.dataset.prepared, run.encoder.image_size, needs(run).labels
+    directory, size, labels = run.dataset.prepared, run.encoder.image_size, requirements.labels
     filesystem, _ = resolve(directory)
     paths = clip_files.shards(directory, "train")
     wanted = clip.columns(truth=False, labels=labels)
@@ -93,8 +92,13 @@ def _column(values: np.ndarray) -> np.ndarray:
     return values.astype(object) if values.dtype.kind == "U" else values
 
 
-def open_source(run: Run) -> Source:
-    """Decide between cache and stream (`data.cache`), and fill the cache; BadInput where `on` cannot hold the clips."""
+def open_source(run: Run, requirements: Needs) -> Source:
+    """Decide between cache and stream (`data.cache`), and fill the cache; BadInput where `on` cannot hold the clips.
+
+    Args:
+        run: the study's config.
+        requirements: what its method reads of each clip.
+    """
     described = clip_files.describe(run.dataset.prepared)
     count = int(described["splits"]["train"]["clips"])
     if count < run.fit.batch:
@@ -111,7 +115,7 @@ def open_source(run: Run) -> Source:
     if share > 0.9:
         raise BadInput(f"data.cache=on: {said}; use data.cache=auto, or a larger cluster.object_store_gib")
     with refusing_rows():
-        parts = tuple(read(run).materialize().to_arrow_refs())
+        parts = tuple(read(run, requirements).materialize().to_arrow_refs())
     return Source(parts, count, nbytes, f"{said}: decoded once, shared by all slots")
 
 
@@ -188,27 +192,29 @@ class Loader:
         self._source, self._reader, self._rank, self._world = source, reader, rank, world
         self.shelf = shelf or (Shelf([_clips(t) for t in ray.get(list(source.parts))]) if source.parts else None)
 
-    def epoch(self, run: Run, number: int) -> Iterator[Mixture]:
+    def epoch(self, run: Run, number: int, requirements: Needs) -> Iterator[Mixture]:
         """The mixtures of epoch `number` (from 1) for this rank, in groups of mixture.k.
 
         A global batch of fit.batch clips comes in fit.accumulate pieces, one mixture each, of which every rank holds an
         equal share. Only whole batches come. An epoch is one pass over the clips, or as many as fit.min_updates needs;
         passes are numbered over all epochs, each with groups, windows and crops of its own.
         """
-        count = passes(run.fit, self._source.clips if self.shelf is None else len(self.shelf))
+        count = passes_per_epoch(run.fit, self._source.clips if self.shelf is None else len(self.shelf))
         numbers = range((number - 1) * count + 1, number * count + 1)
         one_pass = self._from_shelf if self.shelf is not None else self._from_stream
-        made = (mixture for each in numbers for mixture in one_pass(run, each))
+        made = (mixture for each in numbers for mixture in one_pass(run, each, requirements))
         return _ahead((mixture.pin() for mixture in made) if torch.cuda.is_available() else made)
 
-    def _from_shelf(self, run: Run, number: int) -> Iterator[Mixture]:
+    def _from_shelf(self, run: Run, number: int, requirements: Needs) -> Iterator[Mixture]:
         """Groups and their order are drawn for the whole epoch."""
         assert self.shelf is not None
         rng = np.random.default_rng([run.fit.seed, number])
         groups_GK = group(self.shelf.videos.tolist(), run.mixture.k, rng)
-        yield from self._mixtures(run, number, self.shelf, groups_GK)
+        yield from self._mixtures(run, number, requirements, self.shelf, groups_GK)
 
-    def _mixtures(self, run: Run, number: int, shelf: Shelf, groups_GK: np.ndarray) -> Iterator[Mixture]:
+    def _mixtures(
+        self, run: Run, number: int, requirements: Needs, shelf: Shelf, groups_GK: np.ndarray
+    ) -> Iterator[Mixture]:
         """This rank's share of each piece of the whole batches that these groups make."""
         k = run.mixture.k
         per_batch = run.fit.batch // k
@@ -221,9 +227,9 @@ class Loader:
             others_BK = _partners(run, number, shelf.ids, shelf.videos, shelf.groups, own_BK)
             if others_BK is not None:
                 own_N, partners_BK = np.concatenate([own_N, others_BK.reshape(-1)]), own_BK.size + seats_BK
-            yield _mixed(run, number, shelf.take(own_N), seats_BK, partners_BK)
+            yield _mixed(run, number, requirements, shelf.take(own_N), seats_BK, partners_BK)
 
-    def _from_stream(self, run: Run, number: int) -> Iterator[Mixture]:
+    def _from_stream(self, run: Run, number: int, requirements: Needs) -> Iterator[Mixture]:
         """Groups are drawn within windows of row groups; clips that make no whole batch go into the next window."""
         assert self._reader is not None
         k, least = run.mixture.k, WINDOW_BATCHES * run.fit.batch
@@ -233,7 +239,7 @@ class Loader:
             rng = np.random.default_rng([run.fit.seed, number, place])
             groups_GK = _groups(shelf.videos, k, rng)
             whole = len(groups_GK) * k // run.fit.batch * run.fit.batch // k
-            yield from self._mixtures(run, number, shelf, groups_GK[:whole])
+            yield from self._mixtures(run, number, requirements, shelf, groups_GK[:whole])
             rest_N = rng.permutation(np.setdiff1d(np.arange(len(shelf)), groups_GK[:whole]))[:least]
             kept = [shelf.take(rest_N)] if len(rest_N) else []
         self._reader.read([], [])
@@ -311,13 +317,27 @@ def _example(run: Run, clips: Clips, place_N: np.ndarray) -> Examples:
     return Examples(frames_N3YX, sounds_NTF, torch.from_numpy(place_N), clips.label.tolist())
 
 
-def _mixed(run: Run, number: int, clips: Clips, groups_BK: np.ndarray, partners_BK: np.ndarray | None) -> Mixture:
-    m, wanted = run.mixture, needs(run)
+def _mixed(
+    run: Run, number: int, requirements: Needs, clips: Clips, groups_BK: np.ndarray, partners_BK: np.ndarray | None
+) -> Mixture:
+    m = run.mixture
     return mix(
-        clips, groups_BK, seed=run.fit.seed, epoch=number, seconds=m.seconds, shift=m.shift, rule=m.rule, level=m.level,
-        image_size=run.encoder.image_size, crop=m.crop, flip=m.flip, keep_sources=wanted.sources, frames=wanted.frames,
-        windows=wanted.windows, partners=partners_BK,
-    )  # fmt: skip
+        clips,
+        groups_BK,
+        seed=run.fit.seed,
+        epoch=number,
+        seconds=m.seconds,
+        shift=m.shift,
+        rule=m.rule,
+        level=m.level,
+        image_size=run.encoder.image_size,
+        crop=m.crop,
+        flip=m.flip,
+        keep_sources=requirements.sources,
+        frames=requirements.frames,
+        windows=requirements.windows,
+        partners=partners_BK,
+    )
 
 
 def _ahead(made: Iterator[Mixture], depth: int = 2) -> Iterator[Mixture]:

@@ -118,7 +118,7 @@ class _Shift:
         first = self.first = self._restore(start, optimizer) if start else 1
         wrapped = distributed.wrap(model, run.fit, device)
         epochs = fit(
-            wrapped, optimizer, lambda number: self.loader.epoch(run, number), run.fit, first=first,
+            wrapped, optimizer, lambda number: self.loader.epoch(run, number, model.needs), run.fit, first=first,
             clip_gradient=run.optimizer.clip_gradient, device=device, agree=self._agree, stop=self._superseded,
             after=functools.partial(self._after, run, model, device), clock=self.clock,
         )  # fmt: skip

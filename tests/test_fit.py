@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from raymix import clip_files
 from raymix.config import Fit, Optimizer, Run
 from raymix.distributed import wrap
-from raymix.fit import CHECK_EVERY, Clock, TrialFailed, adam, fit, passes, resume, training_state
-from raymix.methods import from_run
-from raymix.mixture import Mixture
+from raymix.fit import CHECK_EVERY, Clock, TrialFailed, adam, fit, resume, training_state
+from raymix.methods import from_run, needs
+from raymix.mixture import Mixture, passes_per_epoch
 from raymix.stream import Loader, Shelf, Source
 
 
@@ -40,7 +40,8 @@ def losses(run: Run, **more: Any) -> list[float]:
     torch.manual_seed(0)
     method, own = from_run(run), loader(run)
     return [
-        e.train["loss"] for e in fit(method, adam(method, run.optimizer), lambda n: own.epoch(run, n), run.fit, **more)
+        e.train["loss"]
+        for e in fit(method, adam(method, run.optimizer), lambda n: own.epoch(run, n, needs(run)), run.fit, **more)
     ]
 
 
@@ -53,13 +54,19 @@ def test_the_same_seed_gives_the_same_losses(demo: Path) -> None:
 def test_an_epoch_of_few_clips_goes_through_them_until_it_has_its_updates(demo: Path) -> None:
     """Passes are numbered over all epochs: two epochs of three passes are the mixtures of six epochs of one."""
     once, thrice = small(demo), small(demo)
-    count = len(list(loader(once).epoch(once, 1)))
+    count = len(list(loader(once).epoch(once, 1, needs(once))))
     assert count >= 2
     thrice.fit.min_updates = 2 * count + 1
-    assert [passes(thrice.fit, clips) for clips in (count * 8, 3 * count * 8, 1)] == [3, 1, thrice.fit.min_updates]
+    assert [passes_per_epoch(thrice.fit, clips) for clips in (count * 8, 3 * count * 8, 1)] == [
+        3,
+        1,
+        thrice.fit.min_updates,
+    ]
     own = loader(thrice)
-    found = [mixture.mixture_BTF for number in (1, 2) for mixture in own.epoch(thrice, number)]
-    single = [mixture.mixture_BTF for number in range(1, 7) for mixture in loader(once).epoch(once, number)]
+    found = [mixture.mixture_BTF for number in (1, 2) for mixture in own.epoch(thrice, number, needs(thrice))]
+    single = [
+        mixture.mixture_BTF for number in range(1, 7) for mixture in loader(once).epoch(once, number, needs(once))
+    ]
     assert len(found) == len(single) == 6 * count
     assert all(torch.equal(one, other) for one, other in zip(found, single, strict=True))
     assert not torch.equal(found[0], found[count])  # each pass has groups and windows of its own
@@ -71,7 +78,7 @@ def test_a_resumed_run_equals_an_unbroken_one(demo: Path) -> None:
     torch.manual_seed(0)
     method, own = from_run(run), loader(run)
     optimizer = adam(method, run.optimizer)
-    next(iter(fit(method, optimizer, lambda n: own.epoch(run, n), run.fit)))
+    next(iter(fit(method, optimizer, lambda n: own.epoch(run, n, needs(run)), run.fit)))
     weights = {k: v.clone() for k, v in method.state_dict().items()}
     state = json.loads(json.dumps({"epoch": 1})) | training_state(optimizer, 1)
     torch.manual_seed(99)
@@ -80,7 +87,9 @@ def test_a_resumed_run_equals_an_unbroken_one(demo: Path) -> None:
     restored = adam(other, run.optimizer)
     first = resume(restored, state)
     assert first == 2
-    rest = [e.train["loss"] for e in fit(other, restored, lambda n: own.epoch(run, n), run.fit, first=first)]
+    rest = [
+        e.train["loss"] for e in fit(other, restored, lambda n: own.epoch(run, n, needs(run)), run.fit, first=first)
+    ]
     assert rest == pytest.approx(whole[1:], abs=1e-7)
 
 
@@ -109,7 +118,9 @@ def test_bf16_stays_finite_and_near(demo: Path) -> None:
 def test_workers_share_the_global_batch(demo: Path, pieces: int) -> None:
     """Groups are drawn for the whole batch: two ranks together hold what one rank holds, in the same groups and pieces."""
     run = small(demo, accumulate=pieces)
-    for whole, *halves in zip(*(loader(run, *at).epoch(run, 1) for at in [(0, 1), (0, 2), (1, 2)]), strict=True):
+    for whole, *halves in zip(
+        *(loader(run, *at).epoch(run, 1, needs(run)) for at in [(0, 1), (0, 2), (1, 2)]), strict=True
+    ):
         together = torch.cat([half.mixture_BTF for half in halves])
         assert torch.equal(together, whole.mixture_BTF) and len(together) == 4 // pieces
         assert torch.equal(torch.cat([half.frames_BK3YX for half in halves]), whole.frames_BK3YX)
@@ -117,7 +128,7 @@ def test_workers_share_the_global_batch(demo: Path, pieces: int) -> None:
 
 def test_pieces_cut_the_same_batches(demo: Path) -> None:
     run, cut = small(demo), small(demo, accumulate=4)
-    whole, pieces = ([m.mixture_BTF for m in loader(run).epoch(each, 1)] for each in (run, cut))
+    whole, pieces = ([m.mixture_BTF for m in loader(run).epoch(each, 1, needs(each))] for each in (run, cut))
     assert len(pieces) == 4 * len(whole) and torch.equal(torch.cat(pieces), torch.cat(whole))
 
 
@@ -157,7 +168,9 @@ def first_losses(rank: int, world: int, home: str) -> dict[str, list[float]]:
         optimizer: Any = torch.optim.SGD(method.parameters(), lr=1e-3)
         own = loader(run, rank, world)
         wrapped = wrap(method, run.fit, torch.device("cpu"))
-        epochs = fit(wrapped, optimizer, lambda n, own=own, run=run: own.epoch(run, n), run.fit, clip_gradient=1.0)
+        epochs = fit(
+            wrapped, optimizer, lambda n, own=own, run=run: own.epoch(run, n, needs(run)), run.fit, clip_gradient=1.0
+        )
         for epoch in epochs:
             pieces = run.fit.accumulate * epoch.steps
             assert epoch.train["loss"] == pytest.approx(np.mean(method.seen[-pieces:]), abs=1e-6)
@@ -245,7 +258,7 @@ class Looks(TorchDispatchMode):
 def test_python_reads_numbers_every_few_steps_only(demo: Path) -> None:
     """Whether updates are being skipped every CHECK_EVERY updates and at the end, where the means are read too."""
     run = small(demo, batch=2, epochs=1)
-    method, mixtures = from_run(run), list(loader(run).epoch(run, 1))
+    method, mixtures = from_run(run), list(loader(run).epoch(run, 1, needs(run)))
     optimizer = adam(method, run.optimizer)
     with Looks() as looks:
         [epoch] = fit(method, optimizer, lambda n: mixtures, run.fit, clip_gradient=1.0)

@@ -20,6 +20,7 @@ from test_fit import loader, small
 from raymix import clip, clip_files, stream
 from raymix.clip_files import RowGroup
 from raymix.config import BadInput, Run
+from raymix.methods import needs
 from raymix.row_groups import RowGroupReader, open_store
 from raymix.stream import Loader, Shelf, Source, _ahead, open_source, read
 
@@ -27,11 +28,11 @@ from raymix.stream import Loader, Shelf, Source, _ahead, open_source, read
 def test_the_cache_holds_what_a_plain_reader_reads(demo: Path, ray_session: None) -> None:
     run = small(demo)
     run.data.cache = "on"
-    source = open_source(run)
+    source = open_source(run, needs(run))
     assert source.parts and "shared by all slots" in source.how
     shared, plain = Loader(source, None, 0, 1), loader(run)
     assert len(shared.shelf or []) == source.clips
-    for one, other in zip(shared.epoch(run, 3), plain.epoch(run, 3), strict=True):
+    for one, other in zip(shared.epoch(run, 3, needs(run)), plain.epoch(run, 3, needs(run)), strict=True):
         assert torch.equal(one.mixture_BTF, other.mixture_BTF)
         assert torch.equal(one.frames_BK3YX, other.frames_BK3YX)
 
@@ -39,8 +40,8 @@ def test_the_cache_holds_what_a_plain_reader_reads(demo: Path, ray_session: None
 def test_the_cache_is_filled_without_labels(demo: Path, ray_session: None) -> None:
     run = small(demo)
     run.data.cache = "off"
-    assert open_source(run).parts == ()
-    rows = read(run).take_all()
+    assert open_source(run, needs(run)).parts == ()
+    rows = read(run, needs(run)).take_all()
     clips = clip_files.read(run.dataset.prepared, "train", 64, truth=False, labels=False)
     assert sorted(row["clip_id"] for row in rows) == sorted(clips.clip_id)
     assert set(rows[0]) == {"clip_id", "video", "group", "frames", "stft"}
@@ -66,15 +67,15 @@ def streaming(run: Run, rank: int = 0, world: int = 1) -> Loader:
 def test_a_stream_is_mixed_by_the_same_rules(demo: Path) -> None:
     run = small(demo)
     clips = clip_files.read(run.dataset.prepared, "train", 64, truth=False, labels=False)
-    mixtures = list(streaming(run).epoch(run, 1))
+    mixtures = list(streaming(run).epoch(run, 1, needs(run)))
     assert len(mixtures) == len(clips) // run.fit.batch
     assert mixtures[0].frames_BK3YX.shape == (4, 2, 3, 64, 64)
-    halves = [list(streaming(run, rank, 2).epoch(run, 1)) for rank in range(2)]
+    halves = [list(streaming(run, rank, 2).epoch(run, 1, needs(run))) for rank in range(2)]
     for whole, *parts in zip(mixtures, *halves, strict=True):
         assert torch.equal(torch.cat([part.mixture_BTF for part in parts]), whole.mixture_BTF)
         assert torch.equal(torch.cat([part.frames_BK3YX for part in parts]), whole.frames_BK3YX)
     run.fit.accumulate = 2
-    pieces = list(streaming(run).epoch(run, 1))
+    pieces = list(streaming(run).epoch(run, 1, needs(run)))
     assert len(pieces) == 2 * len(mixtures)  # whole batches only
     assert torch.equal(torch.cat([piece.mixture_BTF for piece in pieces[:2]]), mixtures[0].mixture_BTF)
 
@@ -95,8 +96,10 @@ def files(folder: Path, videos: list[list[int]], group_rows: int) -> Run:
 
 def batches(run: Run, epoch: int, world: int, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The ids of the clips of each global batch: what all ranks together get."""
-    monkeypatch.setattr(stream, "_mixed", lambda run, number, clips, groups_BK, partners: clips.clip_id[groups_BK])
-    ranks = [list(streaming(run, rank, world)._from_stream(run, epoch)) for rank in range(world)]
+    monkeypatch.setattr(
+        stream, "_mixed", lambda run, number, wants, clips, groups_BK, partners: clips.clip_id[groups_BK]
+    )
+    ranks = [list(streaming(run, rank, world)._from_stream(run, epoch, needs(run))) for rank in range(world)]
     return [np.concatenate(parts).reshape(-1).tolist() for parts in zip(*ranks, strict=True)]  # type: ignore[arg-type]
 
 
@@ -146,11 +149,13 @@ def test_row_groups_are_decoded_once_for_all_workers_and_then_freed(
 ) -> None:
     run = small(demo)
     run.data.cache = "off"
-    source = open_source(run)
+    source = open_source(run, needs(run))
     assert source.row_groups and "streamed every epoch" in source.how
     store = open_store(run, labels=False)
     loaders = [Loader(source, RowGroupReader(store, rank, 2), rank, 2) for rank in range(2)]
-    for whole, *parts in zip(streaming(run).epoch(run, 1), *(each.epoch(run, 1) for each in loaders), strict=True):
+    for whole, *parts in zip(
+        streaming(run).epoch(run, 1, needs(run)), *(each.epoch(run, 1, needs(run)) for each in loaders), strict=True
+    ):
         assert torch.equal(torch.cat([part.mixture_BTF for part in parts]), whole.mixture_BTF)
     assert ray.get(store.held.remote()) == []
     one, two = RowGroupReader(store, 0, 2), RowGroupReader(store, 1, 2)
@@ -176,11 +181,11 @@ def test_a_row_that_is_not_finite_is_told_in_one_line(tmp_path: Path, ray_sessio
     run.data.cache = cache
     if cache == "on":
         with pytest.raises(BadInput) as refusal:
-            open_source(run)
+            open_source(run, needs(run))
     else:
-        source = open_source(run)
+        source = open_source(run, needs(run))
         with pytest.raises(clip.NonFinite) as refusal:
-            next(Loader(source, RowGroupReader(open_store(run, labels=False), 0, 1), 0, 1).epoch(run, 1))
+            next(Loader(source, RowGroupReader(open_store(run, labels=False), 0, 1), 0, 1).epoch(run, 1, needs(run)))
     text = str(refusal.value)
     assert str(path) in text and "clip 0/003" in text and "1 of 32562 values of its sound" in text and "\n" not in text
 
@@ -188,7 +193,7 @@ def test_a_row_that_is_not_finite_is_told_in_one_line(tmp_path: Path, ray_sessio
 def test_a_batch_larger_than_the_data_is_refused(demo: Path, ray_session: None) -> None:
     run = small(demo, batch=4096)
     with pytest.raises(BadInput, match=r"fit\.batch=4096: more than the"):
-        open_source(run)
+        open_source(run, needs(run))
 
 
 def test_a_shelf_has_one_order_whatever_the_parts(demo: Path) -> None:

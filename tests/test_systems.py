@@ -19,7 +19,7 @@ from raymix import clip_files, methods
 from raymix.config import BadInput, Run
 from raymix.evaluator import Bench, judge, same_peak
 from raymix.fit import adam, fit, resume, training_state
-from raymix.methods import METHODS, Examples, Needs, from_run
+from raymix.methods import METHODS, Examples, Needs, from_run, needs
 from raymix.methods.nodes import Nodes
 from raymix.mixture import Mixture
 from raymix.preflight import clips as look_at_clips
@@ -36,7 +36,7 @@ def train(run: Run, method: Any, optimizer: Any, first: int = 1) -> Iterator[flo
     """The loss of each epoch, with what a method does between them: after a yield the epoch is as a checkpoint has it."""
     own = loader(run)
     after = lambda number: method.after_epoch(number, run.fit.epochs, lambda: own.examples(run))  # noqa: E731
-    for epoch in fit(method, optimizer, lambda n: own.epoch(run, n), run.fit, first=first, after=after):
+    for epoch in fit(method, optimizer, lambda n: own.epoch(run, n, needs(run)), run.fit, first=first, after=after):
         yield epoch.train["loss"]
 
 
@@ -125,7 +125,7 @@ def test_one_more_system_is_a_file_and_a_line(dummy: None, demo: Path) -> None:
     Dummy.seen.clear()
     optimizer = adam(method, run.optimizer)
     after = lambda number: method.after_epoch(number, run.fit.epochs, lambda: own.examples(run))  # noqa: E731
-    assert len(list(fit(method, optimizer, lambda n: own.epoch(run, n), run.fit, after=after))) == 2
+    assert len(list(fit(method, optimizer, lambda n: own.epoch(run, n, needs(run)), run.fit, after=after))) == 2
     count = len(clip_files.videos(run.dataset.prepared, "train"))
     assert Dummy.seen == [(1, 2, count), (2, 2, count)]
 
@@ -155,9 +155,9 @@ def test_its_yaml_makes_it_a_choice_of_every_door(dummy: None, tmp_path: Path, m
 
 def test_labels_are_read_for_those_alone_who_declare_them(dummy: None, demo: Path, ray_session: None) -> None:
     for name in METHODS:
-        there = "label" in read(of(name, demo)).take(1)[0]
+        there = "label" in read(of(name, demo), needs(of(name, demo))).take(1)[0]
         assert there == METHODS[name].needs.labels, name
-    assert read(of("dummy", demo)).take(1)[0]["label"]
+    assert read(of("dummy", demo), needs(of("dummy", demo))).take(1)[0]["label"]
 
 
 @pytest.mark.parametrize("world", [1, 2])
@@ -182,11 +182,13 @@ def test_examples_are_all_clips_once_whoever_reads_them(dummy: None, demo: Path,
 def test_a_second_view_of_another_clip_of_the_video(shift: str, demo: Path) -> None:
     run, plain = small(demo), small(demo)
     run.mixture.shift = shift
-    for one, other in zip(loader(run).epoch(run, 1), loader(plain).epoch(plain, 1), strict=True):
+    for one, other in zip(
+        loader(run).epoch(run, 1, needs(run)), loader(plain).epoch(plain, 1, needs(plain)), strict=True
+    ):
         assert torch.equal(one.mixture_BTF, other.mixture_BTF) and torch.equal(one.frames_BK3YX, other.frames_BK3YX)
         assert not torch.equal(one.shifted_BTF, other.shifted_BTF)
-    halves = [next(iter(loader(run, rank, 2).epoch(run, 1))).shifted_BTF for rank in range(2)]
-    assert torch.equal(torch.cat(halves), next(iter(loader(run).epoch(run, 1))).shifted_BTF)
+    halves = [next(iter(loader(run, rank, 2).epoch(run, 1, needs(run)))).shifted_BTF for rank in range(2)]
+    assert torch.equal(torch.cat(halves), next(iter(loader(run).epoch(run, 1, needs(run)))).shifted_BTF)
 
 
 def test_too_few_frames_are_refused_before_anything_starts(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import torch
 from raymix import clip_files, door, forecast
 from raymix.config import Run
 from raymix.fit import adam, fit
-from raymix.methods import METHODS, from_run
+from raymix.methods import METHODS, from_run, needs
 from raymix.stream import Loader, Shelf, Source
 from raymix.timing import measure
 
@@ -42,7 +42,7 @@ def test_the_estimate_is_near_what_training_takes(demo: Path) -> None:
     clips = clip_files.read(run.dataset.prepared, "train", run.encoder.image_size, truth=False, labels=False)
     loader = Loader(Source((), len(clips), 0, ""), None, 0, 1, Shelf([clips]))
     run.fit.min_updates, run.fit.epochs = 8, 1
-    mixtures, model, ratios = list(loader.epoch(run, 1)), from_run(run), []
+    mixtures, model, ratios = list(loader.epoch(run, 1, needs(run))), from_run(run), []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
