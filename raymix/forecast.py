@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import time as clock
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from pyarrow import fs
 
-from raymix import session, upload
+from raymix import session
 from raymix.config import Run
 from raymix.data_limits import described
 from raymix.datasets import folder
@@ -50,8 +49,6 @@ def lines(plan: Plan) -> Iterator[str]:
     found, slots = _slots(run)
     yield f"slots: {slots}"
     yield from costs(plan, found)
-    if Path("raymix").is_dir() and Path("pyproject.toml").is_file():  # a checkout: what a job would take along
-        yield f"upload: {upload.said(upload.of('.'))}"
     yield "nothing was started; the same command without study.plan=true starts it"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import SMALL
 
-from raymix import session, train, tune, upload
+from raymix import session, train, tune
 
 HERE = Path(__file__).resolve().parent.parent
 
@@ -50,7 +50,6 @@ def test_a_plan_is_printed_and_nothing_starts(
         "checkpoints about 10 x ",
         "8 trials of at most 20 epochs: about 68 epochs (160 if none were stopped)",
         "slots: 2 slots = CPU: (3 - 1 for the evaluator) / (1 x 1) on this machine",
-        "upload: ray job submit --working-dir . sends",
         "nothing was started",
     ):
         assert line in out, out
@@ -107,14 +106,5 @@ def test_clips_that_are_not_there_yet_are_told(
     out = capsys.readouterr().out
     assert "an update of 18 clips takes" in out and "is known when the clips are prepared" in out
     assert f"clips: none yet in {tmp_path}/clips/demo; the study begins by preparing {tmp_path}/videos/demo" in out
-    assert "search: one run of 20 epochs" in out and "upload:" not in out
+    assert "search: one run of 20 epochs" in out
     assert not list(tmp_path.iterdir())
-
-
-def test_a_working_directory_that_no_job_could_take_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(upload, "TOO_LARGE", 1000)
-    monkeypatch.chdir(HERE)
-    assert door(monkeypatch, "tune", f"home={tmp_path}", "study.plan=true") == 2
-    assert "list in .rayignore what a job does not need; the largest: " in capsys.readouterr().err
