@@ -39,8 +39,6 @@ def refuse_unread(settings: Evaluate) -> None:
     plain, of_exhibits = Evaluate(), bool(settings.tables or settings.figures)
     if settings.comparison and not of_exhibits:
         raise BadInput(f"comparison={settings.comparison}: goes with tables= or figures=")
-    if settings.spread != plain.spread and not settings.predictions:
-        raise BadInput(f"spread={settings.spread}: goes with predictions=")
     for word, names in UNREAD.items():
         for name in names if getattr(settings, word) else ():
             if (value := getattr(settings, name)) != getattr(plain, name):

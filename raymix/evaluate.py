@@ -1,8 +1,7 @@
 """The command `python -m raymix.evaluate`: a study's best checkpoints, baselines and controls on the test split.
 
 Writes pictures, `table.md`, the scores of each scene and, last, `scores.json`. On the validation split it scores as the
-search does and compares its numbers with the recorded ones. One process and torch are enough: Ray comes in only for
-predictions of many scenes (`spread`).
+search does and compares its numbers with the recorded ones. One process and torch are enough; Ray is not started.
 The same command scores anybody's predictions (`submission`), compares two results (`paired`) and writes scenes as files
 (`scene_files`).
 """

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raymix import benchmark, clip_files, predictions, spread, submission
+from raymix import benchmark, clip_files, predictions, submission
 from raymix.config import BadInput, Evaluate, Run, signature
 from raymix.contenders import CandidateCheckpoint, Source
 from raymix.protocol import PROTOCOLS, Protocol
@@ -68,8 +68,7 @@ def of_file(settings: Evaluate, run: Run | None, echo: Echo = print) -> ResultsF
     echo(f"scoring {uri} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({len(protocols)} protocols) ...")
     found = predictions.check(uri, truth)
     submission.scorable(found, truth, protocols)
-    with spread.work(len(truth), settings.spread) as work:
-        rows = submission.all_rows(found, truth, protocols, stage.seed, work)
+    rows = submission.all_rows(found, truth, protocols, stage.seed)
     notes = submission.gaps({system: len(truth) - count for system, count in found.systems.items()}, truth)
     reading = ProtocolReport(stage, truth, rows, left_out, notes, [])
     return _write(folder, uri, {"predictions": uri}, [reading], echo)

@@ -1,12 +1,12 @@
-"""Predictions scored shard by shard, in any order and anywhere: rows and truth in, tables out, each scene once.
+"""Predictions scored shard by shard, so that a file of any size fits in memory: rows and truth in, tables out.
 
-Serves the tables of Section 4 of the paper where there are many scenes. A shard carries all that its scores need, so
-whether shards are scored here or over a cluster (`raymix.spread`), how many there are and which come twice changes no bit.
+Serves the tables of Section 4 of the paper where there are many scenes. A shard carries all that its scores need: how
+many shards there are, their order, and which are repeated changes no bit of the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,8 +32,6 @@ class Shard(NamedTuple):
 
 
 Tables = dict[str, dict[str, Table]]  # by system and protocol
-Work = Callable[[Iterable[Shard], Sequence[Protocol]], Iterator[Tables]]
-"""Scores shards, in whatever order: `here`, or `raymix.spread.over_ray`."""
 
 
 def shards(found: Predictions, truth: Truth, named: Collection[str] = (), rows: int = 0) -> Iterator[Shard]:

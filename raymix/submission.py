@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from raymix import clip_files, per_scene, predictions, sharded, spread
+from raymix import clip_files, per_scene, predictions, sharded
 from raymix.baseline_heatmaps import baseline_heatmaps
 from raymix.config import BadInput, Evaluate, Run, nearest, signature
 from raymix.predictions import Predictions
@@ -23,22 +23,19 @@ from raymix.report import EvaluationReport
 from raymix.results import PER_SCENE, TABLE, ResultsFolder, write_results
 from raymix.score_reports import merged, scene_set, system_reports
 from raymix.scoring import SystemScores, Table, summarise
-from raymix.sharded import Work
 from raymix.staging import Stage, staged
 from raymix.storage import assert_writable, resolve
 from raymix.truth import Truth
 
 
-def tables(
-    found: Predictions, truth: Truth, protocols: Sequence[Protocol], work: Work = sharded.here
-) -> dict[str, dict[str, Table]]:
+def tables(found: Predictions, truth: Truth, protocols: Sequence[Protocol]) -> dict[str, dict[str, Table]]:
     """The scores of each system in a file, which is never in memory as a whole; a scene without a row is scored too.
 
     A table for each system and protocol. Where a protocol goes by class names, the maps that have them are held against
     the sources of their classes; where it does not, as many as there are sources, the loudest ones if that is known.
     """
     shards = sharded.shards(found, truth, named_systems(found, truth, protocols))
-    scored = sharded.reduced(work(shards, protocols))
+    scored = sharded.reduced(sharded.here(shards, protocols))
     return {system: scored[system] for system in found.systems}
 
 
@@ -60,21 +57,19 @@ def named_systems(found: Predictions, truth: Truth, protocols: Sequence[Protocol
     return set(found.classes) if known else set()
 
 
-def rows(
-    found: Predictions, truth: Truth, protocol: Protocol, seed: int = 0, work: Work = sharded.here
-) -> list[SystemScores]:
+def rows(found: Predictions, truth: Truth, protocol: Protocol, seed: int = 0) -> list[SystemScores]:
     """All rows of the table: the systems of the file, then the null systems that need no model, on the same scenes."""
-    return all_rows(found, truth, [protocol], seed, work)[protocol.id]
+    return all_rows(found, truth, [protocol], seed)[protocol.id]
 
 
 def all_rows(
-    found: Predictions, truth: Truth, protocols: Sequence[Protocol], seed: int = 0, work: Work = sharded.here
+    found: Predictions, truth: Truth, protocols: Sequence[Protocol], seed: int = 0
 ) -> dict[str, list[SystemScores]]:
     """The same for each protocol, by its id."""
     by_name, null = scorable(found, truth, protocols), _nulls(truth)
     kinds = {system in by_name for system in found.systems}
     every = chain(sharded.shards(found, truth, by_name), sharded.of_nulls(truth, kinds))
-    scored = sharded.reduced(work(every, protocols))
+    scored = sharded.reduced(sharded.here(every, protocols))
     return {
         each.id: [
             SystemScores(name, summarise(scored[name][each.id], seed), name in null, scored[name][each.id])
@@ -198,8 +193,7 @@ def evaluate(settings: Evaluate, run: Run | None, echo: Callable[[str], Any] = p
     echo(f"scoring {uri} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({protocol.id}) ...")
     found = predictions.check(uri, truth)
     scorable(found, truth, [protocol])
-    with spread.work(len(truth), settings.spread) as work:
-        lines = rows(found, truth, protocol, stage.seed, work)
+    lines = rows(found, truth, protocol, stage.seed)
     missing = {system: len(truth) - count for system, count in found.systems.items()}
     report = scenes_report(uri, {"predictions": uri}, lines, stage, truth, missing=missing)
     return write_scenes_report(folder, report, lines, stage, echo)

@@ -1,17 +1,15 @@
-"""Shards: however many, in whatever order and with scenes that come twice, here and over Ray, the same bits."""
+"""Shards: however many, in whatever order and with scenes that are repeated, the same bits."""
 
 from __future__ import annotations
 
-import logging
 import random
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from raymix import sharded, spread, submission
+from raymix import sharded, submission
 from raymix.baseline_heatmaps import baseline_heatmaps
 from raymix.predictions import Predictions, check, writing
 from raymix.protocol import PROTOCOLS, RAYMIX_1, Protocol, protocol
@@ -102,24 +100,12 @@ def test_a_scene_scored_otherwise_is_seen(found: Predictions, truth: Truth) -> N
     assert bits(plain(found, truth, RAYMIX_1)) != bits(plain(found, other, RAYMIX_1))
 
 
-def test_over_ray_as_here(
-    found: Predictions, truth: Truth, ray_session: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_rows_of_a_file_are_scored_in_shards(found: Predictions, truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sharded, "ROWS", 7)
-    monkeypatch.setattr(spread, "WAVE", 5)
     for how in (RAYMIX_1, protocol("wsol-pxap")):
-        with spread.work(N, least=N) as work:
-            assert work is spread.over_ray
-            over = submission.rows(found, truth, how, work=work)
-            assert not logging.getLogger("ray.data").isEnabledFor(logging.WARNING)
-        with spread.work(N, least=N + 1) as work:
-            assert work is sharded.here
-            here = submission.rows(found, truth, how, work=work)
-        assert [row.system for row in over] == [row.system for row in here]
-        assert [bits(row.table) for row in over] == [bits(row.table) for row in here]
-        assert [bits(row.summary) for row in over] == [bits(row.summary) for row in here]
-        assert bits(here[0].summary) == bits(summarise(plain(found, truth, how)["gaps"]))
+        rows = submission.rows(found, truth, how)
+        assert bits(rows[0].summary) == bits(summarise(plain(found, truth, how)["gaps"]))
     empty = replace(truth, masks_NSYX=np.zeros_like(truth.masks_NSYX), has_truth_N=np.ones(N, bool))
     strict = replace(RAYMIX_1, id="strict", empty_truth="error")
     with pytest.raises(ValueError, match=r"^scene scene-\d\d: a source has no pixel of truth, which protocol strict"):
-        submission.rows(found, empty, strict, work=spread.over_ray)
+        submission.rows(found, empty, strict)

@@ -316,7 +316,6 @@ class Evaluate:
     scenes: int | None = setting(None, "number of scenes; default: the study's, else 256, of a list all")
     pictures: int | None = setting(None, "example images to write; default: the study's evaluation.pictures")
     predictions: str = setting("", "score this file of predictions (Parquet, NPZ) instead", path=True)
-    spread: int = ranged(4096, "predictions of at least so many scenes are scored with Ray Data", low=1)
     export: str = setting("", "write the scenes to this folder instead: frames, sound, ground truth", path=True)
     compare: list[str] = field(
         default_factory=list,
