@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator
@@ -47,7 +46,6 @@ def _ray_runs() -> bool:
 
 def _over_ray(settings: Dataset, todo: list[shards.Unit], preprocessing: str) -> Iterator[dict[str, Any]]:
     """The units as a Ray Data pipeline of one task each, in the order in which they end."""
-    os.environ.setdefault("RAY_DATA_USE_DATASOURCE_V2", "0")
     import ray
 
     def one(row: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from raymix.phase import Phase
 from raymix.room import Node
 
 SETTINGS = {
-    "RAY_DATA_USE_DATASOURCE_V2": "0",  # its footer-reading actors cost 18-30 s per execution (ray 2.60)
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # raymix shows its own progress
     "RAY_AIR_NEW_OUTPUT": "0",  # likewise
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record

@@ -12,15 +12,12 @@ numbers of (seed, epoch, clip id).
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Protocol
-
-os.environ.setdefault("RAY_DATA_USE_DATASOURCE_V2", "0")  # see `read`
 
 import numpy as np
 import pyarrow as pa
@@ -81,8 +78,8 @@ def read(run: Run, requirements: Needs) -> ray.data.Dataset:
             raise NonFinite(error.clip_id, error.what, error.row, table["path"][error.row].as_py()) from None
         return {name: _column(getattr(clips, name)) for name in brought}
 
-    # Whatever was imported before this module and its environment variable: the new reader starts actors that read
-    # footers, which cost 18 to 30 s in every execution (Ray 2.60).
+    # The new Parquet reader starts actors that read footers, which cost 18 to 30 s in every execution (Ray 2.60). This is
+    # the only place where raymix has Ray Data read files.
     ray.data.DataContext.get_current().use_datasource_v2 = False
     rows = ray.data.read_parquet(paths, filesystem=filesystem, columns=wanted, include_paths=True)
     return rows.map_batches(decoded, batch_format="pyarrow", batch_size=64)

@@ -31,7 +31,7 @@ SAVES_SLOWLY = """
 import os, signal, sys, time
 def leave(*_):
     time.sleep(5)
-    open("{folder}/saved", "w").write(os.environ["RAY_DATA_USE_DATASOURCE_V2"])
+    open("{folder}/saved", "w").write(os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"])
     sys.exit(143)
 signal.signal(signal.SIGTERM, leave)
 open("{folder}/began", "w").close()
@@ -63,7 +63,9 @@ def test_a_stopped_job_has_time_to_save(nodes: Nodes) -> None:
         assert time.monotonic() < end, nodes.job("logs", "mine")
         time.sleep(0.5)
     nodes.job("stop", "mine")
-    assert (nodes.folder / "saved").read_text() == load("runtime_env.yaml")["env_vars"]["RAY_DATA_USE_DATASOURCE_V2"]
+    assert (nodes.folder / "saved").read_text() == load("runtime_env.yaml")["env_vars"][
+        "RAY_DATA_DISABLE_PROGRESS_BARS"
+    ]
     assert "was stopped" in nodes.job("status", "mine")
 
 

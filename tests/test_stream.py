@@ -47,6 +47,17 @@ def test_the_cache_is_filled_without_labels(demo: Path, ray_session: None) -> No
     assert set(rows[0]) == {"clip_id", "video", "group", "frames", "stft"}
 
 
+def test_parquet_is_read_by_the_reader_without_footer_actors(
+    demo: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the environment says, and whatever imported Ray Data first."""
+    monkeypatch.setattr(ray.data.DataContext.get_current(), "use_datasource_v2", True)
+    run = small(demo)
+    by_default = str(ray.data.read_parquet(str(clip_files.shards(run.dataset.prepared, "train")[0]))._logical_plan.dag)
+    rows = read(run, needs(run))
+    assert "V2" in by_default and "V2" not in str(rows._logical_plan.dag)
+
+
 class Direct:
     """Row groups read in this process, and how often each was."""
 
