@@ -1,4 +1,4 @@
-"""A crew of processes on this machine, each at one task at a time; one that dies is replaced, and its task begun again.
+"""Tasks in several processes of this machine; one whose process ends is begun again in another.
 
 For work that Ray would only delay: its first task here starts after two seconds, Ray's after ten and more.
 """
@@ -12,59 +12,56 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import ForkServerContext, SpawnContext
-from multiprocessing.process import BaseProcess
-from typing import Any, Generic, TypeVar
+from typing import TypeVar
+
+from pebble import ProcessExpired, ProcessPool
 
 T = TypeVar("T")
 R = TypeVar("R")
 DEATHS = 10  # of processes at one task: then it is the machine
-PATIENCE_S = 5.0  # for a process to leave in good order
-
-
-@dataclass
-class _Member(Generic[T]):
-    process: BaseProcess
-    line: Connection
-    task: T | None = None
-    deaths: int = 0  # before this one, at the same task
+STOP_SECONDS = 5.0  # for a process to end after SIGTERM
 
 
 def over(queue: deque[T], work: Callable[[T], R], count: int, modules: tuple[str, ...] = ()) -> Iterator[R]:
     """The results of all tasks in the order in which they end; whoever gets one may add to the queue.
 
-    `modules` are imported once for all processes, where the system can fork.
-    Raises what `work` raises, RuntimeError for a task at which processes die again and again. However it is left, no
-    process stays; they also end when this one is killed.
+    Args:
+        queue: The tasks.
+        work: What is done with each, in `count` processes.
+        modules: Imported once for all processes, where the system can fork.
+
+    Raises:
+        RuntimeError: Processes ended again and again at one task. Besides, whatever `work` raises.
     """
-    context, crew = _context(modules), list[_Member[T]]()
-    fallen: deque[tuple[T, int]] = deque()  # tasks whose process died, and how often
+    context = _context(modules)
+    pool = ProcessPool(count, initializer=_end_with_parent, context=context)
+    running: dict[Future[R], tuple[T, int]] = {}  # task, and how many processes ended at it
+    begun_again: deque[tuple[T, int]] = deque()
     try:
-        while True:
-            while (fallen or queue) and (free := _free(context, crew, work, count)) is not None:
-                free.task, free.deaths = fallen.popleft() if fallen else (queue.popleft(), 0)
-                try:
-                    free.line.send(free.task)
-                except OSError:  # it was killed while it had nothing to do
-                    _bury(crew, free, fallen)
-            busy = {member.line: member for member in crew if member.task is not None}
-            if not busy:
-                return
-            for line in wait(list(busy)):
-                member = busy[line]  # type: ignore[index]
-                try:
-                    good, found = member.line.recv()
-                except (EOFError, OSError):
-                    _bury(crew, member, fallen)
-                    continue
-                member.task = None
-                if not good:
-                    raise found
-                yield found
+        while queue or running or begun_again:
+            if not pool.active:  # all processes ended while none had a task
+                pool.stop()
+                pool.join()
+                pool = ProcessPool(count, initializer=_end_with_parent, context=context)
+            while (queue or begun_again) and len(running) <= count:  # one more than processes: none waits for this one
+                task, deaths = begun_again.popleft() if begun_again else (queue.popleft(), 0)
+                running[pool.schedule(work, args=(task,))] = task, deaths
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                task, deaths = running.pop(future)
+                error = future.exception()
+                if isinstance(error, ProcessExpired | BrokenProcessPool):
+                    if deaths + 1 >= DEATHS:
+                        code = getattr(error, "exitcode", "unknown")
+                        raise RuntimeError(f"{DEATHS} processes ended at one task, the last with code {code}") from None
+                    begun_again.append((task, deaths + 1))
+                else:
+                    yield future.result()
     finally:
-        _dismiss(crew)
+        pool.stop()
+        pool.join()
 
 
 def _context(modules: tuple[str, ...]) -> ForkServerContext | SpawnContext:
@@ -76,70 +73,20 @@ def _context(modules: tuple[str, ...]) -> ForkServerContext | SpawnContext:
     return context
 
 
-def _free(
-    context: ForkServerContext | SpawnContext, crew: list[_Member[T]], work: Callable[[T], R], count: int
-) -> _Member[T] | None:
-    """A member without a task; a new one as long as there are fewer than `count`."""
-    for member in crew:
-        if member.task is None:
-            return member
-    if len(crew) >= count:
-        return None
-    ours, theirs = context.Pipe()
-    process: BaseProcess = context.Process(target=_serve, args=(theirs, work), daemon=True)
-    process.start()
-    theirs.close()  # or its end would not be noticed here
-    crew.append(_Member(process, ours))
-    return crew[-1]
+def _end_with_parent() -> None:
+    """In a process of the pool: SIGTERM ends it in good order, and so does the end of its parent."""
+    signal.signal(signal.SIGTERM, _exit)  # pebble's own handler would skip the `finally` of the task
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
-def _bury(crew: list[_Member[T]], member: _Member[T], fallen: deque[tuple[T, int]]) -> None:
-    member.process.join(PATIENCE_S)
-    crew.remove(member)
-    assert member.task is not None
-    if member.deaths + 1 >= DEATHS:
-        raise RuntimeError(f"{DEATHS} processes ended at one task, the last with code {member.process.exitcode}")
-    fallen.append((member.task, member.deaths + 1))
-
-
-def _dismiss(crew: list[_Member[T]]) -> None:
-    for member in crew:
-        member.process.terminate()
-        member.line.close()
-    until = time.monotonic() + PATIENCE_S
-    for member in crew:
-        member.process.join(max(0.0, until - time.monotonic()))
-        if member.process.is_alive():
-            member.process.kill()
-            member.process.join()
-
-
-def _serve(line: Connection, work: Callable[[Any], Any]) -> None:
-    """What a process of the crew does; it leaves in good order when told to, or when its parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, sent to all: the parent answers it
-    signal.signal(signal.SIGTERM, _leave)
-    threading.Thread(target=_orphaned, daemon=True).start()
-    while True:
-        try:
-            task = line.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            answer = True, work(task)
-        except Exception as error:
-            answer = False, error
-        line.send(answer)
-
-
-def _leave(number: int, frame: object) -> None:
+def _exit(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def _orphaned() -> None:
+def _wait_for_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    # not os._exit at once: being told to leave is no crash of the file at hand
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-    time.sleep(PATIENCE_S)
+    time.sleep(STOP_SECONDS)
     os._exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -73,6 +74,21 @@ def test_a_process_that_is_killed_while_it_waits_is_replaced() -> None:
             time.sleep(0.5)
             queue += [2, 3]
     assert sorted(found) == [0, 1, 2, 3]
+
+
+def test_processes_that_are_killed_while_none_has_a_task_are_replaced() -> None:
+    queue, found, killed = deque([0, 1]), [], set()
+    for task, pid in crew.over(queue, who, 2):
+        found.append(task)
+        if task == 1:  # the last: none is busy
+            for child in multiprocessing.active_children():
+                os.kill(child.pid or 0, signal.SIGKILL)
+                killed.add(child.pid)
+            time.sleep(0.5)
+            queue += [2, 3]
+        elif task > 1:
+            assert pid not in killed
+    assert sorted(found) == [0, 1, 2, 3] and killed
 
 
 LEADER = """
