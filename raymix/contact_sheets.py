@@ -21,6 +21,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from raymix import figures
 from raymix.figures import SOURCE_COLOURS, blank
 from raymix.spectrogram import log_mel
 
@@ -72,11 +73,9 @@ class Shown:
 
 def png(figure: Figure) -> bytes:
     """The figure as a PNG; the same bytes for the same figure."""
-    out = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a page has the whole name as text
-        figure.savefig(out, format="png", dpi=_DPI, metadata={"Software": None})
-    return out.getvalue()
+        return figures.png(figure, _DPI)
 
 
 def sheet(clips: Sequence[Shown], heading: str) -> Figure:

@@ -11,7 +11,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import colormaps
@@ -344,8 +344,8 @@ def pdf(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG file, for whatever file system it is to be written to."""
+def png(figure: Figure, dpi: float | Literal["figure"] = "figure") -> bytes:
+    """The figure as a PNG file, the same bytes for the same figure; `dpi`: pixels per inch, else the figure's own."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()

@@ -27,6 +27,22 @@ class Region:
             raise ValueError(f"a region's weight is 1 or 0.5, not {self.weight}")
 
 
+def encode_png(pixels: np.ndarray) -> bytes:
+    """A picture as the bytes of a PNG file.
+
+    Args:
+        pixels: uint8 (Y, X, 3) or (Y, X), or bool (Y, X), which becomes a PNG of one bit a pixel.
+    """
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, format="PNG")
+    return out.getvalue()
+
+
+def encode_mask(mask_YX: np.ndarray) -> bytes:
+    """A bool mask as the bytes of an 8-bit PNG file, 255 where it is true."""
+    return encode_png(np.where(mask_YX, 255, 0).astype(np.uint8))
+
+
 def union(region_lists: list[list[dict[str, Any]]], size: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """Union masks (N, Y, X) of the sounding regions of frame 0, the pixels beside them that one annotator alone has
     (None where no clip has any), and which clips have either."""

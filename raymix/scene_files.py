@@ -28,11 +28,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 from scipy.io import wavfile
 
 from raymix import pair_list
 from raymix.predictions.files import HASH_KEY
+from raymix.region import encode_png
 from raymix.results import ResultsFolder
 from raymix.scene import Scenes
 from raymix.spectrogram import SAMPLE_RATE, istft
@@ -107,13 +107,13 @@ def _rows(scenes: Scenes, truth: Truth, filesystem: Any, path: str) -> list[dict
         out = io.BytesIO()
         wavfile.write(out, SAMPLE_RATE, wave_NL[place].astype(np.float32))
         put(filesystem, f"{path}/{sound}", out.getvalue())
-        put(filesystem, f"{path}/{frame}", _png(scenes.frames_N3YX[place].permute(1, 2, 0).numpy()))
+        put(filesystem, f"{path}/{frame}", encode_png(scenes.frames_N3YX[place].permute(1, 2, 0).numpy()))
         masks = None
         if truth.masks_NSYX is not None:
             values_SYX = truth.masks_NSYX[place].astype(np.uint8) * 255
             if truth.halves_NSYX is not None:
                 values_SYX[truth.halves_NSYX[place] & (values_SYX == 0)] = 128
-            masks = [_png(values_YX) for values_YX in values_SYX]
+            masks = [encode_png(values_YX) for values_YX in values_SYX]
         rows.append(
             {
                 "scene_id": scene,
@@ -137,9 +137,3 @@ def _file_name(scene: str) -> str:
     """The id of a scene where it can be the name of a file; else something like it that no other scene has."""
     name = re.sub(r"[^\w.-]", "_", scene)
     return name if name == scene else f"{name}-{blake2b(scene.encode(), digest_size=4).hexdigest()}"
-
-
-def _png(image: np.ndarray) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(image).save(out, format="PNG")
-    return out.getvalue()

@@ -12,7 +12,7 @@ from onnx_file import yunet
 from PIL import Image
 
 from raymix.datasets import faces
-from raymix.region import raster
+from raymix.region import encode_mask, raster
 
 SIZE = (160, 128)
 
@@ -86,7 +86,7 @@ def test_box_and_oval_to_the_pixel() -> None:
     ]
     square = faces.within((2.0, 1.0, 8.0, 5.0), 10, 10)
     assert np.argwhere(raster(square, None, 10)).tolist() == [[y, x] for y in range(1, 5) for x in range(2, 8)]
-    png = faces.png(faces.oval(square, 10, 10))
+    png = encode_mask(faces.oval(square, 10, 10))
     assert np.array_equal(raster(None, png, 10), faces.oval(square, 10, 10))
     assert Image.open(io.BytesIO(png)).size == (10, 10)
     assert faces.within((-4.0, 2.0, 24.0, 9.0), 8, 20) == (0.0, 0.25, 1.0, 1.0)

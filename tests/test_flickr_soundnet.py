@@ -23,14 +23,13 @@ from scipy.io import wavfile
 from raymix import contact_sheets, importing, inspection
 from raymix.config import Dataset
 from raymix.datasets import flickr_soundnet
-from raymix.datasets.faces import png
 from raymix.datasets.flickr_soundnet import Marks
 from raymix.datasets.source import Entry
 from raymix.figures import SOURCE_COLOURS
 from raymix.metrics import resize
 from raymix.predictions import writing
 from raymix.prepare import prepare
-from raymix.region import raster, union
+from raymix.region import encode_mask, raster, union
 
 FIRST, SECOND, WHOLE, ALONE, BAD, GONE, QUIET, LATER = (str(10_000_130_166 + number) for number in range(8))
 TRAINED = [str(2_400_000_000 + number) for number in range(4)]
@@ -187,7 +186,7 @@ def test_on_a_coarser_grid_no_pixel_is_both_or_lost_between_the_two(made, size: 
     assert not (masks & halves).any()
     for place, (annotators, _) in enumerate(BOXES.values()):
         drawn = np.any([box(each, 256) for boxes in annotators for each in boxes], axis=0)
-        lost = raster(None, png(drawn), size) & ~masks[place] & ~halves[place]
+        lost = raster(None, encode_mask(drawn), size) & ~masks[place] & ~halves[place]
         assert lost.sum() <= 2  # where the corner of one region lies in a pixel with the edge of the other
 
 

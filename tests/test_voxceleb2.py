@@ -19,12 +19,12 @@ from raymix import importing
 from raymix import prepare as door
 from raymix.config import Dataset
 from raymix.datasets import clips as taking
-from raymix.datasets import faces, voxceleb2
+from raymix.datasets import voxceleb2
 from raymix.datasets.leaks import of_sources
 from raymix.datasets.source import Entry, Source
 from raymix.datasets.voxceleb2 import Name
 from raymix.prepare import prepare
-from raymix.region import raster
+from raymix.region import encode_mask, raster
 
 LISTED = "./data/VoxCeleb/VoxCeleb2"  # the paper's code writes its paths so
 NEAR = 6  # px of 160 by 128: the cascade's boxes are as exact as that
@@ -177,7 +177,7 @@ def test_looking_for_faces_changes_neither_frames_nor_sound(cuts: Path) -> None:
             assert (
                 np.abs(np.array(region.box_xyxy) * (160, 128, 160, 128) - box(5 + 20 * time_s, 12, 104)).max() <= NEAR
             )
-            assert np.array_equal(raster(None, region.mask, 64), raster(None, faces.png(oval_of(region)), 64))
+            assert np.array_equal(raster(None, region.mask, 64), raster(None, encode_mask(oval_of(region)), 64))
 
 
 def oval_of(region) -> np.ndarray:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import colorsys
 import contextlib
-import io
 import json
 import re
 from collections.abc import Iterator
@@ -19,7 +18,6 @@ from fractions import Fraction
 
 import av
 import numpy as np
-from PIL import Image
 from pyarrow import fs
 
 from raymix.clip import Clip
@@ -27,6 +25,7 @@ from raymix.config import Dataset
 from raymix.datasets import folder, voices
 from raymix.datasets.clips import clips as cut
 from raymix.datasets.source import Entry, Source, shuffled, split_of
+from raymix.region import encode_png
 from raymix.storage import get, making, put, resolve
 
 OWN: tuple[str, ...] = ("classes", "splits", "regions", "videos", "video_seconds", "duets", "size")
@@ -134,10 +133,8 @@ def regions(settings: Dataset, number: int) -> list[dict[str, object]]:
         for (first, top, left), end in zip(thing.hops, [*ends, None], strict=True):
             canvas = np.zeros((settings.size, settings.size), bool)
             canvas[top : top + side, left : left + side] = thing.shape_YX
-            out = io.BytesIO()
-            Image.fromarray(canvas).save(out, format="PNG")
             start = max(0.0, (first - 0.5) / FPS)
-            mask = base64.b64encode(out.getvalue()).decode()
+            mask = base64.b64encode(encode_png(canvas)).decode()
             entries.append({"label": thing.label, "sounding": True, "from_s": start, "to_s": end, "mask": mask})
     return entries
 

@@ -7,13 +7,11 @@ stays: it is followed through the frames of a clip by the overlap of its boxes.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from raymix.config import nearest
 from raymix.storage import get, resolve
@@ -147,10 +145,3 @@ def oval(box_xyxy: Box, height: int, width: int) -> np.ndarray:
     across_X = ((np.arange(width) + 0.5) / width - (left + right) / 2) / max((right - left) / 2, 1e-9)
     down_Y = ((np.arange(height) + 0.5) / height - (top + bottom) / 2) / max((bottom - top) / 2, 1e-9)
     return np.asarray(across_X[None] ** 2 + down_Y[:, None] ** 2 <= 1)
-
-
-def png(mask_YX: np.ndarray) -> bytes:
-    """A bool mask as a PNG."""
-    out = io.BytesIO()
-    Image.fromarray(np.where(mask_YX, 255, 0).astype(np.uint8)).save(out, format="PNG")
-    return out.getvalue()

@@ -38,9 +38,9 @@ from raymix.config import Dataset, nearest
 from raymix.datasets import clips as taking
 from raymix.datasets import media as films
 from raymix.datasets import published_lists
-from raymix.datasets.faces import png
 from raymix.datasets.medium import SOUNDS, VIDEOS, Media, Medium
 from raymix.datasets.source import Entry, Source, shuffled, split_of
+from raymix.region import encode_mask
 from raymix.storage import Reader, below, resolve
 
 OWN: tuple[str, ...] = ("annotations", "subset", "frames_per_second")
@@ -89,7 +89,9 @@ class Marks:
         """The pixels of annotators who agree, and those of one alone; each only where there are some."""
         kinds = (1.0, self.votes_YX >= VOTES), (0.5, self.votes_YX == 1)
         masks = ((weight, mask_YX) for weight, mask_YX in kinds if mask_YX.any())
-        return tuple({"mask": base64.b64encode(png(mask_YX)).decode(), "weight": weight} for weight, mask_YX in masks)
+        return tuple(
+            {"mask": base64.b64encode(encode_mask(mask_YX)).decode(), "weight": weight} for weight, mask_YX in masks
+        )
 
 
 def _box(node: ET.Element) -> tuple[tuple[int, int, int, int] | None, str]:

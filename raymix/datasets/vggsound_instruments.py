@@ -12,7 +12,6 @@ gives their classes, where it is there.
 from __future__ import annotations
 
 import base64
-import io
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -20,7 +19,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from raymix.clip import Clip
 from raymix.config import Dataset, nearest
@@ -28,6 +26,7 @@ from raymix.datasets import pickled, published_lists, vggsound, vggss
 from raymix.datasets.extracted import PICTURES
 from raymix.datasets.medium import SOUNDS, VIDEOS, Media
 from raymix.datasets.source import Entry, Source, Unusable, shuffled
+from raymix.region import encode_mask
 from raymix.storage import get, resolve
 
 OWN: tuple[str, ...] = ("annotations", "subset", "frames_per_second", "allow_leaks")
@@ -127,7 +126,8 @@ def clips(settings: Dataset, source: Source, entry: Entry) -> Iterator[Clip]:
     """The clips of one source; Unusable where it is an annotated frame whose mask is none."""
     masks = () if source.refused or source.size_bytes <= 0 else tuple(_mask(region) for region in source.regions)
     regions = tuple(
-        {name: region[name] for name in ("label", "sounding")} | {"mask": _png(mask_YX)}
+        {name: region[name] for name in ("label", "sounding")}
+        | {"mask": base64.b64encode(encode_mask(mask_YX)).decode()}
         for region, mask_YX in zip(source.regions, masks, strict=False)
     )
     for clip in vggsound.clips(settings, replace(source, regions=regions), entry):
@@ -140,12 +140,6 @@ def _mask(region: dict[str, Any]) -> np.ndarray:
     filesystem, path = resolve(region["mask_file"])
     pickled.fits(filesystem.get_file_info(path).size or 0)
     return pickled.mask(get(filesystem, path))
-
-
-def _png(mask_YX: np.ndarray) -> str:
-    out = io.BytesIO()
-    Image.fromarray(mask_YX.astype(np.uint8) * 255).save(out, format="PNG")
-    return base64.b64encode(out.getvalue()).decode()
 
 
 def _fit(mask_YX: np.ndarray, entry: Entry) -> None:

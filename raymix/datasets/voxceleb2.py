@@ -33,7 +33,7 @@ from raymix.datasets import faces, published_lists
 from raymix.datasets.extracted import PICTURES
 from raymix.datasets.medium import SOUNDS, VIDEOS, Media, Medium, choose, is_mask
 from raymix.datasets.source import Entry, Source, same_name, shuffled, split_of
-from raymix.region import Region
+from raymix.region import Region, encode_mask
 from raymix.storage import resolve
 
 OWN: tuple[str, ...] = ("annotations", "frames_per_second", "faces", "face_shape")
@@ -254,5 +254,5 @@ def _regions(settings: Dataset, clip: Clip, boxes: list[faces.Box | None]) -> It
     for place, box in enumerate(boxes):
         if box is not None:
             box_xyxy = faces.within(box, height, width)
-            mask = faces.png(faces.oval(box_xyxy, height, width)) if settings.face_shape == "oval" else None
+            mask = encode_mask(faces.oval(box_xyxy, height, width)) if settings.face_shape == "oval" else None
             yield Region("face", frame=place, box_xyxy=box_xyxy, mask=mask)
