@@ -29,6 +29,7 @@ from yaml import YAMLError
 
 from raymix import asking, libraries, overrides
 from raymix.config import (
+    METHOD_CONFIGS,
     BadInput,
     Compare,
     Dataset,
@@ -37,6 +38,7 @@ from raymix.config import (
     Run,
     Tune,
     Unavailable,
+    default_method_settings,
     flatten,
     folder,
     nearest,
@@ -71,6 +73,8 @@ def _register() -> None:
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         store.store(name=f"{name}_schema", node=schema)
+    for method in METHOD_CONFIGS:
+        store.store(group="method_defaults", name=method, node=default_method_settings(method))
     for file in sorted(folder("search_spaces").glob("*.yaml")):
         store.store(group="search_spaces", name=file.stem, node=OmegaConf.load(file))
     OmegaConf.register_new_resolver("raymix_home", raymix_home, replace=True)
@@ -319,12 +323,6 @@ def _near(wanted: str, name: str, settings: list[str]) -> str:
     return hint or f" of method={chosen} (it has {', '.join(own)})" if own else ""
 
 
-def _knobs(file: Path) -> Any:
-    """The knobs in a method's YAML; one that also sets its study's metric is written for the whole config."""
-    loaded: Any = OmegaConf.load(file)
-    return loaded.get("method", loaded)
-
-
 @functools.cache
 def _defaults(name: str) -> dict[str, str]:
     """The config groups of a command in their order, each with the option that is chosen by default."""
@@ -354,5 +352,5 @@ def method_settings(name: str, method: str = "*") -> list[str]:
     """The settings of a method, or of all, for a command that has them."""
     if "method" not in groups(name):
         return []
-    files = folder("configs").glob(f"method/{method}.yaml")
-    return list(dict.fromkeys(f"method.{key}" for file in sorted(files) for key in _knobs(file)))
+    chosen = METHOD_CONFIGS if method == "*" else [method] if method in METHOD_CONFIGS else []
+    return list(dict.fromkeys(f"method.{key}" for name in chosen for key in default_method_settings(name)))

@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raymix.spectrogram import one_of
+from raymix.config import Encoder
 
-NODE_NORMS = ("none", "batch")
 STRIDE = 16
 FULL_WIDTH = 64  # channels of the first stage in ResNet-18
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -52,12 +51,11 @@ class Trunk(nn.Module):
     each of three stages sees 99.
     """
 
-    def __init__(self, channels_in: int, width: int, stride: int = 16, blocks: int = 2, stages: int = 4) -> None:
+    def __init__(self, channels_in: int, config: Encoder, stride: int = STRIDE) -> None:
         super().__init__()
         if stride not in (16, 32):
             raise ValueError(f"encoder stride {stride}: must be 16 or 32")
-        if blocks < 1 or stages not in (3, 4):
-            raise ValueError(f"encoder.blocks={blocks}, encoder.stages={stages}: at least 1 block, 3 or 4 stages")
+        width, blocks, stages = config.width, config.blocks, config.stages
         self.conv1 = nn.Conv2d(channels_in, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.layer1 = _stage(width, width, 1, blocks)
@@ -93,16 +91,9 @@ class ImageEncoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self,
-        width: int = FULL_WIDTH,
-        embedding_size: int = 128,
-        weights: str | None = None,
-        blocks: int = 2,
-        stages: int = 4,
-    ) -> None:
+    def __init__(self, config: Encoder, embedding_size: int) -> None:
         super().__init__()
-        self.trunk = Trunk(3, width, blocks=blocks, stages=stages)
+        self.trunk = Trunk(3, config)
         self.channels = embedding_size or self.trunk.channels
         self.head: nn.Module = nn.Identity()
         if embedding_size:
@@ -113,8 +104,8 @@ class ImageEncoder(nn.Module):
             )
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
-        if weights is not None:
-            load_imagenet(self.trunk, weights)
+        if config.weights is not None:
+            load_imagenet(self.trunk, config.weights)
 
     def features(self, frames_N3YX: Tensor) -> Tensor:
         """The trunk's cells, neither projected nor of unit length (N, channels of the trunk, Y/16, X/16)."""
@@ -138,23 +129,15 @@ class AudioEncoder(nn.Module):
     stride 1 as for images, a global maximum, two layers a node. The order of the heads is the identity of the nodes: it
     must be the same for both views of a mixture.
 
-    `node_norm="batch"` takes each node's mean over the batch away before l2 (BatchNorm without scale), so that no node can
-    be the same for every mixture: the solution that does not listen, where loss (4) rests near .33 for long, is then no
-    solution. "none" is the paper. `embedding_size=0` leaves the heads out: one node, the pooled channels of the trunk.
+    `batch_norm` (the setting node_norm=batch) subtracts each node's mean over the batch before l2 (BatchNorm without scale),
+    so that no node can be the same for every mixture: the solution that ignores the audio, where loss (4) rests near .33 for
+    long, is then no solution. The paper does without. `embedding_size=0` leaves the heads out: one node, the pooled
+    channels of the trunk.
     """
 
-    def __init__(
-        self,
-        k: int,
-        width: int = FULL_WIDTH,
-        embedding_size: int = 128,
-        stride: int = 16,
-        node_norm: str = "none",
-        blocks: int = 2,
-        stages: int = 4,
-    ) -> None:
+    def __init__(self, k: int, config: Encoder, embedding_size: int, batch_norm: bool = False) -> None:
         super().__init__()
-        self.trunk = Trunk(1, width, stride, blocks, stages)
+        self.trunk = Trunk(1, config)
         channels = self.trunk.channels
         self.heads = nn.ModuleList(
             nn.Sequential(
@@ -162,8 +145,7 @@ class AudioEncoder(nn.Module):
             )
             for _ in range(k if embedding_size else 0)
         )
-        batch = one_of("node_norm", node_norm, NODE_NORMS) == "batch"
-        self.norm = nn.BatchNorm1d((k * embedding_size) or channels, affine=False) if batch else nn.Identity()
+        self.norm = nn.BatchNorm1d((k * embedding_size) or channels, affine=False) if batch_norm else nn.Identity()
 
     def features(self, log_mel_NTF: Tensor) -> Tensor:
         """The trunk's cells (N, channels of the trunk, T/16, F/16)."""

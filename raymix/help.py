@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from raymix import asking, overrides
-from raymix.rules import METHOD_RULES
+from raymix.config import METHOD_CONFIGS, MethodConfig
 
 WIDTH = 80  # columns
 INDENT = 34  # columns before the meaning of a setting
@@ -87,11 +88,19 @@ def _settings(name: str, schema: type, config: Any) -> Iterator[str]:
             continue
         elif setting == "method":
             yield ""
-            for key, value in config.method.items():
-                rule = METHOD_RULES.get(str(key), {"help": "name of the method; method=NAME sets it with its settings"})
-                yield from _line(f"method.{key}", value, rule)
+            yield from _method_settings(config.method)
         elif kind != overrides.MAPPING and (not (only := item.metadata.get("datasets")) or dataset in only):
             yield from _line(setting, OmegaConf.select(config, setting), item.metadata)
+
+
+def _method_settings(settings: Mapping[Any, Any]) -> Iterator[str]:
+    """The name of the chosen method and its settings, in the order of its dataclass."""
+    yield from _line(
+        "method.name", settings["name"], {"help": "name of the method; method=NAME sets it with its settings"}
+    )
+    for item in dataclasses.fields(METHOD_CONFIGS.get(settings["name"], MethodConfig)):
+        if item.name in settings:
+            yield from _line(f"method.{item.name}", settings[item.name], item.metadata)
 
 
 def _line(name: str, value: Any, rule: Mapping[str, Any]) -> list[str]:

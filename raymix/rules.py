@@ -7,74 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from raymix.config import BadInput, Prepare, Run, nearest
-
-METHOD_RULES: dict[str, dict[str, Any]] = {
-    "temperature": {"help": "temperature of the softmax over similarities", "above": 0.0, "high": 10.0},
-    "embedding_size": {
-        "help": "dimensions of the shared embedding of images and sounds",
-        "low": 2,
-        "high": 4096,
-        "whole": True,
-    },
-    "pool": {
-        "help": "how a map becomes one similarity: its maximum, or a smooth one (log-sum-exp)",
-        "choices": ("max", "lse"),
-    },
-    "pool_sharpness": {"help": "sharpness of the log-sum-exp of pool=lse", "above": 0.0},
-    "node_norm": {"help": "normalise the sound embeddings over the batch, or not", "choices": ("none", "batch")},
-    "loss": {"help": "binary cross-entropy of pairs, or InfoNCE over the batch", "choices": ("bce", "infonce")},
-    "margin": {"help": "distance to keep between a sound and frames of other clips", "above": 0.0},
-    "visual_clusters": {
-        "help": "clusters of image cells: sources + 1 at least, for the background",
-        "low": 2,
-        "high": 64,
-        "whole": True,
-    },
-    "audio_clusters": {
-        "help": "clusters of sound, one map each: the number of sources",
-        "low": 1,
-        "high": 64,
-        "whole": True,
-    },
-    "sharpness": {"help": "sharpness of the assignment to clusters", "above": 0.0},
-    "iterations": {"help": "iterations of soft k-means", "low": 1, "high": 100, "whole": True},
-    "positive_threshold": {"help": "cosine similarity above which a cell counts as sounding", "low": -1.0, "high": 1.0},
-    "negative_threshold": {"help": "cosine similarity below which a cell counts as silent", "low": -1.0, "high": 1.0},
-    "softness": {"help": "width of both thresholds' soft edges", "above": 0.0, "high": 1.0},
-    "image_dropout": {"help": "dropout of image cells before their projection", "low": 0.0, "high": 0.99},
-    "momentum": {"help": "momentum of the averaged encoders", "low": 0.0, "high": 0.99999},
-    "term_weight": {"help": "weight of each of the three additional loss terms", "low": 0.0},
-    "warm_up_epochs": {"help": "epochs without the additional loss terms", "low": 0, "whole": True},
-    "foreground_threshold": {
-        "help": "value of a map (0 to 1) above which a cell counts as sounding",
-        "low": 0.0,
-        "high": 0.99,
-    },
-    "clusters": {
-        "help": "object clusters: at least the number of classes (MUSIC: 11)",
-        "low": 2,
-        "high": 1000,
-        "whole": True,
-    },
-    "first_stage": {"help": "fraction of the epochs spent on single sources", "above": 0.0, "high": 1.0},
-    "initial_epochs": {"help": "epochs before the first clustering", "low": 1, "whole": True},
-    "unmasked_epochs": {
-        "help": "epochs of stage 2 before the location map masks the class maps",
-        "low": 0,
-        "whole": True,
-    },
-    "mask": {"help": "value of the location map above which a cell belongs to the object", "low": 0.0, "high": 0.99},
-    "location_weight": {"help": "weight of the location loss in stage 2", "above": 0.0},
-    "channels": {
-        "help": "output channels: at least the number of classes (MUSIC: 11)",
-        "low": 1,
-        "high": 1000,
-        "whole": True,
-    },
-    "bins": {"help": "log-spaced frequency bins", "low": 4, "high": 512, "whole": True},
-    "downs": {"help": "times that the network halves the spectrogram", "low": 2, "high": 8, "whole": True},
-}
+from raymix.config import BadInput, MethodConfig, Prepare, Run, method_config, nearest
 
 
 def broken_rule(name: str, value: Any, rule: Mapping[str, Any]) -> str | None:
@@ -98,18 +31,36 @@ def broken_rule(name: str, value: Any, rule: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _ranges(config: Any, prefix: str = "") -> Iterator[str]:
+def range_problems(config: Any, prefix: str = "") -> Iterator[str]:
+    """A sentence for each field whose value is outside its range; `prefix` is that of the fields' dotted names."""
     for item in dataclasses.fields(config):
         value, name = getattr(config, item.name), prefix + item.name
         if dataclasses.is_dataclass(value):
-            yield from _ranges(value, name + ".")
+            yield from range_problems(value, name + ".")
         elif item.name == "method" and isinstance(value, Mapping):
-            rules = ((key, METHOD_RULES.get(key, {})) for key in value)
-            yield from filter(None, (broken_rule(f"method.{k}", value[k], r) for k, r in rules if r))
+            yield from _method_problems(value)
         elif item.metadata.get("workers"):
             yield from filter(None, [_broken_workers(name, value)])
-        elif (sentence := broken_rule(name, value, item.metadata)) and value is not None:
-            yield sentence
+        elif value is not None or "None" not in str(item.type):
+            rule = {**item.metadata, "whole": item.type in (int, "int")}
+            yield from filter(None, [broken_rule(name, value, rule)])
+
+
+def _method_problems(settings: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for each broken rule of `method.*`; a config without a method has none."""
+    if not settings:
+        return
+    try:
+        config = method_config(str(settings.get("name", "")), {k: v for k, v in settings.items() if k != "name"})
+    except BadInput as error:
+        yield str(error)
+    else:
+        yield from method_config_problems(config)
+
+
+def method_config_problems(config: MethodConfig) -> list[str]:
+    """A sentence for each setting of a method that is out of its range; if there is none, for each broken rule between them."""
+    return list(range_problems(config, "method.")) or list(config.conflicts())
 
 
 def _broken_workers(name: str, value: Any) -> str | None:
@@ -172,7 +123,7 @@ def _shares(config: Run | Prepare) -> Iterator[str]:
 
 def problems(config: Any) -> list[str]:
     """Every sentence that refuses this config; empty for a good one."""
-    found = list(_ranges(config))
+    found = list(range_problems(config))
     if isinstance(config, Run | Prepare) and not found:
         found += _shares(config)
     if isinstance(config, Run) and not found:

@@ -59,8 +59,10 @@ def load_space(config: Tune) -> tuple[Any, list[str]]:
     for name, values in space.ends().items():
         for value in values:
             found = [p for p in problems(from_plain(override(base, {name: value}))) if p.startswith(f"{name}=")]
-            crossing = name in ("mixture.k", "fit.batch")  # their rule holds between them; `require` says which pairs
-            if found and not (crossing and "divisible" in found[0]):
+            # A rule between two searched settings says nothing about either's range; `require` says which pairs are drawn.
+            crossing = name in ("mixture.k", "fit.batch") and found and "divisible" in found[0]
+            crossing = crossing or any(f"{other}=" in found[0] for other in space.names if found and other != name)
+            if found and not crossing:
                 raise BadInput(f"search space: {found[0]}")
     words = ", ".join(f"{name}={given[name]}" for name in decided)
     return space, [f"search space: {words} from the command line, not searched"] if decided else []

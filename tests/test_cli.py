@@ -17,8 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from raymix import cli, door, help, libraries, overrides, recipe
-from raymix.config import BadInput, flatten, nearest, nearest_setting, to_plain
-from raymix.rules import METHOD_RULES
+from raymix.config import METHOD_CONFIGS, BadInput, flatten, nearest, nearest_setting, to_plain
 
 ROOT = Path(door.__file__).resolve().parents[1]
 HEAVY = {"torch", "torchvision", "torchaudio", "ray", "matplotlib", "optuna", "pandas", "av", "cv2", "scipy"}
@@ -165,7 +164,8 @@ def test_groups_without_effect_are_not_listed(name: str, absent: str) -> None:
 
 def test_every_setting_of_a_method_has_a_meaning() -> None:
     known = {name.partition(".")[2] for name in door.method_settings("tune")} - {"name"}
-    assert known == {name for name, rule in METHOD_RULES.items() if rule.get("help")}
+    fields = [item for schema in METHOD_CONFIGS.values() for item in dataclasses.fields(schema)]
+    assert known == {item.name for item in fields} and all(item.metadata["help"] for item in fields)
 
 
 def test_the_datasets_that_read_a_setting_are_those_of_the_importers() -> None:

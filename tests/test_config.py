@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import subprocess
+import sys
 
 import pytest
+from omegaconf import OmegaConf
 
-from raymix.config import BadInput, Run, Tune, flatten, from_plain, nearest, override, signature, to_plain
+from raymix.config import (
+    METHOD_CONFIGS,
+    BadInput,
+    Run,
+    Tune,
+    default_method_settings,
+    flatten,
+    folder,
+    from_plain,
+    nearest,
+    override,
+    signature,
+    to_plain,
+)
 from raymix.rules import broken_rule, check, problems
 
 
@@ -77,3 +94,51 @@ def test_ranges_of_method_knobs() -> None:
     broken.method = {"name": "cycle", "temperature": 0.0}
     assert problems(broken) == ["method.temperature=0.0: must be greater than 0"]
     assert broken_rule("x", True, {"low": 1}) == "x=True: must be a number"
+
+
+@pytest.mark.parametrize("name", METHOD_CONFIGS)
+def test_the_defaults_of_every_method_are_in_their_ranges(name: str) -> None:
+    config = Run()
+    config.method = default_method_settings(name)
+    assert problems(config) == [] and config.method["name"] == name
+    assert all(item.metadata["help"] for item in dataclasses.fields(METHOD_CONFIGS[name]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"name": "cylce"}, "method=cylce: unknown (did you mean cycle?)"),
+        (
+            {"name": "cycle", "temprature": 1.0},
+            "method.temprature: cycle has no such setting (did you mean temperature?)",
+        ),
+        ({"name": "permute", "temperature": 0.1}, "method.temperature: permute has no such setting"),
+        ({"name": "dsol", "clusters": 1.5}, "method.clusters=1.5: must be a whole number"),
+        ({"name": "cycle", "temperature": None}, "method.temperature=None: must be a number"),
+        ({"name": "cycle", "pool": "mx"}, "method.pool=mx: must be one of max, lse (did you mean max?)"),
+        (
+            {"name": "lvs", "negative_threshold": 0.7},
+            "method.negative_threshold=0.7: must not be above method.positive_threshold=0.65",
+        ),
+    ],
+)
+def test_settings_of_a_method_are_refused_in_one_line(settings: dict[str, object], sentence: str) -> None:
+    config = Run()
+    config.method = settings
+    [found] = problems(config)
+    assert found.startswith(sentence) and "\n" not in found
+
+
+def test_methods_are_configured_without_torch() -> None:
+    code = "import sys, raymix.config, raymix.rules; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_yaml_of_a_method_repeats_no_setting() -> None:
+    files = sorted((folder("configs") / "method").glob("*.yaml"))
+    assert [file.stem for file in files] == sorted(METHOD_CONFIGS)
+    for file in files:
+        loaded = OmegaConf.load(file)
+        package = "method" if "study" in loaded or "mixture" in loaded else "_here_"
+        assert loaded.defaults == [f"/method_defaults/{file.stem}@{package}"] and "method" not in loaded
+        assert not set(loaded) & {item.name for item in dataclasses.fields(METHOD_CONFIGS[file.stem])}

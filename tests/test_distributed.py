@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from raymix import distributed
-from raymix.config import Fit
+from raymix.config import Encoder, Fit
 from raymix.distributed import BatchNorm, gather, synchronise, wrap
 from raymix.encoders import AudioEncoder
 from raymix.methods import build
@@ -163,7 +163,7 @@ def test_one_process_alone_changes_nothing() -> None:
 @pytest.mark.parametrize("device", ["cpu", "cuda"])  # the conversion itself needs no GPU
 def test_weights_keep_their_names_and_tensors(device: str) -> None:
     def encoder() -> AudioEncoder:
-        return AudioEncoder(2, width=4, embedding_size=8, node_norm="batch")
+        return AudioEncoder(2, Encoder(width=4), 8, batch_norm=True)
 
     plain, ours = encoder(), encoder()
     held = dict(ours.named_parameters())

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from raymix.config import Encoder
 from raymix.encoders import AudioEncoder, ImageEncoder, Trunk, load_imagenet
 
 
@@ -32,7 +33,7 @@ def torchvision_features(net, x: torch.Tensor) -> torch.Tensor:
 
 
 def test_trunk_at_stride_32_is_torchvisions_resnet18(resnet18):
-    trunk = Trunk(3, 64, stride=32).eval()
+    trunk = Trunk(3, Encoder(), stride=32).eval()
     state = {name: value for name, value in resnet18.state_dict().items() if not name.startswith("fc.")}
     trunk.load_state_dict(state)  # strict: names and shapes are torchvision's
     x = torch.rand(1, 3, 64, 96)
@@ -41,24 +42,24 @@ def test_trunk_at_stride_32_is_torchvisions_resnet18(resnet18):
 
 
 def test_stride_16_sees_the_same_cells_more_densely(resnet18):
-    coarse, fine = Trunk(3, 64, stride=32), Trunk(3, 64)
+    coarse, fine = Trunk(3, Encoder(), stride=32), Trunk(3, Encoder())
     fine.load_state_dict(coarse.state_dict())
     x = torch.rand(1, 3, 64, 64)
     assert coarse.eval()(x).shape[-2:] == (2, 2) and fine.eval()(x).shape[-2:] == (4, 4)
     with pytest.raises(ValueError, match="encoder stride 8"):
-        Trunk(3, 8, stride=8)
+        Trunk(3, Encoder(width=8), stride=8)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (224, 448), (128, 128)])
 def test_maps_are_unit_vectors_at_stride_16(size: tuple[int, int]):
-    maps = ImageEncoder(width=8, embedding_size=12)(torch.rand(2, 3, *size))
+    maps = ImageEncoder(Encoder(width=8), 12)(torch.rand(2, 3, *size))
     assert maps.shape == (2, 12, size[0] // 16, size[1] // 16) and maps.dtype == torch.float32
     torch.testing.assert_close(maps.norm(dim=1), torch.ones(2, *maps.shape[2:]))
 
 
 @pytest.mark.parametrize("k", [1, 3])
 def test_nodes_are_unit_vectors_of_heads_of_their_own(k: int):
-    nodes = AudioEncoder(k, width=8, embedding_size=12)(torch.rand(2, 193, 64))
+    nodes = AudioEncoder(k, Encoder(width=8), 12)(torch.rand(2, 193, 64))
     assert nodes.shape == (2, k, 12)
     torch.testing.assert_close(nodes.norm(dim=-1), torch.ones(2, k))
     if k > 1:
@@ -67,13 +68,13 @@ def test_nodes_are_unit_vectors_of_heads_of_their_own(k: int):
 
 def test_output_is_float32_and_unit_under_bfloat16():
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        maps = ImageEncoder(width=8, embedding_size=12)(torch.rand(2, 3, 32, 32))
+        maps = ImageEncoder(Encoder(width=8), 12)(torch.rand(2, 3, 32, 32))
     assert maps.dtype == torch.float32
     torch.testing.assert_close(maps.norm(dim=1), torch.ones(2, 2, 2))
 
 
 def test_channels_last_changes_nothing():
-    encoder = ImageEncoder(width=8, embedding_size=12).eval()
+    encoder = ImageEncoder(Encoder(width=8), 12).eval()
     x = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         plain = encoder(x)
@@ -84,7 +85,7 @@ def test_channels_last_changes_nothing():
 @pytest.mark.parametrize("half", [False, True])
 def test_channels_last_reaches_every_convolution(half: bool):
     """Mixtures come with channels first; an encoder whose weights are channels last must not convert at each layer."""
-    image, audio = ImageEncoder(width=8, embedding_size=12), AudioEncoder(2, width=8, embedding_size=12)
+    image, audio = ImageEncoder(Encoder(width=8), 12), AudioEncoder(2, Encoder(width=8), 12)
     seen: list[bool] = []
     for module in [
         *image.to(memory_format=torch.channels_last).modules(),
@@ -101,7 +102,7 @@ def test_channels_last_reaches_every_convolution(half: bool):
 
 
 def test_paper_size_has_the_paper_parameters():
-    count = sum(p.numel() for p in ImageEncoder().trunk.parameters())
+    count = sum(p.numel() for p in ImageEncoder(Encoder(), 128).trunk.parameters())
     assert count == 11_689_512 - 513_000  # torchvision's resnet18 without its classifier
 
 
@@ -112,7 +113,7 @@ def test_imagenet_weights_load_from_a_local_file(tmp_path: Path, resnet18, endin
         torch.save(resnet18.state_dict(), path)
     else:
         save_file(resnet18.state_dict(), path)
-    encoder = ImageEncoder(weights=path)
+    encoder = ImageEncoder(Encoder(weights=path), 128)
     torch.testing.assert_close(encoder.trunk.layer4[1].conv2.weight, resnet18.layer4[1].conv2.weight)
     torch.testing.assert_close(encoder.trunk.bn1.running_var, resnet18.bn1.running_var)
 
@@ -121,14 +122,14 @@ def test_weights_are_refused_in_one_line(tmp_path: Path, resnet18):
     path = tmp_path / "resnet18.pth"
     torch.save(resnet18.state_dict(), path)
     with pytest.raises(ValueError, match=r"ImageNet weights need encoder.width=64, it is 16"):
-        ImageEncoder(width=16, weights=str(path))
+        ImageEncoder(Encoder(width=16, weights=str(path)), 128)
     with pytest.raises(ValueError, match="no such file"):
-        ImageEncoder(weights=str(tmp_path / "missing.pth"))
+        ImageEncoder(Encoder(weights=str(tmp_path / "missing.pth")), 128)
     torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "other.pth")
     (tmp_path / "junk.safetensors").write_bytes(b"junk")
     for name in ("other.pth", "junk.safetensors"):
         with pytest.raises(ValueError, match="not a ResNet-18 state dict") as caught:
-            load_imagenet(Trunk(3, 64), str(tmp_path / name))
+            load_imagenet(Trunk(3, Encoder()), str(tmp_path / name))
         assert "\n" not in str(caught.value)
 
 
@@ -140,7 +141,7 @@ def test_encoders_do_not_import_torchvision():
 def test_a_cell_looks_at_the_pixels_that_upsampling_gives_it():
     """The centroid of what a cell depends on lies at 16 i + 8, to a pixel: else every map is half a cell off."""
     torch.manual_seed(0)
-    encoder = ImageEncoder(8, 4, blocks=1, stages=3).eval()
+    encoder = ImageEncoder(Encoder(width=8, blocks=1, stages=3), 4).eval()
     for module in encoder.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.weight.data = module.weight.data.abs()  # no cancelling: the gradient is the field of view

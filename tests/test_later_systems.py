@@ -339,13 +339,17 @@ def test_the_warm_up_is_not_done_again_by_a_resumed_run(tmp_path: Path) -> None:
     [
         ("lvs", {"softness": 0.0}, "softness=0.0: must be greater than 0"),
         ("lvs", {"temperature": -1.0}, "temperature=-1.0: must be greater than 0"),
-        ("lvs", {"negative_threshold": 0.7}, "negative_threshold=0.7: must not be above positive_threshold=0.65"),
-        ("ez_vsl", {"embedding_size": 0}, "embedding_size=0: must be at least 1"),
+        (
+            "lvs",
+            {"negative_threshold": 0.7},
+            "negative_threshold=0.7: must not be above method.positive_threshold=0.65",
+        ),
+        ("ez_vsl", {"embedding_size": 0}, "embedding_size=0: must be 2 to 4096"),
         ("ez_vsl", {"temperature": 0.0}, "temperature=0.0: must be greater than 0"),
-        ("slavc", {"image_dropout": 1.0}, "image_dropout=1.0: must be at least 0 and below 1"),
-        ("slavc", {"momentum": 1.0}, "momentum=1.0: must be at least 0 and below 1"),
+        ("slavc", {"image_dropout": 1.0}, "image_dropout=1.0: must be 0 to 0.99"),
+        ("slavc", {"momentum": 1.0}, "momentum=1.0: must be 0 to 0.99999"),
         ("fnac", {"term_weight": -1.0}, "term_weight=-1.0"),
-        ("fnac", {"warm_up_epochs": -1}, "warm_up_epochs=-1: both must be at least 0"),
+        ("fnac", {"warm_up_epochs": -1}, "warm_up_epochs=-1: must be at least 0"),
         ("fnac", {"foreground_threshold": 1.0}, "foreground_threshold=1.0"),
     ],
 )

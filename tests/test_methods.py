@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from inspect import signature
+from dataclasses import asdict
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from raymix.config import METHOD_CONFIGS
 from raymix.methods import METHODS, build
 from raymix.methods.sound_of_pixels import SoundOfPixels, binary_masks, mask_loss
 from raymix.mixture import Mixture
@@ -28,7 +30,7 @@ def small(name: str, k: int = 2):
 
 def sizes(name: str) -> dict[str, float]:
     """A small embedding, and no dropout of so few channels (0.9 would leave 3 of 32), where the method has them at all."""
-    return {knob: value for knob, value in FEW.items() if knob in signature(METHODS[name]).parameters}
+    return {knob: value for knob, value in FEW.items() if hasattr(METHOD_CONFIGS[name], knob)}
 
 
 def make_mixture(groups: int, k: int, size: int = 32, frames: int = 65) -> Mixture:
@@ -208,10 +210,10 @@ def test_cycle_refuses_groups_of_another_size():
         ("cylce", {}, {}, r"method=cylce: unknown \(did you mean cycle\?\)"),
         ("cycle", {}, {"temprature": 1.0}, r"method.temprature: .* \(did you mean temperature\?\)"),
         ("cycle", {"widht": 8}, {}, r"encoder.widht: .* \(did you mean width\?\)"),
-        ("cycle", {"width": 8}, {"width": 8}, r"method.width: given twice"),
+        ("cycle", {"width": 8}, {"width": 8}, r"method.width: cycle has no such setting"),
         ("cycle", {"width": 8}, {"pool": "mex"}, r"pool=mex: must be one of max, lse"),
         ("cycle", {"width": 8}, {"temperature": 0.0}, r"temperature=0.0"),
-        ("cycle", {"width": 8}, {"embedding_size": 0}, r"embedding_size=0: must be at least 1"),
+        ("cycle", {"width": 8}, {"embedding_size": 0}, r"embedding_size=0: must be 2 to 4096"),
         ("cycle", {"width": 8, "weights": "nowhere.pth"}, {}, r"need encoder.width=64"),
     ],
 )
@@ -224,7 +226,7 @@ def test_build_refuses_in_one_line(name: str, encoder: dict, knobs: dict, senten
 @pytest.mark.parametrize("name", METHODS)
 def test_no_number_of_the_config_is_in_the_state(name: str):
     """Population-based training loads another trial's state: a number that lay in it would replace the trial's own."""
-    numbers = {k: p.default for k, p in signature(METHODS[name]).parameters.items() if isinstance(p.default, float)}
+    numbers = {k: value for k, value in asdict(METHOD_CONFIGS[name]()).items() if isinstance(value, float)}
     states = []
     for factor in (1.0, 0.5):
         torch.manual_seed(0)
@@ -232,6 +234,12 @@ def test_no_number_of_the_config_is_in_the_state(name: str):
         states.append(method.state_dict())
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
-    theirs = {k: v for k, v in vars(method).items() if isinstance(v, float)}
+    theirs = {k: v for k, v in vars(method).items() if isinstance(v, float)} | asdict(method.config)
     method.load_state_dict(states[0])
-    assert {k: v for k, v in vars(method).items() if isinstance(v, float)} == theirs
+    assert {k: v for k, v in vars(method).items() if isinstance(v, float)} | asdict(method.config) == theirs
+
+
+def test_every_method_takes_the_settings_of_its_own_dataclass():
+    assert list(METHODS) == list(METHOD_CONFIGS)
+    for name, method in METHODS.items():
+        assert get_type_hints(method)["config"] is METHOD_CONFIGS[name]

@@ -319,10 +319,10 @@ def test_a_dmc_map_of_whole_cells_has_a_peak() -> None:
     ("name", "knobs", "sentence"),
     [
         ("ots", {"temperature": 0.0}, "temperature=0.0: must be greater than 0"),
-        ("ots", {"embedding_size": 0}, "embedding_size=0: must be at least 1"),
+        ("ots", {"embedding_size": 0}, "embedding_size=0: must be 2 to 4096"),
         ("attention", {"margin": 0.0}, "margin=0.0: must be greater than 0"),
-        ("dmc", {"visual_clusters": 1}, "visual_clusters=1: must be at least 2"),
-        ("dmc", {"audio_clusters": 0}, "audio_clusters=0: must be at least 1"),
+        ("dmc", {"visual_clusters": 1}, "visual_clusters=1: must be 2 to 64"),
+        ("dmc", {"audio_clusters": 0}, "audio_clusters=0: must be 1 to 64"),
         ("dmc", {"sharpness": -1.0}, "sharpness=-1.0"),
     ],
 )

@@ -15,8 +15,8 @@ import torch
 from test_fit import loader, small
 from torch import Tensor
 
-from raymix import clip_files, methods
-from raymix.config import BadInput, Run
+from raymix import clip_files, config, methods
+from raymix.config import BadInput, MixAndLocalizeConfig, Run
 from raymix.evaluator import Bench, judge, same_peak
 from raymix.fit import adam, fit, resume, training_state
 from raymix.methods import METHODS, Examples, Needs, from_run, needs
@@ -116,6 +116,7 @@ class Dummy(Nodes):
 
 @pytest.fixture
 def dummy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(config.METHOD_CONFIGS, "dummy", MixAndLocalizeConfig)  # its settings
     monkeypatch.setitem(methods.METHODS, "dummy", Dummy)  # its one line
 
 
@@ -139,7 +140,7 @@ def test_its_yaml_makes_it_a_choice_of_every_door(dummy: None, tmp_path: Path, m
     (tmp_path / "method").mkdir()
     (tmp_path / "method/dummy.yaml").write_text("name: dummy\ntemperature: 0.3\n")
     made: Tune = composed("tune", ["method=dummy"], str(tmp_path), str(tmp_path / "home"))
-    assert from_run(replace(made, encoder=replace(made.encoder, width=4))).temperature == 0.3
+    assert from_run(replace(made, encoder=replace(made.encoder, width=4))).config.temperature == 0.3
     assert made.study.name == "demo-dummy"
     words = recipe.following(["method=dummy"], str(tmp_path))
     assert words == ["search_spaces=optimizer"]  # without a space of its own it searches what all have

@@ -10,7 +10,7 @@ import torch
 from ranks import on_ranks
 from test_methods import SMALL, make_mixture, sizes
 from test_pairs import WIDE
-from test_staged import SMALL_PIXELS, TOY, batches, share
+from test_staged import ENCODER, SMALL_PIXELS, TOY, batches, share
 from torch.nn.parallel import DistributedDataParallel
 
 from raymix.distributed import collect, collect_objects, following, of_first_rank, synchronise
@@ -64,7 +64,7 @@ def of_stages(rank: int, world: int) -> dict[str, list[Step]]:
     """Four epochs of one batch and its update, of unequal shares of 24 examples, and what each system keeps after each."""
     found: dict[str, list[Step]] = {}
     for label, (name, k) in STAGES.items():
-        wrapped, method = ready(name, STAGED[name], {}, world, k)
+        wrapped, method = ready(name, STAGED[name], ENCODER, world, k)
         optimizer = torch.optim.SGD(method.parameters(), lr=0.05)
         for epoch in range(1, 5):
             mixture = next(batches(k, epoch, 24))

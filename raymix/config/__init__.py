@@ -1,10 +1,32 @@
 """What a run is: typed settings with their ranges, the rules between them, and the name of what was misspelt.
 
 Every field of the schema is a key of the command line (`fit.epochs=20`), a name that a search space may search, and a column
-of the leaderboard: one name all the way, and the number in a config is the number in use. `method` alone has no dataclass:
-its keys are those of `configs/method/NAME.yaml`, which are the keywords of the method's constructor.
+of the leaderboard: one name all the way, and the number in a config is the number in use. The settings below `method` depend on
+the method: each has a dataclass of its own (`raymix.config.methods`), and a run keeps them as {"name": NAME, setting: value}.
 """
 
+from raymix.config.methods import (
+    METHOD_CONFIGS,
+    AttentionConfig,
+    DmcConfig,
+    DsolConfig,
+    EzVslConfig,
+    FnacConfig,
+    ImageSoundImageWalkConfig,
+    LvsConfig,
+    MethodConfig,
+    MixAndLocalizeConfig,
+    MixedCorrespondenceConfig,
+    MixtureMethodConfig,
+    ObjectsThatSoundConfig,
+    ObjectsThatSoundMixConfig,
+    PermutationInvariantMatchingConfig,
+    SlavcConfig,
+    SoundOfPixelsConfig,
+    default_method_settings,
+    method_config,
+    method_config_class,
+)
 from raymix.config.plain import (
     BadInput,
     Unavailable,
@@ -40,27 +62,47 @@ from raymix.config.schema import (
 )
 
 __all__ = [
+    "METHOD_CONFIGS",
+    "AttentionConfig",
     "BadInput",
     "Cluster",
     "Compare",
     "Data",
     "Dataset",
+    "DmcConfig",
+    "DsolConfig",
     "Encoder",
     "Evaluate",
     "Evaluation",
+    "EzVslConfig",
     "Fit",
+    "FnacConfig",
+    "ImageSoundImageWalkConfig",
+    "LvsConfig",
+    "MethodConfig",
+    "MixAndLocalizeConfig",
+    "MixedCorrespondenceConfig",
     "Mixture",
+    "MixtureMethodConfig",
+    "ObjectsThatSoundConfig",
+    "ObjectsThatSoundMixConfig",
     "Optimizer",
+    "PermutationInvariantMatchingConfig",
     "Prepare",
     "Run",
     "Search",
+    "SlavcConfig",
+    "SoundOfPixelsConfig",
     "Study",
     "Tune",
     "Unavailable",
     "chosen",
+    "default_method_settings",
     "flatten",
     "folder",
     "from_plain",
+    "method_config",
+    "method_config_class",
     "nearest",
     "nearest_setting",
     "override",

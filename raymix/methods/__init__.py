@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
-from raymix.config import Run, nearest
+from raymix.config import Encoder, Run, method_config, method_config_class, nearest
 from raymix.methods.attention import Attention
 from raymix.methods.corre import Corre
 from raymix.methods.cycle import Cycle
@@ -43,42 +43,36 @@ METHODS: dict[str, type[Method]] = {
 __all__ = ["METHODS", "Examples", "Maps", "Method", "Needs", "build", "from_run", "needs"]
 
 
-def build(name: str, k: int, encoder: Mapping[str, Any], knobs: Mapping[str, Any]) -> Method:
-    """The method `name` for groups of `k`; `encoder` (width, weights) and `knobs` are keywords of its constructor.
+def build(name: str, k: int, encoder: Mapping[str, Any], settings: Mapping[str, Any]) -> Method:
+    """A method with new weights.
 
-    `encoder.image_size` may come along; it is of no concern here, since the networks take pictures of any size.
+    Args:
+        name: registry key of the method (`cycle`, `ots`, ...).
+        k: clips in a group.
+        encoder: {field of `raymix.config.Encoder`: value}; the others have their defaults.
+        settings: {field of the method's config dataclass: value}; the others have their defaults.
 
-    Raises ValueError for an unknown method, an unknown knob (with the nearest one), or a value the method refuses.
+    Raises:
+        ValueError: for an unknown method, an unknown setting (with the nearest one), or a value out of range.
     """
-    _known(name)
-    encoder = {key: value for key, value in encoder.items() if key != "image_size"}
-    valid = [each for each in inspect.signature(METHODS[name]).parameters if each != "k"]
-    given = {f"encoder.{key}": key for key in encoder} | {f"method.{key}": key for key in knobs}
-    for label, key in given.items():
-        if key not in valid:
-            raise ValueError(f"{label}: {name} has no such knob{nearest(key, valid)}")
-    twice = set(encoder) & set(knobs)
-    if twice:
-        raise ValueError(f"method.{min(twice)}: given twice, it is encoder.{min(twice)} already")
-    return METHODS[name](k, **encoder, **knobs)
-
-
-def _known(name: str) -> None:
-    if name not in METHODS:
-        raise ValueError(f"method={name}: unknown{nearest(name, list(METHODS))}")
+    known = [item.name for item in fields(Encoder)]
+    for key in encoder:
+        if key not in known:
+            raise ValueError(f"encoder.{key}: no such setting{nearest(key, known)}")
+    config = method_config(name, settings)
+    return METHODS[name](k, config, Encoder(**encoder))
 
 
 def needs(run: Run) -> Needs:
     """What the method of a run reads of each clip; ValueError for an unknown method."""
     name = run.method.get("name", "")
-    _known(name)
+    method_config_class(name)
     return METHODS[name].needs
 
 
 def from_run(run: Run, pretrained: bool = True) -> Method:
     """The method that a run describes; `pretrained=False` leaves out weights that a checkpoint will replace."""
-    e = run.encoder
-    weights = e.weights if pretrained else None
-    encoder = {"width": e.width, "blocks": e.blocks, "stages": e.stages, "weights": weights}
-    knobs = {key: value for key, value in run.method.items() if key != "name"}
-    return build(run.method.get("name", ""), run.mixture.k, encoder, knobs)
+    name = run.method.get("name", "")
+    config = method_config(name, {key: value for key, value in run.method.items() if key != "name"})
+    encoder = run.encoder if pretrained else replace(run.encoder, weights=None)
+    return METHODS[name](run.mixture.k, config, encoder)

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raymix.config import AttentionConfig, Encoder
 from raymix.distributed import following
-from raymix.encoders import FULL_WIDTH
 from raymix.methods.method import Maps, spread
 from raymix.methods.pairs import Pairs, contrastive_loss
 from raymix.mixture import Mixture
@@ -46,20 +46,10 @@ class Attention(Pairs):
     Raises ValueError for a margin that is not above 0.
     """
 
-    def __init__(
-        self,
-        k: int,
-        *,
-        width: int = FULL_WIDTH,
-        blocks: int = 2,
-        stages: int = 4,
-        margin: float = 10.0,
-        weights: str | None = None,
-    ) -> None:
-        if margin <= 0:
-            raise ValueError(f"margin={margin}: must be greater than 0")
-        super().__init__(k, width=width, blocks=blocks, stages=stages, embedding_size=0, weights=weights)
-        self.margin = margin
+    config: AttentionConfig
+
+    def __init__(self, k: int, config: AttentionConfig, encoder: Encoder) -> None:
+        super().__init__(k, config, encoder)
         self.query, self.answer = _two_layers(self.image.channels), _two_layers(self.image.channels)
 
     def hear(self, sounds_NTF: Tensor) -> Tensor:
@@ -75,7 +65,7 @@ class Attention(Pairs):
         pooled_PC = torch.cat([own_NC, following(own_NC)])  # P = 2 N: each frame with its own sound and with another's
         _, z_PC = attend(cells_NCHW.repeat(2, 1, 1, 1), self.ask(pooled_PC))
         squared_N, others_N = (self.answer(z_PC).float() - pooled_PC).square().sum(-1).chunk(2)
-        loss = contrastive_loss(squared_N, others_N, self.margin)
+        loss = contrastive_loss(squared_N, others_N, self.config.margin)
         return loss, {
             "loss": loss.detach(),
             "own_distance": squared_N.detach().sqrt().mean(),

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from raymix.config import MixAndLocalizeConfig
 from raymix.methods.method import Needs
 from raymix.methods.nodes import Nodes
 from raymix.mixture import Mixture
@@ -17,6 +18,7 @@ class Cycle(Nodes):
     """Eq. 4 with the shifted view, on groups of k: from each sound to the images and home again."""
 
     needs: ClassVar[Needs] = Needs(windows=2)
+    config: MixAndLocalizeConfig
 
     def forward(self, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
         if mixture.shifted_BTF is None:
@@ -24,7 +26,7 @@ class Cycle(Nodes):
         map_BKCHW = self.see(mixture.frames_BK3YX)
         nodes_BKC, shifted_BKC = self.hear(mixture.mixture_BTF, mixture.shifted_BTF)
         phi_BJI = self.phi(map_BKCHW, nodes_BKC)
-        loss = cycle_loss(phi_BJI, self.phi(map_BKCHW, shifted_BKC), self.temperature)
+        loss = cycle_loss(phi_BJI, self.phi(map_BKCHW, shifted_BKC), self.config.temperature)
         return loss, self.signs(loss, map_BKCHW, nodes_BKC) | self._walk(phi_BJI.detach())
 
     @torch.no_grad()
@@ -37,13 +39,15 @@ class Cycle(Nodes):
             phi_BJI = self.phi(self.see(frames_BK3YX), nodes_BKC)
         finally:
             self.train(training)
-        out_BIJ, home_BJI = (step(phi_BJI, self.temperature).exp() for step in (log_sound_to_image, log_image_to_sound))
+        out_BIJ, home_BJI = (
+            step(phi_BJI, self.config.temperature).exp() for step in (log_sound_to_image, log_image_to_sound)
+        )
         return out_BIJ, home_BJI
 
     def _walk(self, phi_BJI: Tensor) -> dict[str, Tensor]:
         """How the walk goes: a loss may be low by chance in many dimensions."""
-        walk_BIJ = log_sound_to_image(phi_BJI, self.temperature).exp()
-        home_BI = (walk_BIJ * log_image_to_sound(phi_BJI, self.temperature).exp().transpose(1, 2)).sum(-1)
+        walk_BIJ = log_sound_to_image(phi_BJI, self.config.temperature).exp()
+        home_BI = (walk_BIJ * log_image_to_sound(phi_BJI, self.config.temperature).exp().transpose(1, 2)).sum(-1)
         goal_BI = walk_BIJ.argmax(-1).sort(-1).values
         permuted = (goal_BI == torch.arange(self.k, device=goal_BI.device)).all(-1)
         return {

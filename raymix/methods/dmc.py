@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raymix.config import DmcConfig, Encoder
 from raymix.distributed import following
-from raymix.encoders import FULL_WIDTH
 from raymix.methods.method import Maps, spread
 from raymix.methods.pairs import Pairs, contrastive_loss
 from raymix.mixture import Mixture
@@ -61,36 +61,12 @@ class Dmc(Pairs):
     Raises ValueError for a number out of range.
     """
 
-    def __init__(
-        self,
-        k: int,
-        *,
-        width: int = FULL_WIDTH,
-        blocks: int = 2,
-        stages: int = 4,
-        embedding_size: int = 512,
-        visual_clusters: int = 4,
-        audio_clusters: int = 2,
-        iterations: int = 4,
-        sharpness: float = 30.0,
-        margin: float = 5.0,
-        weights: str | None = None,
-    ) -> None:
-        for name, value, low in (
-            ("embedding_size", embedding_size, 1),
-            ("visual_clusters", visual_clusters, 2),  # one group would be the whole frame
-            ("audio_clusters", audio_clusters, 1),
-            ("iterations", iterations, 1),
-        ):
-            if value < low:
-                raise ValueError(f"{name}={value}: must be at least {low}")
-        if sharpness <= 0 or margin <= 0:
-            raise ValueError(f"sharpness={sharpness}, margin={margin}: both must be greater than 0")
-        super().__init__(k, width=width, blocks=blocks, stages=stages, embedding_size=0, weights=weights)
-        self.visual_clusters, self.audio_clusters = visual_clusters, audio_clusters
-        self.iterations, self.sharpness, self.margin = iterations, sharpness, margin
-        self.visual = nn.Linear(self.image.channels, embedding_size)
-        self.acoustic = nn.Linear(self.image.channels, embedding_size)
+    config: DmcConfig
+
+    def __init__(self, k: int, config: DmcConfig, encoder: Encoder) -> None:
+        super().__init__(k, config, encoder)
+        self.visual = nn.Linear(self.image.channels, config.embedding_size)
+        self.acoustic = nn.Linear(self.image.channels, config.embedding_size)
 
     def group(self, frames_N3YX: Tensor, sounds_NTF: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Cells of the frame (N, X, C), their groups (N, V, C), groups of the sound (N, A, C), shares of cells (N, V, H, W)."""
@@ -98,8 +74,9 @@ class Dmc(Pairs):
         heard_NCHW = self.audio.features(log_mel(sounds_NTF))
         seen_NXC = self.visual(cells_NCHW.flatten(2).transpose(1, 2))
         heard_NXC = self.acoustic(heard_NCHW.flatten(2).transpose(1, 2))
-        seen_NVC, assigned_NVX = soft_kmeans(seen_NXC, self.visual_clusters, self.iterations, self.sharpness)
-        heard_NAC, _ = soft_kmeans(heard_NXC, self.audio_clusters, self.iterations, self.sharpness)
+        steps, sharpness = self.config.iterations, self.config.sharpness
+        seen_NVC, assigned_NVX = soft_kmeans(seen_NXC, self.config.visual_clusters, steps, sharpness)
+        heard_NAC, _ = soft_kmeans(heard_NXC, self.config.audio_clusters, steps, sharpness)
         return seen_NXC, seen_NVC, heard_NAC, assigned_NVX.unflatten(-1, cells_NCHW.shape[2:])
 
     def forward(self, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
@@ -107,7 +84,7 @@ class Dmc(Pairs):
         squared_N, others_N = (
             distances(seen_NVC, heard_NAC).amin(1).square().sum(-1) for heard_NAC in (own_NAC, following(own_NAC))
         )
-        loss = contrastive_loss(squared_N, others_N, self.margin)
+        loss = contrastive_loss(squared_N, others_N, self.config.margin)
         return loss, {
             "loss": loss.detach(),
             "own_distance": squared_N.detach().sqrt().mean(),

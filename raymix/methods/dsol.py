@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raymix.config import DsolConfig, Encoder
 from raymix.distributed import following, of_first_rank, place
-from raymix.encoders import FULL_WIDTH, AudioEncoder
+from raymix.encoders import AudioEncoder
 from raymix.methods.matching import Matching, cluster, from_bytes, look, match_labels, to_bytes
 from raymix.methods.method import Examples, Maps, Needs, spread
 from raymix.methods.ots import SCALE, bce_loss
@@ -101,38 +102,20 @@ class Dsol(Pairs):
     centres_MF: Tensor  # of unit object features
     dictionary_MF: Tensor  # mean object features of each cluster, not of unit length
 
-    def __init__(
-        self,
-        k: int,
-        *,
-        width: int = FULL_WIDTH,
-        blocks: int = 2,
-        stages: int = 4,
-        embedding_size: int = 128,
-        clusters: int = 11,
-        first_stage: float = 0.75,
-        initial_epochs: int = 1,
-        unmasked_epochs: int = 1,
-        mask: float = 0.05,
-        location_weight: float = 0.5,
-        weights: str | None = None,
-    ) -> None:
-        _check(k, embedding_size, clusters, initial_epochs, unmasked_epochs)
-        if not (0 < first_stage <= 1 and 0 <= mask < 1 and location_weight > 0):
-            raise ValueError(
-                f"first_stage={first_stage}, mask={mask}, location_weight={location_weight}: out of (0, 1], [0, 1), (0, inf)"
-            )
-        super().__init__(k, width=width, blocks=blocks, stages=stages, embedding_size=embedding_size, weights=weights)
-        self.first_stage, self.initial_epochs, self.unmasked_epochs = first_stage, initial_epochs, unmasked_epochs
-        self.mask, self.location_weight = mask, location_weight
+    config: DsolConfig
+
+    def __init__(self, k: int, config: DsolConfig, encoder: Encoder) -> None:
+        if k not in GRIDS:
+            raise ValueError(f"mixture.k={k}: composites are of at most {max(GRIDS)} frames")
+        super().__init__(k, config, encoder, config.embedding_size)
         features = self.image.trunk.channels
         self.scale = nn.Parameter(torch.tensor(SCALE))
-        self.seen, self.heard = nn.Linear(features, clusters), nn.Linear(features, clusters)
+        self.seen, self.heard = nn.Linear(features, config.clusters), nn.Linear(features, config.clusters)
         self.slope, self.offset = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor(0.0))
-        self.teacher = AudioEncoder(1, width, 0, blocks=blocks, stages=stages).requires_grad_(False)
-        self.teacher_heard = nn.Linear(features, clusters).requires_grad_(False)
-        self.register_buffer("centres_MF", torch.zeros(clusters, features))
-        self.register_buffer("dictionary_MF", torch.zeros(clusters, features))
+        self.teacher = AudioEncoder(1, encoder, 0).requires_grad_(False)
+        self.teacher_heard = nn.Linear(features, config.clusters).requires_grad_(False)
+        self.register_buffer("centres_MF", torch.zeros(config.clusters, features))
+        self.register_buffer("dictionary_MF", torch.zeros(config.clusters, features))
         self.clustered = False
         self.since = 0  # the epoch after which stage 2 began; 0 in stage 1
         self.masked = False
@@ -177,7 +160,7 @@ class Dsol(Pairs):
         idle, heads = [self.slope, self.offset], [*self.seen.parameters(), *self.heard.parameters()]
         if not self.clustered:
             return location, signs, idle + heads
-        found_NF = object_features(cells_NFHW.detach(), maps_N2HW[:, 0].detach().sigmoid(), self.mask)
+        found_NF = object_features(cells_NFHW.detach(), maps_N2HW[:, 0].detach().sigmoid(), self.config.mask)
         label_N = self._nearest(found_NF)
         rows = (self.heard(pooled_NF), self.seen(cells_NFHW.mean((2, 3))))
         named = torch.stack([F.cross_entropy(logits_NM.float(), label_N) for logits_NM in rows]).sum()
@@ -195,7 +178,7 @@ class Dsol(Pairs):
         signs = {"location": location.detach(), "distribution": distribution.detach()}
         signs |= {"slope": self.slope.detach(), "offset": self.offset.detach(), **self._signs(unit_BCHW, heard_BC)}
         idle = [*self.seen.parameters(), *self.heard.parameters()]
-        return distribution + self.location_weight * location, signs, idle
+        return distribution + self.config.location_weight * location, signs, idle
 
     def _signs(self, unit_NCHW: Tensor, heard_NC: Tensor) -> dict[str, Tensor]:
         """Of both stages: the scale in use, and signs of collapse."""
@@ -223,17 +206,17 @@ class Dsol(Pairs):
 
     def _object(self, part: Examples) -> Tensor:
         cells_NFHW, _, unit_NCHW, heard_NC = self.look_and_listen(part.frames_N3YX, part.sounds_NTF)
-        return object_features(cells_NFHW, self.logits(unit_NCHW, heard_NC[:, None])[:, 0].sigmoid(), self.mask)
+        return object_features(cells_NFHW, self.logits(unit_NCHW, heard_NC[:, None])[:, 0].sigmoid(), self.config.mask)
 
     @torch.no_grad()
     def after_epoch(self, epoch: int, epochs: int, examples: Callable[[], Iterator[Examples]]) -> None:
         """Find clusters in stage 1, and begin stage 2 in time; of the labels only names are taken."""
         if self.since:
-            self.masked = self.masked or epoch - self.since >= self.unmasked_epochs
-        elif epoch >= self.initial_epochs:
+            self.masked = self.masked or epoch - self.since >= self.config.unmasked_epochs
+        elif epoch >= self.config.initial_epochs:
             learned = self.clustered  # the heads have had an epoch of clusters
             self._cluster(*look(self, examples(), self._object, self.dictionary_MF.shape[1]))
-            if learned and round(self.first_stage * epochs) <= epoch < epochs:
+            if learned and round(self.config.first_stage * epochs) <= epoch < epochs:
                 self._begin_second(epoch)
 
     def _cluster(self, found_NF: Tensor, labels: list[str]) -> None:
@@ -258,7 +241,7 @@ class Dsol(Pairs):
         self.teacher_heard.load_state_dict(self.heard.state_dict())
         self.slope.fill_(1.0)
         self.offset.fill_(0.0)
-        self.since, self.masked = epoch, self.unmasked_epochs == 0
+        self.since, self.masked = epoch, self.config.unmasked_epochs == 0
 
     def map_scenes(self, scenes: Scenes) -> Maps:
         """Stage 1: the location map. Stage 2: softmax over clusters of 3 x the class maps, summed over each class's clusters.
@@ -276,16 +259,3 @@ class Dsol(Pairs):
         if self.matching is None:
             return Maps(maps_NMHW, None, loudness_NM)
         return Maps(self.matching.total(maps_NMHW), self.matching.classes, self.matching.total(loudness_NM))
-
-
-def _check(k: int, embedding_size: int, clusters: int, initial_epochs: int, unmasked_epochs: int) -> None:
-    for name, value, low in (
-        ("embedding_size", embedding_size, 1),
-        ("clusters", clusters, 2),
-        ("initial_epochs", initial_epochs, 1),
-        ("unmasked_epochs", unmasked_epochs, 0),
-    ):
-        if value < low:
-            raise ValueError(f"{name}={value}: must be at least {low}")
-    if k not in GRIDS:
-        raise ValueError(f"mixture.k={k}: composites are of at most {max(GRIDS)} frames")

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raymix.config import Encoder, EzVslConfig
 from raymix.distributed import gather, place, ranks
-from raymix.encoders import FULL_WIDTH
 from raymix.methods.method import spread
 from raymix.methods.pairs import Pairs
 from raymix.mixture import Mixture
@@ -41,16 +41,6 @@ def dropped(cells_NCHW: Tensor, rate: float) -> Tensor:
     return cells_NCHW * kept / (1 - rate)
 
 
-def refuse_out_of_range(embedding_size: int, temperature: float, image_dropout: float) -> None:
-    """ValueError for a knob that this family has in common and that is out of range."""
-    if embedding_size < 1:
-        raise ValueError(f"embedding_size={embedding_size}: must be at least 1")
-    if temperature <= 0:
-        raise ValueError(f"temperature={temperature}: must be greater than 0")
-    if not 0 <= image_dropout < 1:
-        raise ValueError(f"image_dropout={image_dropout}: must be at least 0 and below 1")
-
-
 class EzVsl(Pairs):
     """Knobs default to the released code's; one linear projection a modality, of sounds after their global maximum.
 
@@ -60,33 +50,22 @@ class EzVsl(Pairs):
     Raises ValueError for a knob out of range.
     """
 
-    def __init__(
-        self,
-        k: int,
-        *,
-        width: int = FULL_WIDTH,
-        blocks: int = 2,
-        stages: int = 4,
-        embedding_size: int = 512,
-        temperature: float = 0.03,
-        image_dropout: float = 0.0,
-        weights: str | None = None,
-    ) -> None:
-        refuse_out_of_range(embedding_size, temperature, image_dropout)
-        super().__init__(k, width=width, blocks=blocks, stages=stages, embedding_size=0, weights=weights)
-        self.temperature, self.image_dropout = temperature, image_dropout
-        self.visual = nn.Conv2d(self.image.channels, embedding_size, 1)
-        self.acoustic = nn.Linear(self.image.channels, embedding_size)
+    config: EzVslConfig
+
+    def __init__(self, k: int, config: EzVslConfig, encoder: Encoder) -> None:
+        super().__init__(k, config, encoder)
+        self.visual = nn.Conv2d(self.image.channels, config.embedding_size, 1)
+        self.acoustic = nn.Linear(self.image.channels, config.embedding_size)
 
     def encode(self, frames_N3YX: Tensor, sounds_NTF: Tensor) -> tuple[Tensor, Tensor]:
-        cells_NCHW = dropped(self.image.features(frames_N3YX), self.image_dropout if self.training else 0.0)
+        cells_NCHW = dropped(self.image.features(frames_N3YX), self.config.image_dropout if self.training else 0.0)
         pooled_NC = self.audio.features(log_mel(sounds_NTF)).amax((2, 3))
         return F.normalize(self.visual(cells_NCHW).float(), dim=1), F.normalize(self.acoustic(pooled_NC).float(), dim=1)
 
     def contrast(self, cells_NCHW: Tensor, sounds_MC: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """The loss of cells of this rank with sounds of all ranks, its signs, and phi of all frames and sounds (M, M)."""
         phi_MM = gather(similarity(cells_NCHW[None], sounds_MC[None])[0])
-        image_to_sound, sound_to_image = both_ways(phi_MM, self.temperature)
+        image_to_sound, sound_to_image = both_ways(phi_MM, self.config.temperature)
         loss = image_to_sound + sound_to_image
         right_M = phi_MM.detach().argmax(1) == torch.arange(len(phi_MM), device=phi_MM.device)
         return (
@@ -96,7 +75,7 @@ class EzVsl(Pairs):
                 "image_to_sound": image_to_sound.detach(),
                 "sound_to_image": sound_to_image.detach(),
                 "accuracy": right_M.float().mean(),
-                "temperature": loss.new_tensor(self.temperature),
+                "temperature": loss.new_tensor(self.config.temperature),
                 "image_spread": spread(cells_NCHW.movedim(1, -1)),
                 "sound_spread": spread(sounds_MC),
             },

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from raymix.config import Encoder, FnacConfig
 from raymix.distributed import gather
-from raymix.encoders import FULL_WIDTH
 from raymix.methods.ez_vsl import EzVsl
 from raymix.methods.method import Examples
 from raymix.mixture import Mixture
@@ -69,37 +69,10 @@ class Fnac(EzVsl):
 
     epochs_done: Tensor
 
-    def __init__(
-        self,
-        k: int,
-        *,
-        width: int = FULL_WIDTH,
-        blocks: int = 2,
-        stages: int = 4,
-        embedding_size: int = 512,
-        temperature: float = 0.03,
-        image_dropout: float = 0.9,
-        term_weight: float = 100.0,
-        warm_up_epochs: int = 5,
-        foreground_threshold: float = 0.6,
-        weights: str | None = None,
-    ) -> None:
-        if term_weight < 0 or warm_up_epochs < 0:
-            raise ValueError(f"term_weight={term_weight}, warm_up_epochs={warm_up_epochs}: both must be at least 0")
-        if not 0 <= foreground_threshold < 1:
-            raise ValueError(f"foreground_threshold={foreground_threshold}: must be at least 0 and below 1")
-        super().__init__(
-            k,
-            width=width,
-            blocks=blocks,
-            stages=stages,
-            embedding_size=embedding_size,
-            temperature=temperature,
-            image_dropout=image_dropout,
-            weights=weights,
-        )
-        self.term_weight, self.warm_up_epochs = term_weight, warm_up_epochs
-        self.foreground_threshold = foreground_threshold
+    config: FnacConfig
+
+    def __init__(self, k: int, config: FnacConfig, encoder: Encoder) -> None:
+        super().__init__(k, config, encoder)
         self.register_buffer("epochs_done", torch.zeros((), dtype=torch.int64))
 
     def forward(self, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
@@ -107,12 +80,14 @@ class Fnac(EzVsl):
         sounds_MC = gather(sounds_NC)
         contrastive, signs, phi_MM = self.contrast(cells_NCHW, sounds_MC)
         own_NHW = cell_scores(cells_NCHW[:, None], sounds_NC[:, None])[:, 0, 0]
-        foreground_NC = foreground_mean(cells_NCHW, own_NHW, self.foreground_threshold, self.temperature)
+        foreground_NC = foreground_mean(cells_NCHW, own_NHW, self.config.foreground_threshold, self.config.temperature)
         frames_NC = cells_NCHW.mean((2, 3))
-        terms = false_negative_terms(phi_MM, sounds_MC, gather(frames_NC), gather(foreground_NC), self.temperature)
+        terms = false_negative_terms(
+            phi_MM, sounds_MC, gather(frames_NC), gather(foreground_NC), self.config.temperature
+        )
         # A factor of 0 or 1, not a branch: Python would have to wait for a GPU to know the number of epochs.
-        warm = (self.epochs_done >= self.warm_up_epochs).to(contrastive.dtype)
-        loss = contrastive + warm * self.term_weight * torch.stack(list(terms.values())).sum()
+        warm = (self.epochs_done >= self.config.warm_up_epochs).to(contrastive.dtype)
+        loss = contrastive + warm * self.config.term_weight * torch.stack(list(terms.values())).sum()
         signs |= {name: term.detach() for name, term in terms.items()}
         return loss, signs | {"loss": loss.detach(), "contrastive": contrastive.detach()}
 

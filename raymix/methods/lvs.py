@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raymix.config import Encoder, LvsConfig
 from raymix.distributed import gather, places
-from raymix.encoders import FULL_WIDTH
 from raymix.methods.method import spread
 from raymix.methods.pairs import Pairs
 from raymix.mixture import Mixture
@@ -56,43 +56,25 @@ class Lvs(Pairs):
     Raises ValueError for a knob out of range.
     """
 
-    def __init__(
-        self,
-        k: int,
-        *,
-        width: int = FULL_WIDTH,
-        blocks: int = 2,
-        stages: int = 4,
-        positive_threshold: float = 0.65,
-        negative_threshold: float = 0.4,
-        softness: float = 0.03,
-        temperature: float = 0.07,
-        weights: str | None = None,
-    ) -> None:
-        for name, value in (("softness", softness), ("temperature", temperature)):
-            if value <= 0:
-                raise ValueError(f"{name}={value}: must be greater than 0")
-        if negative_threshold > positive_threshold:
-            raise ValueError(
-                f"negative_threshold={negative_threshold}: must not be above positive_threshold={positive_threshold}"
-            )
-        super().__init__(k, width=width, blocks=blocks, stages=stages, embedding_size=0, weights=weights)
-        self.thresholds = (positive_threshold, negative_threshold)
-        self.softness, self.temperature = softness, temperature
+    config: LvsConfig
+
+    def __init__(self, k: int, config: LvsConfig, encoder: Encoder) -> None:
+        super().__init__(k, config, encoder)
+        self.thresholds = (config.positive_threshold, config.negative_threshold)
 
     def forward(self, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
         cells_NCHW, sounds_NC = self.encode(*self.pairs(mixture))
         scores_NMHW = cell_scores(cells_NCHW[None], gather(sounds_NC)[None])[0]
         own_N = places(sounds_NC)
-        logits_NL = lvs_logits(scores_NMHW, own_N, self.thresholds, self.softness, self.temperature)
+        logits_NL = lvs_logits(scores_NMHW, own_N, self.thresholds, self.config.softness, self.config.temperature)
         loss = F.cross_entropy(logits_NL, own_N)
         own_NHW = scores_NMHW.detach()[torch.arange(len(own_N), device=own_N.device), own_N]
         return loss, {
             "loss": loss.detach(),
             "accuracy": (logits_NL.detach().argmax(1) == own_N).float().mean(),
-            "sounding_cells": ((own_NHW - self.thresholds[0]) / self.softness).sigmoid().mean(),
-            "silent_cells": ((self.thresholds[1] - own_NHW) / self.softness).sigmoid().mean(),
-            "temperature": loss.new_tensor(self.temperature),
+            "sounding_cells": ((own_NHW - self.thresholds[0]) / self.config.softness).sigmoid().mean(),
+            "silent_cells": ((self.thresholds[1] - own_NHW) / self.config.softness).sigmoid().mean(),
+            "temperature": loss.new_tensor(self.config.temperature),
             "image_spread": spread(cells_NCHW.movedim(1, -1)),
             "sound_spread": spread(sounds_NC),
         }

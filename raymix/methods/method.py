@@ -10,7 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from raymix.config import Encoder, MethodConfig
 from raymix.mixture import Mixture
+from raymix.rules import method_config_problems, range_problems
 from raymix.scene import Scenes
 
 
@@ -63,7 +65,7 @@ class Examples:
 
 
 class Method(nn.Module, ABC):
-    """A system that learns from mixtures; constructed as `Method(k, **knobs)`, every parameter gets a gradient.
+    """A system that learns from mixtures; constructed as `Method(k, config, encoder)`; every parameter gets a gradient.
 
     What a method learns besides its parameters lies in buffers, or in `get_extra_state` as one tensor: a checkpoint
     keeps both, so a run that was killed goes on where it was.
@@ -73,6 +75,12 @@ class Method(nn.Module, ABC):
     late: ClassVar[bool] = (
         False  # its maps name no source before a later stage: who stops a trial early has seen nothing
     )
+
+    def __init__(self, k: int, config: MethodConfig, encoder: Encoder) -> None:
+        super().__init__()
+        if problems := [*method_config_problems(config), *range_problems(encoder, "encoder.")]:
+            raise ValueError(problems[0])
+        self.k, self.config = k, config
 
     @abstractmethod
     def forward(self, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:

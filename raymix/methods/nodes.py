@@ -9,47 +9,28 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from raymix.encoders import FULL_WIDTH, AudioEncoder, ImageEncoder
+from raymix.config import Encoder, MixAndLocalizeConfig, MixtureMethodConfig
+from raymix.encoders import AudioEncoder, ImageEncoder
 from raymix.methods.method import Maps, Method, Needs, spread
 from raymix.scene import Scenes
-from raymix.spectrogram import log_mel, one_of
-from raymix.walk import POOLS, cell_scores, similarity
+from raymix.spectrogram import log_mel
+from raymix.walk import cell_scores, similarity
 
 
 class Nodes(Method):
-    """Encoders of images and of k sound nodes; knobs default to the paper's setting. A subclass brings the loss.
+    """Encoders of images and of k sound nodes; a subclass brings the loss.
 
-    `pool_sharpness` is the r of pool="lse" and means nothing for "max". Raises ValueError for a value out of range.
+    Raises ValueError for a setting out of range.
     """
 
     needs: ClassVar[Needs] = Needs()
 
-    def __init__(
-        self,
-        k: int,
-        *,
-        width: int = FULL_WIDTH,
-        blocks: int = 2,
-        stages: int = 4,
-        embedding_size: int = 128,
-        temperature: float = 0.07,
-        pool: str = "max",
-        pool_sharpness: float = 10.0,
-        node_norm: str = "none",
-        weights: str | None = None,
-    ) -> None:
-        super().__init__()
-        for name, value in (("k", k), ("width", width), ("embedding_size", embedding_size)):
-            if value < 1:
-                raise ValueError(f"{name}={value}: must be at least 1")
-        if temperature <= 0 or pool_sharpness <= 0:
-            raise ValueError(f"temperature={temperature}, pool_sharpness={pool_sharpness}: both must be greater than 0")
-        self.k = k
-        self.temperature = temperature
-        self.pool = one_of("pool", pool, POOLS)
-        self.pool_sharpness = pool_sharpness
-        self.image = ImageEncoder(width, embedding_size, weights, blocks, stages)
-        self.audio = AudioEncoder(k, width, embedding_size, node_norm=node_norm, blocks=blocks, stages=stages)
+    config: MixtureMethodConfig
+
+    def __init__(self, k: int, config: MixtureMethodConfig, encoder: Encoder) -> None:
+        super().__init__(k, config, encoder)
+        self.image = ImageEncoder(encoder, config.embedding_size)
+        self.audio = AudioEncoder(k, encoder, config.embedding_size, batch_norm=config.node_norm == "batch")
 
     def see(self, frames_BK3YX: Tensor) -> Tensor:
         """Unit embeddings of the cells of every frame, (B, K, C, H, W); ValueError for groups of another size than k."""
@@ -65,7 +46,7 @@ class Nodes(Method):
 
     def phi(self, map_BKCHW: Tensor, nodes_BMC: Tensor) -> Tensor:
         """Eq. 1, (B, J, I): how well image j fits sound i."""
-        return similarity(map_BKCHW, nodes_BMC, self.pool, self.pool_sharpness)
+        return similarity(map_BKCHW, nodes_BMC, self.config.pool, self.config.pool_sharpness)
 
     def map_scenes(self, scenes: Scenes) -> Maps:
         """Every cell of the whole canvas against each node; the scenes may hold any number of sources."""
@@ -75,9 +56,14 @@ class Nodes(Method):
 
     def signs(self, loss: Tensor, map_BKCHW: Tensor, nodes_BKC: Tensor) -> dict[str, Tensor]:
         """Signs of collapse: a loss may be low though nothing is heard (constant nodes) or seen (constant cells)."""
+        temperature = (
+            {"temperature": loss.new_tensor(self.config.temperature)}
+            if isinstance(self.config, MixAndLocalizeConfig)
+            else {}
+        )
         return {
             "loss": loss.detach(),
-            "temperature": loss.new_tensor(self.temperature),
+            **temperature,
             "image_spread": spread(map_BKCHW.movedim(2, -1)),
             "sound_spread": torch.stack([spread(node_BC) for node_BC in nodes_BKC.unbind(1)]).mean(),  # over mixtures
         }

@@ -10,16 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raymix.config import Encoder, ObjectsThatSoundConfig
 from raymix.distributed import following, gather, places
-from raymix.encoders import FULL_WIDTH
 from raymix.methods.method import Maps, spread
 from raymix.methods.pairs import Pairs
 from raymix.mixture import Mixture
 from raymix.scene import Scenes
-from raymix.spectrogram import one_of
 from raymix.walk import cell_scores, log_image_to_sound, similarity
 
-LOSSES = ("bce", "infonce")
 SCALE = 5.0  # where the weight of the 1x1 convolution starts
 
 
@@ -48,26 +46,11 @@ class Ots(Pairs):
     The scale of the cosine is learned. loss="infonce": all sounds of all workers are negatives, and there is no scale.
     """
 
-    def __init__(
-        self,
-        k: int,
-        *,
-        width: int = FULL_WIDTH,
-        blocks: int = 2,
-        stages: int = 4,
-        embedding_size: int = 128,
-        loss: str = "bce",
-        temperature: float = 0.07,
-        weights: str | None = None,
-    ) -> None:
-        if embedding_size < 1:
-            raise ValueError(f"embedding_size={embedding_size}: must be at least 1")
-        if temperature <= 0:
-            raise ValueError(f"temperature={temperature}: must be greater than 0")
-        super().__init__(k, width=width, blocks=blocks, stages=stages, embedding_size=embedding_size, weights=weights)
-        self.loss = one_of("loss", loss, LOSSES)
-        self.temperature = temperature
-        self.scale = nn.Parameter(torch.tensor(SCALE)) if loss == "bce" else None
+    config: ObjectsThatSoundConfig
+
+    def __init__(self, k: int, config: ObjectsThatSoundConfig, encoder: Encoder) -> None:
+        super().__init__(k, config, encoder, config.embedding_size)
+        self.scale = nn.Parameter(torch.tensor(SCALE)) if config.loss == "bce" else None
 
     def forward(self, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
         cells_NCHW, sounds_NC = self.encode(*self.pairs(mixture))
@@ -89,8 +72,8 @@ class Ots(Pairs):
         phi_NM = similarity(cells_NCHW[None], gather(sounds_NC)[None])[0]
         own_N = places(sounds_NC)
         right = (phi_NM.argmax(1) == own_N).float().mean()
-        signs = {"accuracy": right, "temperature": phi_NM.new_tensor(self.temperature)}
-        return infonce_loss(phi_NM, own_N, self.temperature), signs
+        signs = {"accuracy": right, "temperature": phi_NM.new_tensor(self.config.temperature)}
+        return infonce_loss(phi_NM, own_N, self.config.temperature), signs
 
     def map_scenes(self, scenes: Scenes) -> Maps:
         """One map for all that is heard: sigmoid(scale x cosine) as released; the cosine itself where no scale is learned."""

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from raymix.config import ObjectsThatSoundMixConfig
 from raymix.methods.method import Needs
 from raymix.methods.ots import Ots
 from raymix.mixture import Mixture
@@ -21,6 +22,7 @@ class OtsMix(Ots):
     """
 
     needs: ClassVar[Needs] = Needs()
+    config: ObjectsThatSoundMixConfig
 
     def pairs(self, mixture: Mixture) -> tuple[Tensor, Tensor]:
         """Composites (N, 3, Y, k X) and mixed sounds (N, T, F), one a group: N = B."""

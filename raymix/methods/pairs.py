@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raymix.encoders import FULL_WIDTH, AudioEncoder, ImageEncoder
+from raymix.config import Encoder, MethodConfig
+from raymix.encoders import AudioEncoder, ImageEncoder
 from raymix.methods.method import Maps, Method, Needs
 from raymix.mixture import Mixture
 from raymix.scene import Scenes
@@ -24,20 +25,10 @@ class Pairs(Method):
 
     needs: ClassVar[Needs] = Needs(sources=True)
 
-    def __init__(
-        self,
-        k: int,
-        *,
-        width: int = FULL_WIDTH,
-        blocks: int = 2,
-        stages: int = 4,
-        embedding_size: int = 128,
-        weights: str | None = None,
-    ) -> None:
-        super().__init__()
-        self.k = k
-        self.image = ImageEncoder(width, embedding_size, weights, blocks, stages)
-        self.audio = AudioEncoder(1, width, embedding_size, blocks=blocks, stages=stages)
+    def __init__(self, k: int, config: MethodConfig, encoder: Encoder, embedding_size: int = 0) -> None:
+        super().__init__(k, config, encoder)
+        self.image = ImageEncoder(encoder, embedding_size)
+        self.audio = AudioEncoder(1, encoder, embedding_size)
 
     def pairs(self, mixture: Mixture) -> tuple[Tensor, Tensor]:
         """The frames (N, 3, Y, X) and the sounds (N, T, F) of a batch, clip by clip: N = B x K."""

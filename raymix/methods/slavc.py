@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raymix.config import Encoder, SlavcConfig
 from raymix.distributed import gather, places
-from raymix.encoders import FULL_WIDTH, AudioEncoder, ImageEncoder
-from raymix.methods.ez_vsl import dropped, refuse_out_of_range
+from raymix.encoders import AudioEncoder, ImageEncoder
+from raymix.methods.ez_vsl import dropped
 from raymix.methods.method import Maps, spread
 from raymix.methods.pairs import Pairs
 from raymix.mixture import Mixture
@@ -54,26 +55,14 @@ class Slavc(Pairs):
     Raises ValueError for a knob out of range.
     """
 
-    def __init__(
-        self,
-        k: int,
-        *,
-        width: int = FULL_WIDTH,
-        blocks: int = 2,
-        stages: int = 4,
-        embedding_size: int = 512,
-        temperature: float = 0.03,
-        momentum: float = 0.999,
-        image_dropout: float = 0.9,
-        weights: str | None = None,
-    ) -> None:
-        refuse_out_of_range(embedding_size, temperature, image_dropout)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum={momentum}: must be at least 0 and below 1")
-        super().__init__(k, width=width, blocks=blocks, stages=stages, embedding_size=0, weights=weights)
-        self.temperature, self.momentum, self.image_dropout = temperature, momentum, image_dropout
-        self.visual = nn.Conv2d(self.image.channels, 2 * embedding_size, 1)  # both projections, one after the other
-        self.acoustic = nn.Linear(self.image.channels, 2 * embedding_size)
+    config: SlavcConfig
+
+    def __init__(self, k: int, config: SlavcConfig, encoder: Encoder) -> None:
+        super().__init__(k, config, encoder)
+        self.visual = nn.Conv2d(
+            self.image.channels, 2 * config.embedding_size, 1
+        )  # both projections, one after the other
+        self.acoustic = nn.Linear(self.image.channels, 2 * config.embedding_size)
         self.average_image, self.average_audio = copy.deepcopy(self.image), copy.deepcopy(self.audio)
         self.average_visual, self.average_acoustic = copy.deepcopy(self.visual), copy.deepcopy(self.acoustic)
         for average, _ in self._averages():
@@ -92,11 +81,11 @@ class Slavc(Pairs):
         """average <- momentum x average + (1 - momentum) x parameter."""
         for average, followed in self._averages():
             for slow, fast in zip(average.parameters(), followed.parameters(), strict=True):
-                slow.lerp_(fast, 1 - self.momentum)
+                slow.lerp_(fast, 1 - self.config.momentum)
 
     def see(self, frames_N3YX: Tensor, image: ImageEncoder, visual: nn.Module) -> Tensor:
         """Unit embeddings of cells in both projections (N, 2, C, H, W)."""
-        cells_NCHW = dropped(image.features(frames_N3YX), self.image_dropout if self.training else 0.0)
+        cells_NCHW = dropped(image.features(frames_N3YX), self.config.image_dropout if self.training else 0.0)
         return F.normalize(visual(cells_NCHW).float().unflatten(1, (2, -1)), dim=2)
 
     def hear(self, sounds_NTF: Tensor, audio: AudioEncoder, acoustic: nn.Module) -> Tensor:
@@ -118,16 +107,16 @@ class Slavc(Pairs):
         sounds_N2C = self.hear(sounds_NTF, self.audio, self.acoustic)
         slow_cells_N2CHW, slow_sounds_N2C = self.encode_average(frames_N3YX, sounds_NTF)
         own_N = places(sounds_N2C)
-        log_NM = log_agreement(cells_N2CHW, gather(slow_sounds_N2C), self.temperature)
+        log_NM = log_agreement(cells_N2CHW, gather(slow_sounds_N2C), self.config.temperature)
         own_cells = agreement_loss(log_NM, own_N)
-        own_sounds = agreement_loss(log_agreement(slow_cells_N2CHW, gather(sounds_N2C), self.temperature), own_N)
+        own_sounds = agreement_loss(log_agreement(slow_cells_N2CHW, gather(sounds_N2C), self.config.temperature), own_N)
         loss = own_cells + own_sounds
         return loss, {
             "loss": loss.detach(),
             "own_cells": own_cells.detach(),
             "own_sounds": own_sounds.detach(),
             "accuracy": (log_NM.detach().argmax(1) == own_N).float().mean(),
-            "temperature": loss.new_tensor(self.temperature),
+            "temperature": loss.new_tensor(self.config.temperature),
             "image_spread": spread(cells_N2CHW[:, 0].movedim(1, -1)),
             "sound_spread": spread(sounds_N2C[:, 0]),
         }

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raymix.encoders import FULL_WIDTH, ImageEncoder
+from raymix.config import Encoder, SoundOfPixelsConfig
+from raymix.encoders import ImageEncoder
 from raymix.methods.matching import Matching, from_bytes, look, match_labels, to_bytes
 from raymix.methods.method import Examples, Maps, Method, Needs, spread
 from raymix.mixture import Mixture
@@ -118,30 +119,16 @@ class SoundOfPixels(Method):
     needs: ClassVar[Needs] = Needs(frames=3, sources=True, labels=True)
     warp_BF: Tensor
 
-    def __init__(
-        self,
-        k: int,
-        *,
-        width: int = FULL_WIDTH,
-        blocks: int = 2,
-        stages: int = 4,
-        channels: int = 11,
-        bins: int = 256,
-        downs: int = 6,
-        weights: str | None = None,
-    ) -> None:
-        if channels < 1:
-            raise ValueError(f"channels={channels}: must be at least 1")
-        if not (2 <= downs <= 8 and bins >= 2**downs):
-            raise ValueError(f"downs={downs}, bins={bins}: 2 to 8 halvings, of at least 2 ** downs bins")
-        super().__init__()
-        self.k, self.channels = k, channels
-        self.image = ImageEncoder(width, 0, weights, blocks, stages)
-        self.choose = nn.Conv2d(self.image.channels, channels, 3, padding=1)
-        self.sound = UNet(channels, width, downs)
-        self.weight_M = nn.Parameter(torch.ones(channels))
+    config: SoundOfPixelsConfig
+
+    def __init__(self, k: int, config: SoundOfPixelsConfig, encoder: Encoder) -> None:
+        super().__init__(k, config, encoder)
+        self.image = ImageEncoder(encoder, 0)
+        self.choose = nn.Conv2d(self.image.channels, config.channels, 3, padding=1)
+        self.sound = UNet(config.channels, encoder.width, config.downs)
+        self.weight_M = nn.Parameter(torch.ones(config.channels))
         self.bias = nn.Parameter(torch.zeros(()))
-        self.register_buffer("warp_BF", warp(bins), persistent=False)
+        self.register_buffer("warp_BF", warp(config.bins), persistent=False)
         self.matching: Matching | None = None
 
     def get_extra_state(self) -> Tensor:
@@ -207,7 +194,7 @@ class SoundOfPixels(Method):
 
     def after_epoch(self, epoch: int, epochs: int, examples: Callable[[], Iterator[Examples]]) -> None:
         """Which channel is which class, by the training clips; nothing that is trained depends on it."""
-        self.matching = match_labels(*look(self, examples(), self._activity, self.channels), surplus=False)
+        self.matching = match_labels(*look(self, examples(), self._activity, self.config.channels), surplus=False)
 
     def map_scenes(self, scenes: Scenes) -> Maps:
         """One map for each class, its channel's; for each channel, without names, while they are not matched."""

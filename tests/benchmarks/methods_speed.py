@@ -17,11 +17,11 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import fields
-from inspect import signature
 
 import torch
 from torch import Tensor
 
+from raymix.config import METHOD_CONFIGS
 from raymix.methods import METHODS, Method, build
 from raymix.mixture import Mixture
 from raymix.scene import Scenes
@@ -103,7 +103,7 @@ def _wait(device: str) -> None:
 def line(name: str, given: argparse.Namespace) -> tuple[str, bool]:
     encoder = {"width": given.width, "blocks": given.blocks, "stages": given.stages, "image_size": given.size}
     torch.manual_seed(0)
-    steady = {k: 0.0 for k in ("image_dropout", "audio_dropout") if k in signature(METHODS[name]).parameters}
+    steady = {k: 0.0 for k in ("image_dropout", "audio_dropout") if hasattr(METHOD_CONFIGS[name], k)}
     here, there = (build(name, 2, encoder, steady) for _ in range(2))
     there.load_state_dict(here.state_dict())
     there.to(given.device)
