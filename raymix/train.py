@@ -5,34 +5,36 @@ from __future__ import annotations
 if __name__ == "__main__":  # before the imports below, which take seconds
     from raymix import cli
 
-    cli.run("train")
+    cli.run_named_command("train")
 
 import functools
 import time
 from dataclasses import replace
 
-from raymix import engine, forecast, preflight, recipe
-from raymix.config import BadInput, Run
-from raymix.door import enter, refusing
-from raymix.prepare import present
-from raymix.rules import check
-from raymix.tune import run
+from raymix.cli import recipes
+from raymix.cli.commands import run_command
+from raymix.config import ConfigError, TrainConfig
+from raymix.config.errors import value_error_as_config_error
+from raymix.config.validation import validate_config
+from raymix.data.preparation.pipeline import find_prepared
+from raymix.search import dry_run, planning, preflight
+from raymix.search.runner import run_study
 
 
-def task(config: Run) -> int:
+def run_train(config: TrainConfig) -> int:
     began = time.time()
-    check(config)
-    if config.study.trials != 1 or config.study.extend:
-        raise BadInput("study.trials and study.extend: this door makes one run; python -m raymix.tune makes many")
-    with refusing():
-        preflight.settings(config)
-        there = present(config.dataset) is not None
-        notes = [*recipe.said, *(preflight.clips(config) if there else [])]
-        plan = replace(engine.plan(config, None, ""), notes=notes)
-        if config.study.plan:
-            return forecast.show(plan)
-    return run(plan, began)
+    validate_config(config)
+    if config.study.n_trials != 1 or config.study.extend:
+        raise ConfigError("study.n_trials and study.extend: this door makes one run; python -m raymix.tune makes many")
+    with value_error_as_config_error():
+        preflight.check_run_settings(config)
+        there = find_prepared(config.dataset) is not None
+        notes = [*recipes.recipe_notes, *(preflight.clip_warnings(config) if there else [])]
+        plan = replace(planning.plan_study(config, None, ""), notes=notes)
+        if config.study.dry_run:
+            return dry_run.print_dry_run(plan)
+    return run_study(plan, began)
 
 
 def main() -> None:
-    enter(task, "train", functools.partial(recipe.complete, "train"))
+    run_command(run_train, "train", functools.partial(recipes.complete_command_line, "train"))

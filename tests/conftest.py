@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from store import Store
 
-from raymix.storage import resolve
+from raymix.runtime.storage import resolve_uri
+from tests.support.s3_server import Store
 
 os.environ.update(
     RAY_AUTH_MODE="disabled",
@@ -25,10 +25,21 @@ os.environ.update(
 
 # The small demo of the `demo` fixture and a model to match, as words of a command line.
 SMALL = (
-    "dataset.videos=40", "dataset.video_seconds=4", "dataset.frame_size=64", "dataset.val=0.25", "dataset.test=0.25",
-    "dataset.duets=0", "encoder.width=4", "encoder.image_size=64", "method.embedding_size=8", "fit.batch=6",
-    "evaluation.scenes=16", "evaluation.final_scenes=16", "cluster.dashboard=false", "cluster.object_store_gib=0.2",
-)  # fmt: skip
+    "dataset.videos=40",
+    "dataset.video_seconds=4",
+    "dataset.frame_size=64",
+    "dataset.val=0.25",
+    "dataset.test=0.25",
+    "dataset.duets=0",
+    "encoder.width=4",
+    "encoder.image_size=64",
+    "method.embedding_size=8",
+    "training.batch_size=6",
+    "evaluation.scenes=16",
+    "evaluation.final_scenes=16",
+    "cluster.dashboard=false",
+    "cluster.object_store_gib=0.2",
+)
 
 
 MARKS = {"ray_session": "ray", "store": "s3", "s3": "s3", "rough": "s3"}  # by the fixtures of a test
@@ -50,9 +61,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray with more logical CPUs than cores: tests wait more than they compute."""
-    from raymix import session
+    from raymix.runtime import ray_cluster
 
-    for name, value in session.SETTINGS.items():
+    for name, value in ray_cluster.RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
 
@@ -77,7 +88,7 @@ def store() -> Iterator[Store]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in running.environment.items():
             patch.setenv(name, value)
-        resolve(f"{running.uri}?allow_bucket_creation=true")[0].create_dir(running.uri.removeprefix("s3://"))
+        resolve_uri(f"{running.uri}?allow_bucket_creation=true")[0].create_dir(running.uri.removeprefix("s3://"))
     yield running
     running.close()
 
@@ -93,14 +104,24 @@ def s3(store: Store, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small demo, through the ordinary importer: 40 videos of 4 seconds, prepared at 64 px."""
-    from raymix.config import Dataset
-    from raymix.prepare import prepare
+    from raymix.config import DatasetConfig
+    from raymix.data.preparation.pipeline import prepare_dataset
 
     home = tmp_path_factory.mktemp("home")
-    settings = Dataset(
-        name="demo", root=str(home / "videos/demo"), prepared=str(home / "clips/demo"), frame_size=64,
-        frames=3, clip_seconds=2.0, stride_seconds=2.0, val=0.25, test=0.25, classes="parent",
-        videos=40, video_seconds=4.0, duets=0.0,
-    )  # fmt: skip
-    prepare(settings, echo=lambda line: None)
+    settings = DatasetConfig(
+        name="demo",
+        root=str(home / "videos/demo"),
+        prepared=str(home / "clips/demo"),
+        frame_size=64,
+        frames=3,
+        clip_seconds=2.0,
+        stride_seconds=2.0,
+        val=0.25,
+        test=0.25,
+        classes="parent",
+        videos=40,
+        video_seconds=4.0,
+        duets=0.0,
+    )
+    prepare_dataset(settings, echo=lambda line: None)
     return home

@@ -12,31 +12,33 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raymix.config.plain import BadInput, nearest
-from raymix.config.schema import chosen, ranged
+from raymix.config.errors import ConfigError
+from raymix.config.schema import choice_field, number_field
+from raymix.config.values import did_you_mean
 
 MAX_POOLING, LOG_SUM_EXP_POOLING = "max", "lse"
+
 BINARY_CROSS_ENTROPY, INFONCE = "bce", "infonce"
 
 
 def temperature_field(default: float) -> Any:
     """The temperature that divides similarities before a softmax; every method that has one uses this range."""
-    return ranged(default, "temperature of the softmax over similarities", above=0.0, high=10.0)
+    return number_field(default, "temperature of the softmax over similarities", above=0.0, high=10.0)
 
 
 def embedding_size_field(default: int) -> Any:
     """The number of dimensions of the embeddings that a method compares; every method that has it uses this range."""
-    return ranged(default, "dimensions of the shared embedding of images and sounds", low=2, high=4096)
+    return number_field(default, "dimensions of the shared embedding of images and sounds", low=2, high=4096)
 
 
 def margin_field(default: float) -> Any:
     """The margin of the contrastive loss on distances; every method that has one uses this range."""
-    return ranged(default, "distance to keep between a sound and frames of other clips", above=0.0)
+    return number_field(default, "distance to keep between a sound and frames of other clips", above=0.0)
 
 
 def image_dropout_field(default: float) -> Any:
     """The dropout rate of the image trunk's features; every method that has it uses this range."""
-    return ranged(default, "dropout of image cells before their projection", low=0.0, high=0.99)
+    return number_field(default, "dropout of image cells before their projection", low=0.0, high=0.99)
 
 
 @dataclass
@@ -56,14 +58,14 @@ class MixtureMethodConfig(MethodConfig):
     """Settings of the methods that encode a mixture as k sound embeddings (paper, section 4.1)."""
 
     embedding_size: int = embedding_size_field(128)
-    pool: str = chosen(
+    pool: str = choice_field(
         MAX_POOLING,
         "how a map becomes one similarity: its maximum, or a smooth one (log-sum-exp)",
         MAX_POOLING,
         LOG_SUM_EXP_POOLING,
     )
-    pool_sharpness: float = ranged(10.0, "sharpness of the log-sum-exp of pool=lse", above=0.0)
-    node_norm: str = chosen("none", "normalise the sound embeddings over the batch, or not", "none", "batch")
+    pool_sharpness: float = number_field(10.0, "sharpness of the log-sum-exp of pool=lse", above=0.0)
+    node_norm: str = choice_field("none", "normalise the sound embeddings over the batch, or not", "none", "batch")
 
 
 @dataclass
@@ -92,7 +94,7 @@ class PermutationInvariantMatchingConfig(MixtureMethodConfig):
 class ObjectsThatSoundConfig(MethodConfig):
     """Objects that Sound (`ots`): the embedding size of DSOL's first stage."""
 
-    loss: str = chosen(
+    loss: str = choice_field(
         BINARY_CROSS_ENTROPY,
         "binary cross-entropy of pairs, or InfoNCE over the batch",
         BINARY_CROSS_ENTROPY,
@@ -119,12 +121,12 @@ class DmcConfig(MethodConfig):
     """Deep Multimodal Clustering (`dmc`): the values of DSOL's comparison."""
 
     embedding_size: int = embedding_size_field(512)
-    visual_clusters: int = ranged(
+    visual_clusters: int = number_field(
         4, "clusters of image cells: sources + 1 at least, for the background", low=2, high=64
     )
-    audio_clusters: int = ranged(2, "clusters of sound, one map each: the number of sources", low=1, high=64)
-    iterations: int = ranged(4, "iterations of soft k-means", low=1, high=100)
-    sharpness: float = ranged(30.0, "sharpness of the assignment to clusters", above=0.0)
+    audio_clusters: int = number_field(2, "clusters of sound, one map each: the number of sources", low=1, high=64)
+    iterations: int = number_field(4, "iterations of soft k-means", low=1, high=100)
+    sharpness: float = number_field(30.0, "sharpness of the assignment to clusters", above=0.0)
     margin: float = margin_field(5.0)
 
 
@@ -132,11 +134,13 @@ class DmcConfig(MethodConfig):
 class LvsConfig(MethodConfig):
     """Localizing Visual Sounds the Hard Way (`lvs`): the values of the released code."""
 
-    positive_threshold: float = ranged(
+    positive_threshold: float = number_field(
         0.65, "cosine similarity above which a cell counts as sounding", low=-1.0, high=1.0
     )
-    negative_threshold: float = ranged(0.4, "cosine similarity below which a cell counts as silent", low=-1.0, high=1.0)
-    softness: float = ranged(0.03, "width of both thresholds' soft edges", above=0.0, high=1.0)
+    negative_threshold: float = number_field(
+        0.4, "cosine similarity below which a cell counts as silent", low=-1.0, high=1.0
+    )
+    softness: float = number_field(0.03, "width of both thresholds' soft edges", above=0.0, high=1.0)
     temperature: float = temperature_field(0.07)
 
     def conflicts(self) -> Iterator[str]:
@@ -162,7 +166,7 @@ class SlavcConfig(MethodConfig):
 
     temperature: float = temperature_field(0.03)
     embedding_size: int = embedding_size_field(512)
-    momentum: float = ranged(0.999, "momentum of the averaged encoders", low=0.0, high=0.99999)
+    momentum: float = number_field(0.999, "momentum of the averaged encoders", low=0.0, high=0.99999)
     image_dropout: float = image_dropout_field(0.9)
 
 
@@ -171,9 +175,9 @@ class FnacConfig(EzVslConfig):
     """FNAC (`fnac`): the values of the released scripts (the default of the code itself is 3 epochs of warm-up)."""
 
     image_dropout: float = image_dropout_field(0.9)
-    term_weight: float = ranged(100.0, "weight of each of the three additional loss terms", low=0.0)
-    warm_up_epochs: int = ranged(5, "epochs without the additional loss terms", low=0)
-    foreground_threshold: float = ranged(
+    term_weight: float = number_field(100.0, "weight of each of the three additional loss terms", low=0.0)
+    warm_up_epochs: int = number_field(5, "epochs without the additional loss terms", low=0)
+    foreground_threshold: float = number_field(
         0.6, "value of a map (0 to 1) above which a cell counts as sounding", low=0.0, high=0.99
     )
 
@@ -183,21 +187,23 @@ class DsolConfig(MethodConfig):
     """DSOL (`dsol`): the values of the released code; stage 1 takes 15 of 20 epochs."""
 
     embedding_size: int = embedding_size_field(128)
-    clusters: int = ranged(11, "object clusters: at least the number of classes (MUSIC: 11)", low=2, high=1000)
-    first_stage: float = ranged(0.75, "fraction of the epochs spent on single sources", above=0.0, high=1.0)
-    initial_epochs: int = ranged(1, "epochs before the first clustering", low=1)
-    unmasked_epochs: int = ranged(1, "epochs of stage 2 before the location map masks the class maps", low=0)
-    mask: float = ranged(0.05, "value of the location map above which a cell belongs to the object", low=0.0, high=0.99)
-    location_weight: float = ranged(0.5, "weight of the location loss in stage 2", above=0.0)
+    clusters: int = number_field(11, "object clusters: at least the number of classes (MUSIC: 11)", low=2, high=1000)
+    first_stage: float = number_field(0.75, "fraction of the epochs spent on single sources", above=0.0, high=1.0)
+    initial_epochs: int = number_field(1, "epochs before the first clustering", low=1)
+    unmasked_epochs: int = number_field(1, "epochs of stage 2 before the location map masks the class maps", low=0)
+    mask: float = number_field(
+        0.05, "value of the location map above which a cell belongs to the object", low=0.0, high=0.99
+    )
+    location_weight: float = number_field(0.5, "weight of the location loss in stage 2", above=0.0)
 
 
 @dataclass
 class SoundOfPixelsConfig(MethodConfig):
     """Sound of Pixels (`sound_of_pixels`): the channels of DSOL's comparison; published with 7 halvings of longer sounds."""
 
-    channels: int = ranged(11, "output channels: at least the number of classes (MUSIC: 11)", low=1, high=1000)
-    bins: int = ranged(256, "log-spaced frequency bins", low=4, high=512)
-    downs: int = ranged(6, "times that the network halves the spectrogram", low=2, high=8)
+    channels: int = number_field(11, "output channels: at least the number of classes (MUSIC: 11)", low=1, high=1000)
+    bins: int = number_field(256, "log-spaced frequency bins", low=4, high=512)
+    downs: int = number_field(6, "times that the network halves the spectrogram", low=2, high=8)
 
     def conflicts(self) -> Iterator[str]:
         if self.bins < 2**self.downs:
@@ -229,10 +235,10 @@ def method_config_class(name: str) -> type[MethodConfig]:
         name: registry key of the method (`cycle`, `ots`, ...).
 
     Raises:
-        BadInput: for an unknown method, with the nearest name.
+        ConfigError: for an unknown method, with the nearest name.
     """
     if name not in METHOD_CONFIGS:
-        raise BadInput(f"method={name}: unknown{nearest(name, list(METHOD_CONFIGS))}")
+        raise ConfigError(f"method={name}: unknown{did_you_mean(name, list(METHOD_CONFIGS))}")
     return METHOD_CONFIGS[name]
 
 
@@ -244,13 +250,13 @@ def method_config(name: str, settings: Mapping[str, Any]) -> MethodConfig:
         settings: {setting: value}, without `name`; a setting that is left out has its default.
 
     Raises:
-        BadInput: for an unknown method or an unknown setting, with the nearest name.
+        ConfigError: for an unknown method or an unknown setting, with the nearest name.
     """
     schema = method_config_class(name)
     known = [item.name for item in dataclasses.fields(schema)]
     for key in settings:
         if key not in known:
-            raise BadInput(f"method.{key}: {name} has no such setting{nearest(str(key), known)}")
+            raise ConfigError(f"method.{key}: {name} has no such setting{did_you_mean(str(key), known)}")
     return schema(**settings)
 
 

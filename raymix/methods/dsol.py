@@ -17,30 +17,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raymix.config import DsolConfig, Encoder
-from raymix.distributed import following, of_first_rank, place
-from raymix.encoders import AudioEncoder
-from raymix.methods.matching import Matching, cluster, from_bytes, look, match_labels, to_bytes
-from raymix.methods.method import Examples, Maps, Needs, spread
-from raymix.methods.ots import SCALE, bce_loss
-from raymix.methods.pairs import Pairs
-from raymix.mixture import Mixture
-from raymix.scene import Scenes
-from raymix.spectrogram import log_mel
-from raymix.walk import cell_scores
+from raymix.config import DsolConfig, EncoderConfig
+from raymix.data.audio import log_mel_spectrogram
+from raymix.data.batches import ClipBatch, DataRequirements, HeatMaps, MixtureBatch, SceneBatch
+from raymix.methods.base import COSINE_SCALE, SingleSourceMethod, bce_loss, embedding_variance
+from raymix.methods.encoders import AudioEncoder
+from raymix.methods.label_matching import (
+    LabelMatching,
+    collect_features,
+    kmeans_clusters,
+    match_labels,
+    pack_state,
+    unpack_state,
+)
+from raymix.methods.random_walk import cell_scores
+from raymix.runtime.distributed import broadcast_from_rank_zero, global_offset, next_rows_as_negatives
 
-GRIDS = {1: (1, 1), 2: (1, 2), 3: (2, 2), 4: (2, 2)}  # rows and columns of a composite of k frames
+GRID_SHAPES = {1: (1, 1), 2: (1, 2), 3: (2, 2), 4: (2, 2)}  # rows and columns of a composite of k frames
+
 STRIDE = 7  # between the arrangements of neighbouring composites: coprime to 2 and to 24
 
 
-def composite(frames_BK3YX: Tensor, first: int = 0) -> Tensor:
+def compose_grid(frames_BK3YX: Tensor, first: int = 0) -> Tensor:
     """K frames of each group in a grid (B, 3, rows Y, columns X): 1x1, 1x2, or 2x2, with a black panel for K = 3.
 
     Which frame lies where goes through all arrangements, by the place of the group in the batch of all ranks (`first` is
     that of this rank's first): no panel is the one that sounds. Panels keep their size (released: 2x2 at half of it).
     """
     count, k = frames_BK3YX.shape[:2]
-    rows, columns = GRIDS[k]
+    rows, columns = GRID_SHAPES[k]
     panels_BP3YX = F.pad(frames_BK3YX, (0, 0) * 3 + (0, rows * columns - k))
     ways = list(itertools.permutations(range(rows * columns)))
     order_BP = torch.tensor([ways[STRIDE * (first + b) % len(ways)] for b in range(count)], device=frames_BK3YX.device)
@@ -49,7 +54,7 @@ def composite(frames_BK3YX: Tensor, first: int = 0) -> Tensor:
     return grid_B3RYCX.flatten(4, 5).flatten(2, 3)
 
 
-def sounding(mixture: Mixture) -> Tensor:
+def mix_composite_audio(mixture: MixtureBatch) -> Tensor:
     """The sum (B, T, F) of the sounds of the first max(1, k // 2) clips of each group: those that a composite hears."""
     if mixture.sources_BKTF is None:
         raise ValueError("Dsol learns from single sounds, and this batch brings only their mixture")
@@ -84,7 +89,7 @@ def distribution_loss(seen_BM: Tensor, heard_BM: Tensor) -> Tensor:
         return (heard.exp() * (heard - seen)).mean()
 
 
-class Dsol(Pairs):
+class DiscriminativeSoundingObjects(SingleSourceMethod):
     """Knobs default to the released ones; `first_stage` is the share of the epochs before stage 2 (15 of 20).
 
     Differences. Released are two programs and between them a choice by hand; here it is one run of both. After
@@ -97,19 +102,19 @@ class Dsol(Pairs):
     stage 2 (two epochs after `initial_epochs`, at least) stay in stage 1. ValueError for a number out of range.
     """
 
-    needs: ClassVar[Needs] = Needs(sources=True, labels=True)
+    requirements: ClassVar[DataRequirements] = DataRequirements(sources=True, labels=True)
     late: ClassVar[bool] = True
     centres_MF: Tensor  # of unit object features
     dictionary_MF: Tensor  # mean object features of each cluster, not of unit length
 
     config: DsolConfig
 
-    def __init__(self, k: int, config: DsolConfig, encoder: Encoder) -> None:
-        if k not in GRIDS:
-            raise ValueError(f"mixture.k={k}: composites are of at most {max(GRIDS)} frames")
+    def __init__(self, k: int, config: DsolConfig, encoder: EncoderConfig) -> None:
+        if k not in GRID_SHAPES:
+            raise ValueError(f"mixture.k={k}: composites are of at most {max(GRID_SHAPES)} frames")
         super().__init__(k, config, encoder, config.embedding_size)
         features = self.image.trunk.channels
-        self.scale = nn.Parameter(torch.tensor(SCALE))
+        self.scale = nn.Parameter(torch.tensor(COSINE_SCALE))
         self.seen, self.heard = nn.Linear(features, config.clusters), nn.Linear(features, config.clusters)
         self.slope, self.offset = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor(0.0))
         self.teacher = AudioEncoder(1, encoder, 0).requires_grad_(False)
@@ -119,18 +124,20 @@ class Dsol(Pairs):
         self.clustered = False
         self.since = 0  # the epoch after which stage 2 began; 0 in stage 1
         self.masked = False
-        self.matching: Matching | None = None
+        self.matching: LabelMatching | None = None
 
     def get_extra_state(self) -> Tensor:
         matching = asdict(self.matching) if self.matching else None
-        return to_bytes({"clustered": self.clustered, "since": self.since, "masked": self.masked, "matching": matching})
+        return pack_state(
+            {"clustered": self.clustered, "since": self.since, "masked": self.masked, "matching": matching}
+        )
 
     def set_extra_state(self, state: Tensor) -> None:
-        found = from_bytes(state)
+        found = unpack_state(state)
         self.clustered, self.since, self.masked = found["clustered"], found["since"], found["masked"]
-        self.matching = Matching(**found["matching"]) if found["matching"] else None
+        self.matching = LabelMatching(**found["matching"]) if found["matching"] else None
 
-    def train(self, mode: bool = True) -> Dsol:
+    def train(self, mode: bool = True) -> DiscriminativeSoundingObjects:
         super().train(mode)
         self.teacher.eval()
         return self
@@ -138,7 +145,7 @@ class Dsol(Pairs):
     def look_and_listen(self, frames_N3YX: Tensor, sounds_NTF: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Features of cells (N, F, H, W) and of the sound (N, F), and unit embeddings of both, (N, C, H, W), (N, C)."""
         cells_NFHW = self.image.features(frames_N3YX)
-        pooled_NF = self.audio.features(log_mel(sounds_NTF)).amax((2, 3))
+        pooled_NF = self.audio.features(log_mel_spectrogram(sounds_NTF)).amax((2, 3))
         unit_NCHW = F.normalize(self.image.head(cells_NFHW).float(), dim=1)
         return cells_NFHW, pooled_NF, unit_NCHW, F.normalize(self.audio.heads[0](pooled_NF).float(), dim=1)
 
@@ -146,15 +153,15 @@ class Dsol(Pairs):
         """Scale x cosine of every cell with S sounds, (N, S, H, W)."""
         return self.scale * cell_scores(unit_NCHW[:, None], heard_NSC)[:, 0]
 
-    def forward(self, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, mixture: MixtureBatch) -> tuple[Tensor, dict[str, Tensor]]:
         loss, signs, idle = self._second(mixture) if self.since else self._first(mixture)
         # What this stage does not train gets a gradient of 0: DistributedDataParallel waits for all of them.
         loss = loss + sum(0 * each.sum() for each in idle)
         return loss, {"loss": loss.detach()} | signs
 
-    def _first(self, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor], list[nn.Parameter]]:
+    def _first(self, mixture: MixtureBatch) -> tuple[Tensor, dict[str, Tensor], list[nn.Parameter]]:
         cells_NFHW, pooled_NF, unit_NCHW, heard_NC = self.look_and_listen(*self.pairs(mixture))
-        maps_N2HW = self.logits(unit_NCHW, torch.stack([heard_NC, following(heard_NC)], dim=1))
+        maps_N2HW = self.logits(unit_NCHW, torch.stack([heard_NC, next_rows_as_negatives(heard_NC)], dim=1))
         location = bce_loss(*maps_N2HW.amax((2, 3)).unbind(1))
         signs = {"location": location.detach(), **self._signs(unit_NCHW, heard_NC)}
         idle, heads = [self.slope, self.offset], [*self.seen.parameters(), *self.heard.parameters()]
@@ -167,14 +174,14 @@ class Dsol(Pairs):
         right = (rows[0].argmax(1) == label_N).float().mean()
         return location + named, signs | {"classification": named.detach(), "audio_accuracy": right}, idle
 
-    def _second(self, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor], list[nn.Parameter]]:
-        frames_B3YX = composite(mixture.frames_BK3YX, place(len(mixture.frames_BK3YX)))
-        sounds_BTF = sounding(mixture)
+    def _second(self, mixture: MixtureBatch) -> tuple[Tensor, dict[str, Tensor], list[nn.Parameter]]:
+        frames_B3YX = compose_grid(mixture.frames_BK3YX, global_offset(len(mixture.frames_BK3YX)))
+        sounds_BTF = mix_composite_audio(mixture)
         cells_BFHW, _, unit_BCHW, heard_BC = self.look_and_listen(frames_B3YX, sounds_BTF)
-        maps_B2HW = self.logits(unit_BCHW, torch.stack([heard_BC, following(heard_BC)], dim=1))
+        maps_B2HW = self.logits(unit_BCHW, torch.stack([heard_BC, next_rows_as_negatives(heard_BC)], dim=1))
         location = location_loss(*maps_B2HW.unbind(1))
         objects_BMHW = self.objects(cells_BFHW, maps_B2HW[:, 0] if self.masked else None)
-        distribution = distribution_loss(objects_BMHW.mean((2, 3)), self.teach(sounds_BTF))
+        distribution = distribution_loss(objects_BMHW.mean((2, 3)), self.teacher_logits(sounds_BTF))
         signs = {"location": location.detach(), "distribution": distribution.detach()}
         signs |= {"slope": self.slope.detach(), "offset": self.offset.detach(), **self._signs(unit_BCHW, heard_BC)}
         idle = [*self.seen.parameters(), *self.heard.parameters()]
@@ -182,7 +189,10 @@ class Dsol(Pairs):
 
     def _signs(self, unit_NCHW: Tensor, heard_NC: Tensor) -> dict[str, Tensor]:
         """Of both stages: the scale in use, and signs of collapse."""
-        spreads = {"image_spread": spread(unit_NCHW.movedim(1, -1)), "sound_spread": spread(heard_NC)}
+        spreads = {
+            "image_spread": embedding_variance(unit_NCHW.movedim(1, -1)),
+            "sound_spread": embedding_variance(heard_NC),
+        }
         return {"scale": self.scale.detach()} | spreads
 
     def objects(self, cells_NFHW: Tensor, logits_NHW: Tensor | None) -> Tensor:
@@ -196,26 +206,26 @@ class Dsol(Pairs):
             return seen_NMHW if logits_NHW is None else seen_NMHW * logits_NHW.float().sigmoid()[:, None]
 
     @torch.no_grad()
-    def teach(self, sounds_NTF: Tensor) -> Tensor:
+    def teacher_logits(self, sounds_NTF: Tensor) -> Tensor:
         """Logits of the clusters, as the networks of stage 1 hear them, (N, M)."""
-        logits_NM: Tensor = self.teacher_heard(self.teacher.features(log_mel(sounds_NTF)).amax((2, 3)))
+        logits_NM: Tensor = self.teacher_heard(self.teacher.features(log_mel_spectrogram(sounds_NTF)).amax((2, 3)))
         return logits_NM
 
     def _nearest(self, found_NF: Tensor) -> Tensor:
         return torch.cdist(F.normalize(found_NF, dim=1), self.centres_MF).argmin(1)
 
-    def _object(self, part: Examples) -> Tensor:
+    def _object(self, part: ClipBatch) -> Tensor:
         cells_NFHW, _, unit_NCHW, heard_NC = self.look_and_listen(part.frames_N3YX, part.sounds_NTF)
         return object_features(cells_NFHW, self.logits(unit_NCHW, heard_NC[:, None])[:, 0].sigmoid(), self.config.mask)
 
     @torch.no_grad()
-    def after_epoch(self, epoch: int, epochs: int, examples: Callable[[], Iterator[Examples]]) -> None:
+    def on_epoch_end(self, epoch: int, epochs: int, examples: Callable[[], Iterator[ClipBatch]]) -> None:
         """Find clusters in stage 1, and begin stage 2 in time; of the labels only names are taken."""
         if self.since:
             self.masked = self.masked or epoch - self.since >= self.config.unmasked_epochs
         elif epoch >= self.config.initial_epochs:
             learned = self.clustered  # the heads have had an epoch of clusters
-            self._cluster(*look(self, examples(), self._object, self.dictionary_MF.shape[1]))
+            self._cluster(*collect_features(self, examples(), self._object, self.dictionary_MF.shape[1]))
             if learned and round(self.config.first_stage * epochs) <= epoch < epochs:
                 self._begin_second(epoch)
 
@@ -223,7 +233,7 @@ class Dsol(Pairs):
         if len(found_NF) < len(self.centres_MF):  # on every rank alike
             raise ValueError(f"clusters={len(self.centres_MF)}: more than the {len(found_NF)} training clips")
         unit_NF, before = F.normalize(found_NF, dim=1).numpy(), self.centres_MF.cpu().numpy()
-        centres, of_N = of_first_rank(lambda: cluster(unit_NF, before, self.clustered))
+        centres, of_N = broadcast_from_rank_zero(lambda: kmeans_clusters(unit_NF, before, self.clustered))
         member_NM = F.one_hot(torch.from_numpy(of_N).long(), len(centres)).float()
         self.centres_MF.copy_(torch.from_numpy(centres))
         self.dictionary_MF.copy_(member_NM.T @ found_NF / member_NM.sum(0).clamp(min=1)[:, None])
@@ -243,7 +253,7 @@ class Dsol(Pairs):
         self.offset.fill_(0.0)
         self.since, self.masked = epoch, self.config.unmasked_epochs == 0
 
-    def map_scenes(self, scenes: Scenes) -> Maps:
+    def forward_heatmaps(self, scenes: SceneBatch) -> HeatMaps:
         """Stage 1: the location map. Stage 2: softmax over clusters of 3 x the class maps, summed over each class's clusters.
 
         How much of a class is heard is what the network of stage 1 hears. Without labels each cluster is a class without
@@ -253,9 +263,9 @@ class Dsol(Pairs):
         cells_NFHW, _, unit_NCHW, heard_NC = self.look_and_listen(frames_N3YX, scenes.mixture_NTF)
         logits_N1HW = self.logits(unit_NCHW, heard_NC[:, None])
         if not self.since:
-            return Maps(logits_N1HW.sigmoid())
+            return HeatMaps(logits_N1HW.sigmoid())
         maps_NMHW = (3 * self.objects(cells_NFHW, logits_N1HW[:, 0])).softmax(1)
-        loudness_NM = self.teach(scenes.mixture_NTF).float().softmax(1)
+        loudness_NM = self.teacher_logits(scenes.mixture_NTF).float().softmax(1)
         if self.matching is None:
-            return Maps(maps_NMHW, None, loudness_NM)
-        return Maps(self.matching.total(maps_NMHW), self.matching.classes, self.matching.total(loudness_NM))
+            return HeatMaps(maps_NMHW, None, loudness_NM)
+        return HeatMaps(self.matching.total(maps_NMHW), self.matching.classes, self.matching.total(loudness_NM))

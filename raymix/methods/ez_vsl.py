@@ -11,16 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raymix.config import Encoder, EzVslConfig
-from raymix.distributed import gather, place, ranks
-from raymix.methods.method import spread
-from raymix.methods.pairs import Pairs
-from raymix.mixture import Mixture
-from raymix.spectrogram import log_mel
-from raymix.walk import log_image_to_sound, log_sound_to_image, similarity
+from raymix.config import EncoderConfig, EzVslConfig
+from raymix.data.audio import log_mel_spectrogram
+from raymix.data.batches import MixtureBatch
+from raymix.methods.base import SingleSourceMethod, dropout_across_ranks, embedding_variance
+from raymix.methods.random_walk import log_image_to_sound, log_sound_to_image, similarity
+from raymix.runtime.distributed import all_gather_with_grad
 
 
-def both_ways(phi_MM: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def symmetric_contrastive_loss(phi_MM: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Cross-entropy of M frames over the sounds, and of M sounds over the frames; the pairs are on the diagonal."""
     with torch.autocast(phi_MM.device.type, enabled=False):
         sound_of_image_M = log_image_to_sound(phi_MM[None], temperature)[0].diagonal()
@@ -28,20 +27,7 @@ def both_ways(phi_MM: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         return -sound_of_image_M.mean(), -image_of_sound_M.mean()
 
 
-def dropped(cells_NCHW: Tensor, rate: float) -> Tensor:
-    """Dropout whose mask is drawn for the batch of all ranks, of which this one takes its rows.
-
-    Ranks that start from one seed, as workers do, so drop what one process with the whole batch would.
-    """
-    if rate == 0:
-        return cells_NCHW
-    count = len(cells_NCHW)
-    chance = torch.rand(count * ranks(), *cells_NCHW.shape[1:], device=cells_NCHW.device)
-    kept = chance[place(count) : place(count) + count] >= rate
-    return cells_NCHW * kept / (1 - rate)
-
-
-class EzVsl(Pairs):
+class EasyVisualSoundLocalization(SingleSourceMethod):
     """Knobs default to the released code's; one linear projection a modality, of sounds after their global maximum.
 
     `image_dropout`, of the trunk's cells before they are projected, is not in EZ-VSL: its successors set it to .9. Released:
@@ -52,20 +38,22 @@ class EzVsl(Pairs):
 
     config: EzVslConfig
 
-    def __init__(self, k: int, config: EzVslConfig, encoder: Encoder) -> None:
+    def __init__(self, k: int, config: EzVslConfig, encoder: EncoderConfig) -> None:
         super().__init__(k, config, encoder)
         self.visual = nn.Conv2d(self.image.channels, config.embedding_size, 1)
         self.acoustic = nn.Linear(self.image.channels, config.embedding_size)
 
     def encode(self, frames_N3YX: Tensor, sounds_NTF: Tensor) -> tuple[Tensor, Tensor]:
-        cells_NCHW = dropped(self.image.features(frames_N3YX), self.config.image_dropout if self.training else 0.0)
-        pooled_NC = self.audio.features(log_mel(sounds_NTF)).amax((2, 3))
+        cells_NCHW = dropout_across_ranks(
+            self.image.features(frames_N3YX), self.config.image_dropout if self.training else 0.0
+        )
+        pooled_NC = self.audio.features(log_mel_spectrogram(sounds_NTF)).amax((2, 3))
         return F.normalize(self.visual(cells_NCHW).float(), dim=1), F.normalize(self.acoustic(pooled_NC).float(), dim=1)
 
     def contrast(self, cells_NCHW: Tensor, sounds_MC: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """The loss of cells of this rank with sounds of all ranks, its signs, and phi of all frames and sounds (M, M)."""
-        phi_MM = gather(similarity(cells_NCHW[None], sounds_MC[None])[0])
-        image_to_sound, sound_to_image = both_ways(phi_MM, self.config.temperature)
+        phi_MM = all_gather_with_grad(similarity(cells_NCHW[None], sounds_MC[None])[0])
+        image_to_sound, sound_to_image = symmetric_contrastive_loss(phi_MM, self.config.temperature)
         loss = image_to_sound + sound_to_image
         right_M = phi_MM.detach().argmax(1) == torch.arange(len(phi_MM), device=phi_MM.device)
         return (
@@ -76,13 +64,13 @@ class EzVsl(Pairs):
                 "sound_to_image": sound_to_image.detach(),
                 "accuracy": right_M.float().mean(),
                 "temperature": loss.new_tensor(self.config.temperature),
-                "image_spread": spread(cells_NCHW.movedim(1, -1)),
-                "sound_spread": spread(sounds_MC),
+                "image_spread": embedding_variance(cells_NCHW.movedim(1, -1)),
+                "sound_spread": embedding_variance(sounds_MC),
             },
             phi_MM,
         )
 
-    def forward(self, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, mixture: MixtureBatch) -> tuple[Tensor, dict[str, Tensor]]:
         cells_NCHW, sounds_NC = self.encode(*self.pairs(mixture))
-        loss, signs, _ = self.contrast(cells_NCHW, gather(sounds_NC))
+        loss, signs, _ = self.contrast(cells_NCHW, all_gather_with_grad(sounds_NC))
         return loss, signs

@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from raymix.config import Encoder, FnacConfig
-from raymix.distributed import gather
-from raymix.methods.ez_vsl import EzVsl
-from raymix.methods.method import Examples
-from raymix.mixture import Mixture
-from raymix.walk import cell_scores
+from raymix.config import EncoderConfig, FnacConfig
+from raymix.data.batches import ClipBatch, MixtureBatch
+from raymix.methods.ez_vsl import EasyVisualSoundLocalization
+from raymix.methods.random_walk import cell_scores
+from raymix.runtime.distributed import all_gather_with_grad
 
 TINY = 1e-5  # added to the span of a map of logits before dividing by it
 
@@ -34,7 +33,7 @@ def foreground_mean(cells_NCHW: Tensor, scores_NHW: Tensor, threshold: float, te
         return (cells_NCHW.float().flatten(2) * sounds_NX[:, None]).mean(-1)
 
 
-def alike(rows_MC: Tensor, temperature: float) -> Tensor:
+def similarity_softmax(rows_MC: Tensor, temperature: float) -> Tensor:
     """Softmax over the batch of the inner products of each row with all, itself included: (M, M), rows add up to 1."""
     with torch.autocast(rows_MC.device.type, enabled=False):
         return (rows_MC.float() @ rows_MC.float().T / temperature).softmax(1)
@@ -49,15 +48,15 @@ def false_negative_terms(
     """
     with torch.autocast(phi_MM.device.type, enabled=False):
         scored_MM = (phi_MM.float() / temperature).softmax(1)
-        heard_MM = alike(sounds_MC, temperature)
+        heard_MM = similarity_softmax(sounds_MC, temperature)
         return {
             "sound_term": (heard_MM - scored_MM).abs().mean(),
-            "foreground_term": (heard_MM - alike(foreground_MC, temperature)).abs().mean(),
-            "image_term": (alike(frames_MC, temperature) - scored_MM).abs().mean(),
+            "foreground_term": (heard_MM - similarity_softmax(foreground_MC, temperature)).abs().mean(),
+            "image_term": (similarity_softmax(frames_MC, temperature) - scored_MM).abs().mean(),
         }
 
 
-class Fnac(EzVsl):
+class FalseNegativeAwareContrastive(EasyVisualSoundLocalization):
     """Knobs default to the released scripts' (the code's own default is 3 epochs of warm-up). Published with a batch of 256.
 
     In the first `warm_up_epochs` epochs the loss is EZ-VSL's, after them the three terms count `term_weight` each: the loss
@@ -71,19 +70,23 @@ class Fnac(EzVsl):
 
     config: FnacConfig
 
-    def __init__(self, k: int, config: FnacConfig, encoder: Encoder) -> None:
+    def __init__(self, k: int, config: FnacConfig, encoder: EncoderConfig) -> None:
         super().__init__(k, config, encoder)
         self.register_buffer("epochs_done", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, mixture: MixtureBatch) -> tuple[Tensor, dict[str, Tensor]]:
         cells_NCHW, sounds_NC = self.encode(*self.pairs(mixture))
-        sounds_MC = gather(sounds_NC)
+        sounds_MC = all_gather_with_grad(sounds_NC)
         contrastive, signs, phi_MM = self.contrast(cells_NCHW, sounds_MC)
         own_NHW = cell_scores(cells_NCHW[:, None], sounds_NC[:, None])[:, 0, 0]
         foreground_NC = foreground_mean(cells_NCHW, own_NHW, self.config.foreground_threshold, self.config.temperature)
         frames_NC = cells_NCHW.mean((2, 3))
         terms = false_negative_terms(
-            phi_MM, sounds_MC, gather(frames_NC), gather(foreground_NC), self.config.temperature
+            phi_MM,
+            sounds_MC,
+            all_gather_with_grad(frames_NC),
+            all_gather_with_grad(foreground_NC),
+            self.config.temperature,
         )
         # A factor of 0 or 1, not a branch: Python would have to wait for a GPU to know the number of epochs.
         warm = (self.epochs_done >= self.config.warm_up_epochs).to(contrastive.dtype)
@@ -91,5 +94,5 @@ class Fnac(EzVsl):
         signs |= {name: term.detach() for name, term in terms.items()}
         return loss, signs | {"loss": loss.detach(), "contrastive": contrastive.detach()}
 
-    def after_epoch(self, epoch: int, epochs: int, examples: Callable[[], Iterator[Examples]]) -> None:
+    def on_epoch_end(self, epoch: int, epochs: int, examples: Callable[[], Iterator[ClipBatch]]) -> None:
         self.epochs_done += 1

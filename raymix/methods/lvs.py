@@ -10,12 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raymix.config import Encoder, LvsConfig
-from raymix.distributed import gather, places
-from raymix.methods.method import spread
-from raymix.methods.pairs import Pairs
-from raymix.mixture import Mixture
-from raymix.walk import cell_scores
+from raymix.config import EncoderConfig, LvsConfig
+from raymix.data.batches import MixtureBatch
+from raymix.methods.base import SingleSourceMethod, embedding_variance
+from raymix.methods.random_walk import cell_scores
+from raymix.runtime.distributed import all_gather_with_grad, global_indices
 
 
 def region_mean(scores_NMHW: Tensor, threshold: float, softness: float, above: bool = True) -> Tensor:
@@ -47,7 +46,7 @@ def lvs_logits(
         return torch.cat([sounding_NM, silent_N1], 1) / temperature
 
 
-class Lvs(Pairs):
+class LocalizingVisualSounds(SingleSourceMethod):
     """Knobs default to the released code's. Cells and sounds are the trunks' own channels (512), without a projection.
 
     These come out of a ReLU, so no cosine is below 0. A cell above `positive_threshold` sounds, one below
@@ -58,14 +57,14 @@ class Lvs(Pairs):
 
     config: LvsConfig
 
-    def __init__(self, k: int, config: LvsConfig, encoder: Encoder) -> None:
+    def __init__(self, k: int, config: LvsConfig, encoder: EncoderConfig) -> None:
         super().__init__(k, config, encoder)
         self.thresholds = (config.positive_threshold, config.negative_threshold)
 
-    def forward(self, mixture: Mixture) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, mixture: MixtureBatch) -> tuple[Tensor, dict[str, Tensor]]:
         cells_NCHW, sounds_NC = self.encode(*self.pairs(mixture))
-        scores_NMHW = cell_scores(cells_NCHW[None], gather(sounds_NC)[None])[0]
-        own_N = places(sounds_NC)
+        scores_NMHW = cell_scores(cells_NCHW[None], all_gather_with_grad(sounds_NC)[None])[0]
+        own_N = global_indices(sounds_NC)
         logits_NL = lvs_logits(scores_NMHW, own_N, self.thresholds, self.config.softness, self.config.temperature)
         loss = F.cross_entropy(logits_NL, own_N)
         own_NHW = scores_NMHW.detach()[torch.arange(len(own_N), device=own_N.device), own_N]
@@ -75,6 +74,6 @@ class Lvs(Pairs):
             "sounding_cells": ((own_NHW - self.thresholds[0]) / self.config.softness).sigmoid().mean(),
             "silent_cells": ((self.thresholds[1] - own_NHW) / self.config.softness).sigmoid().mean(),
             "temperature": loss.new_tensor(self.config.temperature),
-            "image_spread": spread(cells_NCHW.movedim(1, -1)),
-            "sound_spread": spread(sounds_NC),
+            "image_spread": embedding_variance(cells_NCHW.movedim(1, -1)),
+            "sound_spread": embedding_variance(sounds_NC),
         }

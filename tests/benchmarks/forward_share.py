@@ -4,8 +4,8 @@
     python tests/benchmarks/forward_share.py dataset=demo home=HOME --checkpoints 20 --parts
 
 Settings are those of `raymix.tune`. Differently seeded networks are scored as the search's evaluator scores checkpoints
-(`raymix.evaluator.judge` on one bench), in this process, without Ray and without reading a checkpoint; CPU time of this
-process. Exit code 1 where less than four fifths of it are spent in `map_scenes`.
+(`raymix.evaluation.validation.score_method` on one bench), in this process, without Ray and without reading a checkpoint; CPU time of this
+process. Exit code 1 where less than four fifths of it are spent in `forward_heatmaps`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 
-from raymix import door
-from raymix.config import Run, raymix_home
-from raymix.evaluator import Bench, judge
-from raymix.methods import Method, from_run
+from raymix.cli import commands
+from raymix.config import TrainConfig, raymix_home
+from raymix.evaluation.validation import EvaluationScenes, score_method
+from raymix.methods import method_from_config
+from raymix.methods.base import Method
 
 LEAST = 0.8
 
@@ -34,22 +35,22 @@ class Clock:
         self.seconds = 0.0
 
     def watch(self, method: Method) -> Method:
-        inner = method.map_scenes
+        inner = method.forward_heatmaps
 
-        def map_scenes(scenes: Any) -> Any:
+        def forward_heatmaps(scenes: Any) -> Any:
             began = time.process_time()
             try:
                 return inner(scenes)
             finally:
                 self.seconds += time.process_time() - began
 
-        method.map_scenes = map_scenes  # type: ignore[method-assign]
+        method.forward_heatmaps = forward_heatmaps  # type: ignore[method-assign]
         return method
 
 
-def network(run: Run, seed: int) -> Method:
+def network(run: TrainConfig, seed: int) -> Method:
     torch.manual_seed(seed)
-    return from_run(run, pretrained=False)
+    return method_from_config(run, pretrained=False)
 
 
 def main() -> int:
@@ -61,15 +62,15 @@ def main() -> int:
     torch.set_num_threads(1)
     home = next((word.removeprefix("home=") for word in asked.settings if word.startswith("home=")), raymix_home())
     settings = [word for word in asked.settings if not word.startswith("home=")]
-    run: Run = door.composed("tune", settings, None, home)
+    run: TrainConfig = commands.compose_config("tune", settings, None, home)
     began = time.process_time()
-    bench = Bench.open(run, "val", run.evaluation.scenes)
+    bench = EvaluationScenes.open(run, "val", run.evaluation.scenes)
     opened = time.process_time() - began
     methods = [clock.watch(network(run, seed)) for seed in range(asked.checkpoints)]
-    judge(methods[0], bench, run)  # what is done once: warm caches
+    score_method(methods[0], bench, run)  # what is done once: warm caches
     clock.seconds, began = 0.0, time.process_time()
     for method in methods:
-        judge(method, bench, run)
+        score_method(method, bench, run)
     whole = time.process_time() - began
     share, count = clock.seconds / whole, len(methods)
     sizes = ", ".join(f"{len(each)} {name}" for name, each in bench.scenes.items())
@@ -79,7 +80,7 @@ def main() -> int:
     )
     if asked.parts:
         with cProfile.Profile(time.process_time) as profile:
-            judge(methods[0], bench, run)
+            score_method(methods[0], bench, run)
         pstats.Stats(profile).sort_stats("tottime").print_stats(16)
     return 0 if share >= LEAST else 1
 

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from raymix.config import METHOD_CONFIGS
-from raymix.methods import METHODS, Method, build
-from raymix.mixture import Mixture
-from raymix.scene import Scenes
+from raymix.data.batches import MixtureBatch, SceneBatch
+from raymix.methods import METHODS, build_method
+from raymix.methods.base import Method
 
 SAME, ROUNDED = 1e-3, 0.05
 
@@ -41,28 +41,33 @@ def settings() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def batch(clips: int, size: int) -> Mixture:
+def batch(clips: int, size: int) -> MixtureBatch:
     """Groups of two clips that can be told apart by colour and by pitch, three frames each, .96 s."""
     rng = torch.Generator().manual_seed(1)
     colour = torch.rand(clips // 2, 2, 1, 3, 1, 1, generator=rng)
     pictures = (colour + 0.1 * torch.rand(clips // 2, 2, 3, 3, size, size, generator=rng)).clamp(0, 1)
     sounds = 0.05 * torch.randn(2, clips // 2, 2, 65, 81, dtype=torch.complex64, generator=rng)
     sounds += 4 * (torch.arange(81) == 5 + (60 * colour[:, :, 0, 0]).long())
-    return Mixture(pictures[:, :, 0], sounds[0].sum(1), sounds[1].sum(1), sounds[0], pictures[:, :, 1:])
+    return MixtureBatch(pictures[:, :, 0], sounds[0].sum(1), sounds[1].sum(1), sounds[0], pictures[:, :, 1:])
 
 
-def scenes(count: int, size: int) -> Scenes:
+def scenes(count: int, size: int) -> SceneBatch:
     rng = torch.Generator().manual_seed(2)
-    return Scenes(
-        layout="single", ids=[f"s{n}" for n in range(count)], videos=[(f"v{n}",) for n in range(count)],
+    return SceneBatch(
+        layout="single",
+        ids=[f"s{n}" for n in range(count)],
+        videos=[(f"v{n}",) for n in range(count)],
         frames_N3YX=torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=rng),
         mixture_NTF=torch.randn(count, 193, 81, dtype=torch.complex64, generator=rng),
-        panels_NS=torch.zeros(count, 1, dtype=torch.int64), rects_P4=torch.tensor([[0, 0, size, size]]),
-        masks_NSYX=None, has_truth_N=None, hash="",
-    )  # fmt: skip
+        panels_NS=torch.zeros(count, 1, dtype=torch.int64),
+        rects_P4=torch.tensor([[0, 0, size, size]]),
+        masks_NSYX=None,
+        has_truth_N=None,
+        hash="",
+    )
 
 
-def moved(thing: Mixture | Scenes, device: str) -> Mixture | Scenes:
+def moved(thing: MixtureBatch | SceneBatch, device: str) -> MixtureBatch | SceneBatch:
     made = {each.name: getattr(thing, each.name) for each in fields(thing)}
     return type(thing)(**{name: v.to(device) if isinstance(v, Tensor) else v for name, v in made.items()})
 
@@ -78,7 +83,7 @@ def apart(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm().clamp(min=1e-12))
 
 
-def speed(method: Method, mixture: Mixture, steps: int, autocast: bool) -> float:
+def speed(method: Method, mixture: MixtureBatch, steps: int, autocast: bool) -> float:
     """Clips per second of whole updates."""
     device = mixture.mixture_BTF.device.type
     optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], 1e-4)
@@ -104,13 +109,13 @@ def line(name: str, given: argparse.Namespace) -> tuple[str, bool]:
     encoder = {"width": given.width, "blocks": given.blocks, "stages": given.stages, "image_size": given.size}
     torch.manual_seed(0)
     steady = {k: 0.0 for k in ("image_dropout", "audio_dropout") if hasattr(METHOD_CONFIGS[name], k)}
-    here, there = (build(name, 2, encoder, steady) for _ in range(2))
+    here, there = (build_method(name, 2, encoder, steady) for _ in range(2))
     there.load_state_dict(here.state_dict())
     there.to(given.device)
     mixture, few = batch(given.clips, given.size), scenes(16, given.size)
     same, same_few = moved(mixture, given.device), moved(few, given.device)
     with exactly(True):
-        maps = apart(there.localise(same_few).maps_NMHW, here.localise(few).maps_NMHW)
+        maps = apart(there.predict_heatmaps(same_few).maps_NMHW, here.predict_heatmaps(few).maps_NMHW)
         loss, off = here(mixture)[0], there(same)[0]
         with torch.autocast(given.device, torch.bfloat16):
             rounded = there(same)[0]
@@ -126,7 +131,7 @@ def line(name: str, given: argparse.Namespace) -> tuple[str, bool]:
         full, half = (speed(there, same, given.steps, autocast) for autocast in (False, True))
         began = time.perf_counter()
         for _ in range(given.steps):
-            there.localise(same_few)
+            there.predict_heatmaps(same_few)
         _wait(given.device)
         seen = 16 * given.steps / (time.perf_counter() - began)
     peak = f"{torch.cuda.max_memory_allocated() / 2**30:9.2f}" if given.device == "cuda" else f"{'-':>9}"

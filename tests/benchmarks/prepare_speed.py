@@ -215,7 +215,7 @@ def _tree_mib() -> float:
 
 def straightforward(root: Path, out: Path, cores: int, program: str) -> None:
     """The other way: per file a command that writes pictures and a WAV, then Python from these to Parquet."""
-    from raymix.clip import schema
+    from raymix.data.records import clip_schema
 
     out.mkdir(parents=True)
     batch, number = list[dict[str, Any]](), 0
@@ -223,9 +223,9 @@ def straightforward(root: Path, out: Path, cores: int, program: str) -> None:
         for rows in pool.map(functools.partial(_by_command, program), sorted(root.rglob("*.mp4")), chunksize=4):
             batch += rows
             if len(batch) >= 128:
-                _write(out / f"{number:05d}.parquet", batch, schema())
+                _write(out / f"{number:05d}.parquet", batch, clip_schema())
                 batch, number = [], number + 1
-    _write(out / f"{number:05d}.parquet", batch, schema())
+    _write(out / f"{number:05d}.parquet", batch, clip_schema())
 
 
 def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
@@ -235,7 +235,7 @@ def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
 def _by_command(program: str, path: Path) -> list[dict[str, Any]]:
     import torch
 
-    from raymix.spectrogram import stft
+    from raymix.data.audio import stft
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as aside:
@@ -251,12 +251,22 @@ def _by_command(program: str, path: Path) -> list[dict[str, Any]]:
             jpeg = Path(f"{aside}/{number + 1}.jpg").read_bytes()
             rows.append(
                 {
-                    "clip_id": f"{path.stem}:{number}", "dataset": "folder", "split": "train", "video": path.name,
-                    "group": path.name, "start_s": number * CLIP_S, "duration_s": CLIP_S, "labels": [], "regions": [],
+                    "clip_id": f"{path.stem}:{number}",
+                    "dataset": "folder",
+                    "split": "train",
+                    "video": path.name,
+                    "group": path.name,
+                    "start_s": number * CLIP_S,
+                    "duration_s": CLIP_S,
+                    "labels": [],
+                    "regions": [],
                     "frames": [{"t_s": (number + 0.5) * CLIP_S, "jpeg": jpeg, "width": 455, "height": SHORT}],
-                    "stft": pairs.tobytes(), "stft_frames": pairs.shape[0], "stft_bins": pairs.shape[1], "status": "ok",
+                    "stft": pairs.tobytes(),
+                    "stft_frames": pairs.shape[0],
+                    "stft_bins": pairs.shape[1],
+                    "status": "ok",
                 }
-            )  # fmt: skip
+            )
     return rows
 
 

@@ -23,18 +23,18 @@ from functools import partial
 
 import numpy as np
 
-from raymix.metrics import resize, unit_range
-from raymix.precision import bits_of, sorted_pixels
-from raymix.protocol import PROTOCOLS, Protocol
-from raymix.scoring import Table, score, score_all, summarise
-from raymix.truth import Truth
+from raymix.metrics.average_precision import pack_truth_bits, sorted_pixels
+from raymix.metrics.functional import minmax_normalize, resize_maps
+from raymix.metrics.ground_truth import SceneGroundTruth
+from raymix.metrics.protocols import PROTOCOLS, EvaluationProtocol
+from raymix.metrics.scoring import ScoreTable, score_maps, score_maps_under_protocols, summarize_scores
 
 LIMIT = 2.0
 CELLS = 14  # of a map, along the side of a 224-pixel frame
 AT_A_TIME = 8  # scenes that the floor holds
 
 
-def scenes(count: int, sources: int, maps: int) -> tuple[np.ndarray, Truth]:
+def scenes(count: int, sources: int, maps: int) -> tuple[np.ndarray, SceneGroundTruth]:
     """Maps that know a little, and boxes of 12 % of a frame."""
     rng, size = np.random.default_rng(0), 224
     masks = np.zeros((count, sources, size, size * sources), bool)
@@ -47,7 +47,7 @@ def scenes(count: int, sources: int, maps: int) -> tuple[np.ndarray, Truth]:
         said[:, which] += blocks.mean(axis=(2, 4)).astype(np.float32)
     rects = np.array([[s * size, 0, (s + 1) * size, size] for s in range(sources)])
     ids = tuple(f"{i:05d}" for i in range(count))
-    truth = Truth(
+    truth = SceneGroundTruth(
         ids=ids,
         videos=tuple((name,) for name in ids),
         layout="single" if sources == 1 else "hconcat",
@@ -61,15 +61,15 @@ def scenes(count: int, sources: int, maps: int) -> tuple[np.ndarray, Truth]:
     return said, truth
 
 
-def floor(maps_NMHW: np.ndarray, truth: Truth, protocols: list[Protocol]) -> None:
+def floor(maps_NMHW: np.ndarray, truth: SceneGroundTruth, protocols: list[EvaluationProtocol]) -> None:
     """Nothing but the upsampling and the sorting that no sharing can save."""
     kinds = {(each.upsample, each.align_corners) for each in protocols}
     for start in range(0, len(truth), AT_A_TIME):
         part = slice(start, start + AT_A_TIME)
         maps, masks = maps_NMHW[part], truth.masks_NSYX[part]
-        labels = bits_of(masks.reshape(*masks.shape[:2], -1))
+        labels = pack_truth_bits(masks.reshape(*masks.shape[:2], -1))
         for upsample, align_corners in kinds:
-            pixels = resize(unit_range(maps), truth.canvas, align_corners, upsample == "bicubic")
+            pixels = resize_maps(minmax_normalize(maps), truth.canvas, align_corners, upsample == "bicubic")
             sorted_pixels(pixels.reshape(*maps.shape[:2], -1), labels)
 
 
@@ -93,10 +93,12 @@ def intervals(videos: int, runs: int, count: int = 5000, columns: int = 40) -> N
     parts = np.zeros((count, 1)), np.zeros((count, 1)), np.zeros((count, 1), np.int64)
     ids = tuple(f"{i:05d}" for i in range(count))
     tables = [
-        Table("made", "hconcat", "made", ids, tuple(tuple(map(str, names)) for names in heard.tolist()), values, *parts)
+        ScoreTable(
+            "made", "hconcat", "made", ids, tuple(tuple(map(str, names)) for names in heard.tolist()), values, *parts
+        )
         for heard in (video_N2[:, :1], video_N2)
     ]
-    one, two = least(runs, *(partial(summarise, table) for table in tables))
+    one, two = least(runs, *(partial(summarize_scores, table) for table in tables))
     print(f"intervals, {videos} videos: of one each {1000 * one:.0f} ms, of two {1000 * two:.0f} ms, {two / one:.2f}")
 
 
@@ -111,14 +113,20 @@ def main() -> int:
         said, truth = scenes(asked.scenes, sources, maps)
         chosen = [each for each in PROTOCOLS.values() if each.declines(sources) is None]
 
-        def together(said: np.ndarray = said, truth: Truth = truth, chosen: list[Protocol] = chosen) -> None:
-            score_all(said, truth, chosen)
+        def together(
+            said: np.ndarray = said, truth: SceneGroundTruth = truth, chosen: list[EvaluationProtocol] = chosen
+        ) -> None:
+            score_maps_under_protocols(said, truth, chosen)
 
-        def apart(said: np.ndarray = said, truth: Truth = truth, chosen: list[Protocol] = chosen) -> None:
+        def apart(
+            said: np.ndarray = said, truth: SceneGroundTruth = truth, chosen: list[EvaluationProtocol] = chosen
+        ) -> None:
             for each in chosen:
-                score(said, truth, each)
+                score_maps(said, truth, each)
 
-        def least_work(said: np.ndarray = said, truth: Truth = truth, chosen: list[Protocol] = chosen) -> None:
+        def least_work(
+            said: np.ndarray = said, truth: SceneGroundTruth = truth, chosen: list[EvaluationProtocol] = chosen
+        ) -> None:
             floor(said, truth, chosen)
 
         low, whole, single = least(asked.runs, least_work, together, apart)

@@ -24,13 +24,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from raymix.clip import Clips
-from raymix.config import Fit, Optimizer
-from raymix.distributed import wrap
-from raymix.fit import adam, fit
-from raymix.methods import build
-from raymix.mixture import Mixture, mix
-from raymix.spectrogram import BINS, frames_in
+from raymix.config import OptimizerConfig, TrainingConfig
+from raymix.data.audio import FREQUENCY_BINS, stft_frame_count
+from raymix.data.batches import MixtureBatch
+from raymix.data.mixing import make_mixture_batch
+from raymix.data.records import ClipTable
+from raymix.methods import build_method
+from raymix.training.loop import build_optimizer, train_epochs
+from raymix.training.worker import wrap_ddp
 
 TOLERANCE = 0.02
 VARIANTS = {  # each beside the one it is compared with
@@ -42,7 +43,7 @@ VARIANTS = {  # each beside the one it is compared with
         {"precision": "bf16", "channels_last": True, "compile": True},
         "bf16 channels_last",
     ),
-}  # fmt: skip
+}
 
 
 def settings() -> argparse.Namespace:
@@ -72,27 +73,29 @@ def settings() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def clips(given: argparse.Namespace) -> Clips:
+def clips(given: argparse.Namespace) -> ClipTable:
     """Sixteen kinds of clips, told apart by a tint and a faint pitch, each a video of its own.
 
     Plainer ones are learnt within 50 steps; then rounding alone decides how soon, and losses near zero differ by much.
     """
     rng, count = np.random.default_rng(0), given.batch * given.mixtures
-    kind_N, frames = rng.integers(0, 16, count), frames_in(given.seconds) + 16
+    kind_N, frames = rng.integers(0, 16, count), stft_frame_count(given.seconds) + 16
     colours = rng.integers(0, 256, (16, 3))
     pictures = rng.integers(0, 192, (count, 1, given.size, given.size, 3), dtype=np.uint8)
     pictures += (colours[kind_N] * 0.25).astype(np.uint8)[:, None, None, None]
-    sound = (0.5 * rng.standard_normal((count, frames, BINS, 2), dtype=np.float32)).astype(np.float16)
+    sound = (0.5 * rng.standard_normal((count, frames, FREQUENCY_BINS, 2), dtype=np.float32)).astype(np.float16)
     sound[np.arange(count), :, 4 + 4 * kind_N] += 1
     names = np.array([f"{n:05d}" for n in range(count)])
-    return Clips(clip_id=names, video=names, group=names, frames=pictures, stft=sound, label=names)
+    return ClipTable(clip_id=names, video=names, group=names, frames=pictures, stft=sound, label=names)
 
 
-def mixtures(given: argparse.Namespace) -> tuple[list[Mixture], float]:
+def mixtures(given: argparse.Namespace) -> tuple[list[MixtureBatch], float]:
     """The pieces of `mixtures` batches, pinned where there is a GPU, and clips mixed per second by one thread."""
     made, source, began = [], clips(given), time.perf_counter()
     for groups_BK in np.split(np.arange(len(source.clip_id)).reshape(-1, given.k), given.mixtures * given.accumulate):
-        made.append(mix(source, groups_BK, seed=0, epoch=1, seconds=given.seconds, image_size=given.size))
+        made.append(
+            make_mixture_batch(source, groups_BK, seed=0, epoch=1, seconds=given.seconds, image_size=given.size)
+        )
     speed = len(source.clip_id) / (time.perf_counter() - began)
     return [each.pin() for each in made] if given.device.startswith("cuda") else made, speed
 
@@ -130,26 +133,26 @@ def events(method: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[An
     return pairs
 
 
-def train(given: argparse.Namespace, batches: list[Mixture], knobs: dict[str, Any]) -> Seen:
+def train(given: argparse.Namespace, batches: list[MixtureBatch], knobs: dict[str, Any]) -> Seen:
     """Six epochs of a fifth of the steps each; the first is the warm-up."""
     each = max(1, given.steps // 5)
     device, seen = torch.device(given.device), Seen()
-    run = Fit(batch=given.batch, epochs=6, accumulate=given.accumulate, **knobs)
+    run = TrainingConfig(batch_size=given.batch, epochs=6, gradient_accumulation_steps=given.accumulate, **knobs)
     torch.manual_seed(0)
     encoder = {"width": given.width, "blocks": given.blocks, "stages": given.stages}
-    method = build("cycle", given.k, encoder, {"embedding_size": given.embedding}).to(device)
+    method = build_method("cycle", given.k, encoder, {"embedding_size": given.embedding}).to(device)
     method.to(memory_format=torch.channels_last if run.channels_last else torch.contiguous_format)  # type: ignore[call-overload]
-    optimizer, cuda = adam(method, Optimizer()), device.type == "cuda"
+    optimizer, cuda = build_optimizer(method, OptimizerConfig()), device.type == "cuda"
     pairs = events(method, optimizer) if cuda else []
 
-    def epoch(number: int) -> list[Mixture]:
+    def epoch(number: int) -> list[MixtureBatch]:
         first = (number - 1) * each * given.accumulate
         return [batches[at % len(batches)] for at in range(first, first + each * given.accumulate)]
 
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         began = time.perf_counter()
-        for done in fit(wrap(method, run, device), optimizer, epoch, run, device=device):
+        for done in train_epochs(wrap_ddp(method, run, device), optimizer, epoch, run, device=device):
             if done.number == 1:
                 seen.warm_up_seconds, began = time.perf_counter() - began, time.perf_counter()
                 pairs.clear(), told.clear()

@@ -1,0 +1,92 @@
+"""Predictions scored in shards, in any order and place, merged into one table a system and protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from raymix.evaluation.predictions import PredictionsFile, ScenePrediction
+from raymix.metrics.baseline_heatmaps import ClassNamedMaps, score_baselines, score_system
+from raymix.metrics.ground_truth import SceneGroundTruth
+from raymix.metrics.protocols import EvaluationProtocol
+from raymix.metrics.scoring import ScoreTable
+
+ROWS_PER_SHARD = 64  # scenes of a shard
+
+
+class ScoringShard(NamedTuple):
+    """Some scenes and what one system says of each; without rows, the scenes for the null systems that need no model.
+
+    `kinds`: whether the maps have class names for protocols that go by them; for nulls, those of the systems beside them.
+    """
+
+    truth: SceneGroundTruth
+    rows: list[ScenePrediction] | None = None
+    kinds: frozenset[bool] = frozenset({False})
+
+
+TablesBySystem = dict[str, dict[str, ScoreTable]]  # by system and protocol
+
+
+def make_shards(
+    found: PredictionsFile, truth: SceneGroundTruth, named: Collection[str] = (), rows: int = 0
+) -> Iterator[ScoringShard]:
+    """The file's rows as they come, those of one system together; a scene without a row is in a shard too.
+
+    `named`: the systems whose maps have class names of these scenes.
+    """
+    rows = rows or ROWS_PER_SHARD
+    place = {scene: number for number, scene in enumerate(truth.ids)}
+    waiting: dict[str, list[ScenePrediction]] = {system: [] for system in found.systems}
+    left: dict[str, set[str]] = {system: set(truth.ids) for system in found.systems}
+
+    def shard(some: list[ScenePrediction]) -> ScoringShard:
+        part = truth.take(np.array([place[row.scene_id] for row in some]))
+        return ScoringShard(part, some, frozenset({some[0].system in named}))
+
+    for row in found.rows(truth):
+        waiting[row.system].append(row)
+        left[row.system].discard(row.scene_id)
+        if len(waiting[row.system]) == rows:
+            yield shard(waiting[row.system])
+            waiting[row.system] = []
+    for system, scenes in left.items():
+        rest = waiting[system] + [ScenePrediction(0, scene, system, None) for scene in sorted(scenes)]
+        for start in range(0, len(rest), rows):
+            yield shard(rest[start : start + rows])
+
+
+def baseline_shards(
+    truth: SceneGroundTruth, kinds: Collection[bool] = (False,), rows: int = 0
+) -> Iterator[ScoringShard]:
+    """The scenes for the systems that hear nothing, beside systems of these kinds."""
+    rows = rows or ROWS_PER_SHARD
+    for start in range(0, len(truth), rows):
+        yield ScoringShard(truth.take(np.arange(start, min(start + rows, len(truth)))), None, frozenset(kinds))
+
+
+def score_shard(shard: ScoringShard, protocols: Sequence[EvaluationProtocol]) -> TablesBySystem:
+    """The tables of one shard by system and protocol; it is all that these depend on. ValueError naming the scene."""
+    truth, rows, kinds = shard.truth.drawn(), shard.rows, shard.kinds
+    if rows is None:
+        return score_baselines(truth, protocols, kinds)
+    maps = [row.heard(truth.panels_NS.shape[1]) for row in rows]
+    every = ClassNamedMaps([row.maps_MHW for row in rows], [row.map_class for row in rows]) if True in kinds else None
+    return {rows[0].system: score_system(maps, truth, protocols, every)}
+
+
+def score_shards(some: Iterable[ScoringShard], protocols: Sequence[EvaluationProtocol]) -> Iterator[TablesBySystem]:
+    """Score shards in this process, one after the other."""
+    return (score_shard(shard, protocols) for shard in some)
+
+
+def merge_tables(parts: Iterable[TablesBySystem]) -> TablesBySystem:
+    """One table for each system and protocol, ordered by scene, of parts in any order; a scene that comes again counts once."""
+    found: dict[str, dict[str, list[ScoreTable]]] = {}
+    for part in parts:
+        for system, tables in part.items():
+            for protocol, table in tables.items():
+                found.setdefault(system, {}).setdefault(protocol, []).append(table)
+    return {system: {name: ScoreTable.merge(each) for name, each in own.items()} for system, own in found.items()}

@@ -1,0 +1,189 @@
+"""Numbers on maps and masks: resizing, IoU, AUC, pairing of maps with sources, peaks.
+
+The primitives under Section 4.2-4.4 of the paper, with `raymix.metrics.average_precision` for its AP, CAP and PIAP; which of them is used
+how is the business of `raymix.metrics.protocols`. Everything is vectorised over scenes, gives the same numbers whatever the size of
+the batch, and knows neither scenes nor models. Axes: N scenes, M maps, S sources, Y X pixels, P pixels in a row, H W cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import permutations
+from math import comb
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+_TIE = 1e-9  # two sums of IoUs nearer than this are equal: sums of ratios of whole numbers, in floating point
+
+_BLOCK = 1 << 17  # pixels worked on at a time
+
+_MOST_PAIRINGS = 840  # more pairings of maps with sources than this are not enumerated (7 maps for 4 sources are)
+
+
+def minmax_scale(maps_NMYX: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each map min-maxed to [0, 1] as float32, its lowest value and its range (N, M), 0 for a constant map."""
+    flat_RYX = maps_NMYX.reshape(-1, *maps_NMYX.shape[-2:])
+    unit_RYX = np.empty(flat_RYX.shape, np.float32)
+    low_R, spread_R = np.zeros(len(flat_RYX)), np.zeros(len(flat_RYX))
+    held = np.empty((0, *flat_RYX.shape[1:]))
+    for part in cache_sized_slices(*flat_RYX.shape[:2], flat_RYX.shape[2]):
+        rows = flat_RYX[part]
+        held = held if len(held) >= len(rows) else np.empty(rows.shape)
+        # in float64, because high - low may overflow float32, and small differences on a large offset would vanish
+        low = rows.min(axis=(-2, -1), keepdims=True).astype(np.float64)
+        spread = rows.max(axis=(-2, -1), keepdims=True).astype(np.float64) - low
+        maps = np.subtract(rows, low, out=held[: len(rows)])
+        maps /= np.where(spread > 0, spread, 1.0)
+        unit_RYX[part], low_R[part], spread_R[part] = maps, low[:, 0, 0], spread[:, 0, 0]
+    lead = maps_NMYX.shape[:-2]
+    return unit_RYX.reshape(maps_NMYX.shape), low_R.reshape(lead), spread_R.reshape(lead)
+
+
+def cache_sized_slices(rows: int, *size: int) -> Iterator[slice]:
+    """Slices of so many rows that what is made of them stays in the processor's cache; it changes no number."""
+    step = max(1, _BLOCK // max(1, int(np.prod(size))))
+    return (slice(start, start + step) for start in range(0, rows, step))
+
+
+def minmax_normalize(maps_NMYX: np.ndarray) -> np.ndarray:
+    """Min-max each map to [0, 1] as float32; a constant map becomes 0 everywhere, because it says nothing."""
+    return minmax_scale(maps_NMYX)[0]
+
+
+@lru_cache(maxsize=16)
+def _taps(cells: int, pixels: int, align_corners: bool, cubic: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """For each of the pixels along one axis the cell to its left, and the weights of the steps between cells around it.
+
+    A pixel is its left cell plus weighted steps: from that cell to its right neighbour, and under cubic convolution
+    (a = -0.75) also from its left neighbour to it and from its right neighbour to the next. (3, pixels) in that order.
+    """
+    at = np.arange(pixels, dtype=np.float64)
+    if align_corners:
+        at *= (cells - 1) / max(pixels - 1, 1)
+    else:
+        at = (at + 0.5) * cells / pixels - 0.5
+        at = at if cubic else np.clip(at, 0.0, None)
+    left = np.minimum(np.floor(at).astype(np.int64), cells - 1)
+    t = at - left
+    if not cubic:
+        return left, np.stack([t]).astype(np.float32)
+    a = -0.75
+    far_left, near = a * t * (t - 1) ** 2, ((a + 2) * t - (a + 3)) * t**2 + 1  # weights of the left three of four cells
+    far_right = 1 - far_left - near - (((a + 2) * (1 - t) - (a + 3)) * (1 - t) ** 2 + 1)
+    return left, np.stack([1 - far_left - near, -far_left, far_right]).astype(np.float32)
+
+
+def _stretch(cells_RC: np.ndarray, taps: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Each row of cells as a row of pixels, (R, pixels)."""
+    left, weights = taps
+    padded = np.pad(cells_RC, ((0, 0), (2, 2)), mode="edge")  # a step beyond the edge is 0
+    steps = np.diff(padded, axis=-1)  # steps[..., i + 2] leads from cell i to cell i + 1
+    pixels_RX = steps.take(left + 2, axis=-1)
+    pixels_RX *= weights[0]
+    pixels_RX += padded.take(left + 2, axis=-1)
+    for beside, weight in zip((1, 3), weights[1:], strict=False):
+        step_RX = steps.take(left + beside, axis=-1)
+        step_RX *= weight
+        pixels_RX += step_RX
+    return pixels_RX
+
+
+def resize_maps(
+    maps_NMHW: np.ndarray, size_YX: tuple[int, int], align_corners: bool = False, cubic: bool = False
+) -> np.ndarray:
+    """Bilinear or bicubic upsampling of float32 maps to (Y, X), the conventions of `torch.nn.functional.interpolate`.
+
+    Written as a cell plus weighted steps to its neighbours, so that equal cells give exactly equal pixels: average
+    precision counts ties, and a sum of weighted cells would break them by a rounding error.
+    """
+    (*lead, h, w), (y, x) = maps_NMHW.shape, size_YX
+    down, across = (_taps(cells, pixels, align_corners, cubic) for cells, pixels in ((h, y), (w, x)))
+    flat_RHW = maps_NMHW.reshape(-1, h, w)
+    found_RYX = np.empty((len(flat_RHW), y, x), np.float32)
+    for part in cache_sized_slices(len(flat_RHW), y, x):
+        columns = _stretch(flat_RHW[part].swapaxes(-1, -2).reshape(-1, h), down)
+        rows = columns.reshape(-1, w, y).swapaxes(-1, -2).reshape(-1, w)
+        found_RYX[part] = _stretch(rows, across).reshape(-1, y, x)
+    return found_RYX.reshape(*lead, y, x)
+
+
+def pairwise_iou(predicted_NMP: np.ndarray, truth_NSP: np.ndarray) -> np.ndarray:
+    """Intersection over union of every binary map with every binary truth, (N, S, M); 0 where both are empty."""
+    predicted = predicted_NMP.astype(np.float32)
+    truth = truth_NSP.astype(np.float32)
+    # counts of pixels are whole numbers below 2**24, so float32 products of matrices are exact
+    both_NSM = (truth @ predicted.swapaxes(-1, -2)).astype(np.float64)
+    predicted_N1M = predicted_NMP.sum(axis=-1, dtype=np.int64)[:, None, :]
+    union_NSM = truth_NSP.sum(axis=-1, dtype=np.int64)[:, :, None] + predicted_N1M - both_NSM
+    return both_NSM / np.where(union_NSM > 0, union_NSM, 1.0)
+
+
+def success_rate(iou_N: np.ndarray, threshold: float | np.ndarray, strict: bool = False) -> np.ndarray:
+    """1.0 where the IoU reaches (strict: exceeds) the threshold, else 0.0; NaN stays NaN."""
+    passed_N = iou_N > threshold + _TIE if strict else iou_N >= threshold - _TIE
+    return np.where(np.isnan(iou_N), np.nan, passed_N.astype(np.float64))
+
+
+def success_auc(iou_N: np.ndarray, points: int = 21) -> np.ndarray:
+    """Each sample's area under its success over IoU thresholds 0 ... 1 (equal steps, trapezoid rule).
+
+    The mean over samples is the AUC of the literature, floor included: with 21 points an IoU of 0 still gives 0.025,
+    because everything succeeds at threshold 0.
+    """
+    passed_NT = success_rate(iou_N[..., None], np.arange(points) / (points - 1))
+    return (passed_NT.sum(axis=-1) - 0.5 * (passed_NT[:, 0] + passed_NT[:, -1])) / (points - 1)
+
+
+def assign_maps_to_sources(gain_NSM: np.ndarray, second_NSM: np.ndarray) -> np.ndarray:
+    """One joint pairing per scene: the map of each source, (N, S), -1 where no map is left for it.
+
+    Maximises the total gain over the sources; pairings of equal total gain are told apart by the second gain, so that
+    the order of the maps decides nothing that is scored. No map serves two sources; surplus maps stay unused.
+    """
+    n, s, m = gain_NSM.shape
+    width = max(s, m)
+    gain = np.zeros((n, s, width))
+    second = np.zeros((n, s, width))
+    gain[..., :m], second[..., :m] = gain_NSM, second_NSM
+    if np.prod(np.arange(width - s + 1, width + 1, dtype=np.float64)) > _MOST_PAIRINGS:
+        chosen = [linear_sum_assignment(g + _TIE * t, maximize=True)[1] for g, t in zip(gain, second, strict=True)]
+        index_NS = np.array(chosen, np.int64).reshape(n, s)
+    else:
+        ways_WS = np.array(list(permutations(range(width), s)), np.int64)
+        total_NW = sum(gain[:, source, ways_WS[:, source]] for source in range(s))
+        extra_NW = sum(second[:, source, ways_WS[:, source]] for source in range(s))
+        best_NW = total_NW >= np.max(total_NW, axis=1, keepdims=True) - _TIE
+        index_NS = ways_WS[np.where(best_NW, extra_NW, -np.inf).argmax(axis=1)]
+    return np.where(index_NS < m, index_NS, -1)
+
+
+def peak_panels(maps_NMHW: np.ndarray, rects_P4: np.ndarray, canvas_YX: tuple[int, int]) -> np.ndarray:
+    """The panel in which each map has its peak, (N, M), -1 where it names none; panels are x0, y0, x1, y1 in pixels.
+
+    The peak is the highest cell of the raw map, and lies where the centre of that cell lies on the canvas. Cells that
+    tie for the highest name their panel only if they all lie in it, so a constant map names no panel.
+    """
+    y = (np.arange(maps_NMHW.shape[-2]) + 0.5) * canvas_YX[0] / maps_NMHW.shape[-2]
+    x = (np.arange(maps_NMHW.shape[-1]) + 0.5) * canvas_YX[1] / maps_NMHW.shape[-1]
+    panel_HW = np.full(maps_NMHW.shape[-2:], -1, np.int64)
+    for panel, (x0, y0, x1, y1) in enumerate(rects_P4):
+        panel_HW[np.ix_((y0 <= y) & (y < y1), (x0 <= x) & (x < x1))] = panel
+    peak_NMHW = maps_NMHW == maps_NMHW.max(axis=(-2, -1), keepdims=True)
+    flat_NMP = peak_NMHW.reshape(*maps_NMHW.shape[:2], panel_HW.size)
+    first_NM = panel_HW.ravel()[flat_NMP.argmax(axis=-1)]
+    astray_NM = (peak_NMHW & (panel_HW != first_NM[..., None, None])).any(axis=(-2, -1))
+    return np.where(astray_NM, -1, first_NM)
+
+
+def chance_sounding_accuracy(panels: int, sounding: int, maps: int, distinct: bool = False) -> float:
+    """Sounding accuracy of maps whose peaks fall into panels blindly: exactly, not by simulation.
+
+    Each peak falls into any panel with equal chance, independently of the others; with `distinct` the peaks fall into
+    different panels, all choices being equally likely. Two maps, two of four panels: 1/8, distinct 1/6.
+    """
+    if distinct:
+        return 1.0 / comb(panels, sounding) if maps == sounding else 0.0
+    onto = sum((-1) ** i * comb(sounding, i) * (sounding - i) ** maps for i in range(sounding + 1))
+    return onto / panels**maps

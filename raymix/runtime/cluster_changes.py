@@ -1,0 +1,60 @@
+"""Nodes that come and go while a search runs, said as it happens: a thread that looks at Ray's list of nodes."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from raymix.config import ConfigError
+from raymix.runtime import cluster_nodes
+from raymix.runtime.cluster_capacity import describe_nodes
+from raymix.runtime.cluster_nodes import NodesById
+
+EVERY = 5.0  # seconds
+
+
+def node_change_lines(before: NodesById, now: NodesById, room: Callable[[], str]) -> Iterator[str]:
+    """A line for each node that went or came; `room` says how many slots fit now, and raises ConfigError for none."""
+    gone, new = [before[n] for n in before if n not in now], [now[n] for n in now if n not in before]
+    for address, has in gone:
+        yield f"{address} ({describe_nodes([has])}) is gone; what ran there, if anything, starts again elsewhere"
+    for address, has in new:
+        yield f"{address} ({describe_nodes([has])}) has come"
+    if gone:
+        try:
+            yield f"room now: {room()}"
+        except ConfigError as error:
+            yield f"waiting for nodes: {error}"
+
+
+@contextlib.contextmanager
+def watch_node_changes(
+    cluster: Any,
+    streaming: bool,
+    say: Callable[[str], Any],
+    also: Callable[[], Any] = lambda: None,
+    every: float = EVERY,
+) -> Iterator[None]:
+    """Inside, changes of the cluster's nodes are said; at every look `also` is called."""
+    over, known = threading.Event(), cluster_nodes.alive_nodes()
+
+    def look() -> None:
+        nonlocal known
+        while not over.wait(every):
+            with contextlib.suppress(Exception):  # a head too busy to answer; the next look tells
+                also()
+                before, known = known, cluster_nodes.alive_nodes()
+                for line in node_change_lines(
+                    before, known, lambda: cluster_nodes.check_cluster_capacity(cluster, streaming).said
+                ):
+                    say(f"nodes: {line}")
+
+    thread = threading.Thread(target=look, daemon=True, name="census")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(every)

@@ -1,0 +1,326 @@
+"""A study from start to end: what is owed is read from the ledger, slots are filled with trials, what happens is recorded.
+
+The same call resumes: Optuna's study, the scheduler's memory and the trials' positions are rebuilt from the ledger each
+time, and nothing that Ray Tune pickles is ever read back.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+from raymix import cli
+from raymix.config import EvaluateConfig, TrainConfig, config_to_plain, errors
+from raymix.config.errors import EXIT_DONE, value_error_as_config_error
+from raymix.runtime import lease, ray_cluster
+from raymix.runtime.storage import resolve_uri
+from raymix.search import dry_run, planning, preflight
+from raymix.search.planning import StudyPlan, record_study_start, refresh_plan
+from raymix.tracking.study import StudyState
+
+MAX_LOST_SLOTS = 20  # that a trial survives
+
+
+def run_trials(plan: StudyPlan, began: float, live: bool | None, lost: threading.Event) -> dict[str, Any]:
+    """Run every trial that the study owes; Ray runs already. Returns the overheads of this sitting.
+
+    Once `lost` is set another driver may have the study: nothing is written to it any more.
+    """
+    from raymix.search.callbacks import ProgressReporter, StudyCallback
+    from raymix.search.time_left import expected_survival
+
+    run, study = plan.run, record_study_start(plan)
+    if not study.owed:
+        return {}
+    settings = getattr(run, "search", None)
+    expected = (
+        expected_survival(settings.scheduler, run.training.epochs, settings.grace_period, settings.reduction_factor)
+        if settings
+        else None
+    )
+    watch = ProgressReporter(study, run.training.epochs, live, expected)
+    recorder = StudyCallback(plan.ledger, plan.uri, study, run.training.num_checkpoints_to_keep, watch, began)
+    stopped, found = "", {}
+    try:
+        _fill_slots(plan, study, watch, recorder)
+    except BaseException as error:
+        stopped = type(error).__name__
+        raise
+    finally:
+        watch.close()
+        if not lost.is_set():
+            found = recorder.close(stopped)
+            finalize_study(plan)
+    return found
+
+
+def _fill_slots(plan: StudyPlan, study: StudyState, watch: Any, recorder: Any) -> None:
+    import ray
+
+    from raymix.data.loader import report_bad_rows
+    from raymix.runtime import cluster_changes, cluster_nodes
+    from raymix.search.callbacks import WORKERS_PHASE
+    from raymix.training.standing_run import reserve_scoring_resources
+
+    run, c = plan.run, plan.run.cluster
+    watch.phase("reading clips")
+    shared, slots, warmed = create_study_context(plan, study, watch)
+
+    def renew() -> None:
+        if c.elastic:
+            reserve_scoring_resources(run.study.name, shared.evaluator, c.evaluator_cpus, c.evaluator_gpus)
+
+    with cluster_changes.watch_node_changes(c, not shared.source.parts, watch.say, renew):
+        watch.phase("starting the evaluator")
+        with report_bad_rows():
+            ray.get(warmed)
+        watch.phase(WORKERS_PHASE)
+        cluster_nodes.check_shared_paths(cluster_nodes.local_path_settings(run))  # once more: by now nodes have come
+        renew()
+        build_tuner(plan, study, shared, recorder, slots).fit()
+
+
+def finalize_study(plan: StudyPlan) -> None:
+    """After the last trial, or an interruption: checkpoints that nothing refers to go, and Optuna's journal says what
+    the ledger says, so that no trial is left RUNNING in it."""
+    from raymix.search.optuna_searcher import StudyOptunaSearch, open_journal
+    from raymix.tracking import checkpoint
+
+    plan.ledger.compact()
+    study = plan.ledger.read()
+    for path in checkpoint.unreferenced_checkpoints(plan.uri, study.trials.values()):
+        checkpoint.delete_checkpoint(f"{plan.uri}/{path}")
+    if plan.space is not None:
+        run: Any = plan.run
+        StudyOptunaSearch(plan.space, study, run.search, run.training.epochs, open_journal(plan.uri))
+
+
+def create_study_context(plan: StudyPlan, study: StudyState, watch: Any) -> tuple[Any, int, Any]:
+    """What all trials share (evaluator, decoded clips, mailbox), the number of slots, and the evaluator's first answer."""
+    from raymix.data.loader import open_clip_source
+    from raymix.methods import data_requirements
+    from raymix.runtime import cluster_nodes
+    from raymix.search.scoring_actor import ScoringActor
+    from raymix.search.trainable import StudyContext
+    from raymix.training.coordinator import TrialCoordinator
+
+    ray_cluster.quiet_ray_logs()  # once more: the import of ray.data sets its own level
+    run, plain = plan.run, {k: v for k, v in config_to_plain(plan.run).items() if k in TrainConfig.__dataclass_fields__}
+    c = run.cluster
+    source = open_clip_source(run, data_requirements(run))
+    room = cluster_nodes.check_cluster_capacity(c, streaming=not source.parts)
+    watch.say(f"data: {source.how}")
+    watch.say(f"slots: {room.said}")
+    options = {
+        "num_cpus": c.evaluator_cpus,
+        "num_gpus": c.evaluator_gpus,
+        "scheduling_strategy": cluster_nodes.scoring_actor_scheduling(room),
+    }
+    evaluator = ScoringActor.options(**options).remote(threads=max(1, int(c.evaluator_cpus)))  # type: ignore[attr-defined]
+    warmed = evaluator.warm.remote(plain)
+    mailbox = TrialCoordinator.options(scheduling_strategy=cluster_nodes.driver_node_scheduling()).remote()  # type: ignore[attr-defined]
+    restore_trial_progress(study, plan.uri, mailbox)
+    return StudyContext(plain, plan.uri, mailbox, evaluator, source), room.slots, warmed
+
+
+def restore_trial_progress(study: StudyState, uri: str, mailbox: Any) -> None:
+    """Tell the mailbox how far each unfinished trial was scored."""
+    import ray
+
+    from raymix.training.coordinator import TrialProgress
+
+    for number in study.owed:
+        row = study.trials.get(number)
+        if row and row.epochs:
+            path = row.epochs[row.last_epoch].checkpoint or ""
+            folder = path.split("/")[-2] if path.count("/") else ""
+            score = row.scores.get(row.last_epoch, 0.0)
+            lineage = int(folder.rsplit(".", 1)[1]) if "." in folder else 0
+            ray.get(mailbox.place.remote(number, TrialProgress(row.last_epoch, f"{uri}/{path}", lineage, score)))
+
+
+def build_tuner(plan: StudyPlan, study: StudyState, shared: Any, recorder: Any, slots: int) -> Any:
+    """Ray Tune over slots: as many trials in flight as there are slots, each in an actor that waits for its slot."""
+    from ray import tune
+
+    from raymix.runtime import cluster_nodes
+    from raymix.search.trainable import StandingTrainable
+
+    run = plan.run
+    filesystem, path = resolve_uri(f"{plan.uri}/slots")
+    many: dict[str, Any] = {}
+    if plan.space is not None:
+        from raymix.search.optuna_searcher import StudyOptunaSearch, open_journal
+        from raymix.search.schedulers import build_scheduler
+
+        settings, epochs = run.search, run.training.epochs  # type: ignore[attr-defined]
+        searcher = StudyOptunaSearch(
+            plan.space,
+            study,
+            settings,
+            epochs,
+            open_journal(plan.uri),
+            seed=run.training.seed,
+            on_exhausted=recorder.exhausted,
+        )
+        chosen = build_scheduler(settings, study, epochs, plan.space)
+        recorder.referenced = getattr(chosen, "referenced", frozenset)
+        many = {"search_alg": searcher, "scheduler": chosen}
+    return tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(StandingTrainable, shared=shared), cluster_nodes.trial_actor_resources(run.cluster)
+        ),
+        param_space=None if plan.space else {"trial": 0, "params": {}},
+        tune_config=tune.TuneConfig(
+            num_samples=len(study.owed),
+            max_concurrent_trials=slots,
+            reuse_actors=True,
+            trial_name_creator=str,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+            **many,
+        ),
+        run_config=tune.RunConfig(
+            name=f"tune-{int(time.time())}",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            verbose=0,
+            callbacks=[recorder],
+            failure_config=tune.FailureConfig(max_failures=MAX_LOST_SLOTS),
+        ),
+    )
+
+
+def run_study(plan: planning.StudyPlan, began: float, live: bool | None = None) -> int:
+    """Prepare, search, tell, evaluate; shared by `raymix.train`. Interrupted, it names the command that resumes."""
+    lost = threading.Event()
+    try:
+        with ray_cluster.handle_interrupts(interruption_message):
+            if not planning.has_pending_trials(plan):
+                prepare_clips(plan.run)
+                return finish_study(plan, {})
+            cut = functools.partial(abandon_study, lost)
+            with lease.study_lease(plan.uri, plan.run.study.name, cut, functools.partial(print, flush=True)):
+                join_cluster(plan.run)
+                prepare_clips(plan.run)
+                plan = refresh_plan(plan)
+                overheads = {}
+                if planning.has_pending_trials(plan):
+                    for line in dry_run.start_notes(plan):
+                        print(line, flush=True)
+                    overheads = search_on_cluster(plan, began, live, lost)
+            return finish_study(plan, overheads)
+    except ray_cluster.InterruptedBySignal as stop:
+        return ray_cluster.exit_after_interrupt(stop, interruption_message(stop))
+
+
+def interruption_message(stop: ray_cluster.InterruptedBySignal) -> str:
+    """What is said of an interrupted study: the signal, and the command that resumes it."""
+    return f"{stop}: everything scored so far is kept; go on with: {command_line()}"
+
+
+def join_cluster(run: TrainConfig) -> None:
+    """On a cluster of others' making: whether there is room, and storage that all nodes see, is known before any work."""
+    if ray_cluster.local_machine_resources(run.cluster) is None:
+        ray_cluster.start_or_join_ray(run.cluster)
+        from raymix.runtime import cluster_nodes
+
+        cluster_nodes.check_cluster_capacity(run.cluster, streaming=False)
+        cluster_nodes.check_shared_paths(cluster_nodes.local_path_settings(run))
+
+
+def search_on_cluster(
+    plan: planning.StudyPlan, began: float, live: bool | None, lost: threading.Event
+) -> dict[str, Any]:
+    ray_cluster.start_or_join_ray(plan.run.cluster)
+    try:
+        return run_trials(plan, began, live, lost)
+    finally:
+        ray_cluster.stop_ray()
+
+
+def abandon_study(lost: threading.Event, why: str) -> None:
+    """Another driver may have the study by now: this one ends as if it were told to, and writes nothing more."""
+    lost.set()
+    print(f"raymix: {why}; this driver ends; go on with: {command_line()}", file=sys.stderr, flush=True)
+    waits = signal.getsignal(signal.SIGTERM)
+    # To the main thread: sent to the process it may be this very thread that gets it, while the main one sleeps on.
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+    def insist() -> None:
+        if signal.getsignal(signal.SIGTERM) is waits:  # not heard, deep in a request that the storage does not answer
+            os._exit(128 + signal.SIGTERM)
+
+    deadline = threading.Timer(ray_cluster.GRACE, insist)
+    deadline.daemon = True
+    deadline.start()
+
+
+def prepare_clips(run: TrainConfig) -> None:
+    from raymix.data.preparation.pipeline import prepare_dataset
+
+    with value_error_as_config_error():
+        prepare_dataset(run.dataset, workers=ray_cluster.local_cpu_count(run.cluster))
+
+
+def command_line() -> str:
+    """The command line that was given, as a person would type it."""
+    line = shlex.join([*cli.program_words(), *sys.argv[1:]])
+    settings = "--runtime-env cluster/runtime_env.yaml"
+    return f"ray job submit {settings} --working-dir . -- {line}" if lease.submission_id() else line
+
+
+def finish_study(plan: planning.StudyPlan, overheads: dict[str, Any]) -> int:
+    """The leaderboard, the overheads, the last word on the test split, and the names of what was written."""
+    from raymix.reporting import leaderboard
+
+    study, name = plan.ledger.read(), plan.run.study.name
+    leaderboard.print_leaderboard(study, plan.uri, top=10)
+    if overheads:
+        print(format_overheads(overheads))
+    if plan.planned > study.expected or (study.exhausted and plan.run.study.extend):
+        asked = (
+            f"study.extend={plan.run.study.extend}"
+            if plan.run.study.extend
+            else f"study.n_trials={plan.run.study.n_trials}"
+        )
+        print(f"{asked}: adds no trial, since the search space has no further point")
+    if study.owed:
+        print(f"{len(study.owed)} trials are still owed; go on with: {command_line()}")
+    if not study.ranked():
+        raise errors.NoUsableResult(f"{name}: no trial gave a score; python -m raymix.leaderboard {name} says why")
+    print(f"study: {plan.uri} (ledger/, checkpoints/{'' if '://' in plan.uri else ', tensorboard/'})")
+    if refusal := preflight.untestable_reason(plan.run) if plan.run.study.final else "":
+        print(refusal)
+    elif plan.run.study.final:
+        from raymix.evaluation.dispatch import run_evaluation
+
+        wanted = EvaluateConfig(
+            home=plan.run.home, study=plan.uri, top=plan.run.study.final, pictures=plan.run.evaluation.pictures
+        )
+        run_evaluation(wanted)
+    print(f"more: python -m raymix.leaderboard {name}   python -m raymix.evaluate study={name} top=3")
+    return EXIT_DONE
+
+
+def format_overheads(overheads: dict[str, Any]) -> str:
+    """The overheads in one line; what could not be measured is left out."""
+    parts = [f"{overheads['seconds']:.0f} s in all"]
+    if overheads.get("seconds_to_first_epoch") is not None:
+        parts.append(f"first epoch after {overheads['seconds_to_first_epoch']:.0f} s")
+    if overheads.get("median_gap_seconds") is not None:
+        parts.append(
+            f"median {overheads['median_gap_seconds']:.2f} s from one trial to the next ({overheads['gaps']} times)"
+        )
+    shares = [
+        ("step_share", "in training steps"),
+        ("data_share", "waiting for data"),
+        ("evaluator_share", "evaluator busy"),
+    ]
+    parts += [f"{overheads[key]:.0%} {words}" for key, words in shares if overheads.get(key) is not None]
+    return "time: " + ", ".join(parts)
