@@ -23,7 +23,7 @@ from PIL import Image
 from pyarrow import fs
 
 from raymix.config import DatasetConfig
-from raymix.data.extraction.clips import extract_clips as import_clips  # noqa: F401: the interface of an importer
+from raymix.data.extraction.clips import extract_clips as import_clips
 from raymix.data.importers import base
 from raymix.data.importers.base import (
     BROKEN_LINK,
@@ -36,6 +36,8 @@ from raymix.data.importers.base import (
 from raymix.data.preparation import duplicates
 from raymix.data.records import SPLITS
 from raymix.runtime.storage import list_broken_links, list_files, resolve_uri
+
+__all__ = ["OPTIONAL_SETTINGS", "import_clips", "list_sources"]
 
 OPTIONAL_SETTINGS: tuple[str, ...] = ("classes", "splits", "regions")
 
