@@ -155,7 +155,7 @@ def test_of_other_settings_is_said(chosen: DatasetConfig, tmp_path: Path, other:
         pipeline.prepare_dataset(chosen, made)
 
 
-@pytest.mark.parametrize(("room", "name"), [(folder, "clips"), (split_leaks, "of_media")])
+@pytest.mark.parametrize(("room", "name"), [(folder, "import_clips"), (split_leaks, "find_media_leaks")])
 def test_who_was_cut_off_ends_in_one_line(
     room: Any, name: str, chosen: DatasetConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

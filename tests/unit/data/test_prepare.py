@@ -306,7 +306,7 @@ def test_a_surprise_in_one_file_is_an_error_row(tmp_path: Path, monkeypatch: pyt
             raise RuntimeError("something\nodd")
         return honest(chosen, source, entry)
 
-    monkeypatch.setattr(data_importers_folder, "extract_clips", surprising)
+    monkeypatch.setattr(data_importers_folder, "import_clips", surprising)
     prepare_dataset(settings(tmp_path), quiet)
     row = manifest(str(tmp_path / "out"))["a.mp4"]
     assert (row["status"], row["reason"], row["clips"]) == ("error", "RuntimeError: something odd", 0)
@@ -486,7 +486,7 @@ def test_after_a_kill_only_what_was_at_hand_is_read_again(tmp_path: Path, monkey
         read.append(source.path)
         return honest(chosen, source, entry)
 
-    monkeypatch.setattr(data_importers_folder, "extract_clips", clips)
+    monkeypatch.setattr(data_importers_folder, "import_clips", clips)
     prepare_dataset(chosen, quiet)
     assert len(read) == 3 and content(chosen.prepared) == content(one_go.prepared)
 
@@ -500,7 +500,7 @@ def test_a_list_that_puts_one_file_into_two_splits_stops_before_any_work(
     (tmp_path / "splits.csv").write_text("file,split\na.mp4,train\nb.mp4,test\nc.mp4,test\n")
     chosen = settings(tmp_path, splits=str(tmp_path / "splits.csv"), allow_leaks=False)
     with monkeypatch.context() as patch:
-        patch.setattr(data_importers_folder, "extract_clips", lambda *of: pytest.fail("a video was read"))
+        patch.setattr(data_importers_folder, "import_clips", lambda *of: pytest.fail("a video was read"))
         with pytest.raises(ValueError, match=r"one file as b.mp4 \(test\), a.mp4 \(train\); dataset.allow_leaks=true"):
             prepare_dataset(chosen, quiet)
     assert not (tmp_path / "out" / "dataset.json").exists()
@@ -527,7 +527,7 @@ def test_of_files_of_one_content_one_is_used(tmp_path: Path, monkeypatch: pytest
         read.append(source.path)
         return honest(chosen, source, entry)
 
-    monkeypatch.setattr(data_importers_folder, "extract_clips", clips)
+    monkeypatch.setattr(data_importers_folder, "import_clips", clips)
     given = {"splits": str(tmp_path / "splits.csv")} if listed else {"val": 0.3, "test": 0.3}
     chosen, lines = settings(tmp_path, allow_leaks=False, classes="parent", **given), list[str]()
     report = prepare_dataset(chosen, lines.append)
@@ -603,7 +603,7 @@ def test_a_sound_that_is_not_finite_is_a_row_with_its_reason(tmp_path: Path, mon
         for one in honest(chosen, source, entry):
             yield dataclasses.replace(one, wave=one.wave * np.float32(1e7)) if source.path == "a.mp4" else one
 
-    monkeypatch.setattr(data_importers_folder, "extract_clips", loud)
+    monkeypatch.setattr(data_importers_folder, "import_clips", loud)
     assert prepare_dataset(settings(tmp_path), quiet).clips["train"] == 1
     row = manifest(str(tmp_path / "out"))["a.mp4"]
     assert (row["status"], row["clips"]) == ("corrupt", 0) and "values of its sound (STFT) are not finite" in row[
@@ -662,7 +662,7 @@ def test_lists_that_say_something_else_now_are_another_dataset(tmp_path: Path) -
 def test_a_split_without_clips_is_told_with_what_decides_it(name: str, hints: dict[str, str]) -> None:
     lines: list[str] = []
     clips = {split: 0 if split in hints else 9 for split in records.SPLITS}
-    _tell(PrepareReport("out", True, {"ok": 9}, clips, [], 1.0), DATASETS[name].OWN, lines.append)
+    _tell(PrepareReport("out", True, {"ok": 9}, clips, [], 1.0), DATASETS[name].OPTIONAL_SETTINGS, lines.append)
     assert lines[2:] == [
         f"prepare: no clips in split '{split}': see {hints[split]} and manifest.parquet"
         for split in records.SPLITS
@@ -680,7 +680,7 @@ def test_a_root_that_is_lost_is_no_fault_of_the_files(tmp_path: Path, monkeypatc
             (tmp_path / "in").rename(tmp_path / "away")
         yield from honest(chosen, source, entry)
 
-    monkeypatch.setattr(data_importers_folder, "extract_clips", losing)
+    monkeypatch.setattr(data_importers_folder, "import_clips", losing)
     with pytest.raises(
         ValueError, match=r"/in: not there any more; what is done is kept, and the same command goes on"
     ):
