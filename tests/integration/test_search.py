@@ -222,12 +222,12 @@ def test_a_population_trains_with_the_values_that_its_ledger_names(demo: Path, t
     (tmp_path / "search_spaces/rates.yaml").write_text(POPULATION)
     words = (
         "study.name=population",
-        "study.n_trials=2",
+        "study.n_trials=3",  # the third runs beside one of the first two, whichever of these begins late
         f"--config-dir={tmp_path}",
         "search_spaces=rates",
         "search=pbt",
     )
-    words += ("search.grace_period=1", "training.epochs=6", "training.num_checkpoints_to_keep=6")
+    words += ("search.grace_period=1", "training.epochs=12", "training.num_checkpoints_to_keep=12")
     driver = Driver(demo, tmp_path / "population.log", *words)
     assert driver.wait() == 0, driver.text()[-3000:]
     folder = demo / "studies/population"
