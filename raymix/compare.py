@@ -30,7 +30,7 @@ from raymix.config import (
     flatten_config,
 )
 from raymix.config.errors import EXIT_DONE, NoUsableResult, value_error_as_config_error
-from raymix.data.importers.folder import list_videos
+from raymix.data.importers.video_folder import list_videos
 from raymix.data.preparation.pipeline import find_prepared
 from raymix.evaluation import system_comparison
 from raymix.evaluation.candidates import CandidateCheckpoint, CheckpointSource, choose_checkpoints

@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from raymix.data.importers.base import ManifestRow
 from raymix.data.records import (
     METADATA_COLUMNS,
     SCHEMA_VERSION,
     VERSION_KEY,
     ClipTable,
+    ManifestRow,
     columns_to_read,
     decode_clip_metadata,
     decode_clips,

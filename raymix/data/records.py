@@ -88,6 +88,31 @@ class ClipRecord:
     status: str = "ok"
 
 
+@dataclass
+class ManifestRow:
+    """One row of the manifest: what became of one source."""
+
+    file: str
+    split: str
+    id: str = ""
+    group: str = ""
+    status: str = "ok"
+    reason: str = ""
+    clips: int = 0
+    silent_clips: int = 0
+    duration_s: float = 0.0
+    fps: float = 0.0
+    width: int = 0  # px, as displayed
+    height: int = 0
+    rotation: int = 0  # degrees counter-clockwise that the file asks for
+    sample_rate: int = 0
+    channels: int = 0
+    size_bytes: int = -1
+    repairs: int = 0  # of its annotation
+    media: str = ""  # hash of the medium's size, beginning and end: the same in two rows means the same file
+    video: str = ""  # what its clips call it
+
+
 class NonFiniteValueError(ValueError):
     """A clip holds NaN or infinite values.
 
@@ -107,35 +132,7 @@ class NonFiniteValueError(ValueError):
         return f"{place}: {self.what}"
 
 
-def encode_clip(clip: ClipRecord, jpeg_quality: int = 90) -> dict[str, Any]:
-    """The Parquet row of a clip: frames as JPEG, sound as float16 (T, F, 2) of real and imaginary parts.
-
-    Raises:
-        NonFiniteValueError: where the row would hold a value that is not finite, also one that is too large for half precision.
-    """
-    import torch  # only who encodes pays for torch; who reads a table does not
-
-    from raymix.data.audio import stft
-
-    spectrum_TF = stft(torch.from_numpy(np.ascontiguousarray(clip.wave, dtype=np.float32))[None])[0]
-    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused below
-        pairs_TF2 = torch.view_as_real(spectrum_TF).numpy().astype(np.float16)
-    frames = [
-        {"t_s": float(t), "jpeg": _jpeg(image, jpeg_quality), "width": image.shape[1], "height": image.shape[0]}
-        for image, t in zip(clip.frames, clip.frame_times, strict=True)
-    ]
-    row = {name: getattr(clip, name) for name in clip_schema().names if hasattr(clip, name)}
-    row["labels"] = list(clip.labels)
-    row["frames"] = frames
-    row["stft"], row["stft_frames"], row["stft_bins"] = pairs_TF2.tobytes(), pairs_TF2.shape[0], pairs_TF2.shape[1]
-    row["regions"] = [{f.name: getattr(region, f.name) for f in fields(ObjectRegion)} for region in clip.regions]
-    times = all(map(math.isfinite, clip.frame_times))
-    if what := _not_finite(row, pairs_TF2) or ("" if times else "the time of a frame is not finite"):
-        raise NonFiniteValueError(clip.clip_id, what)
-    return row
-
-
-def _not_finite(row: Mapping[str, Any], pairs_TF2: np.ndarray) -> str:
+def describe_non_finite_values(row: Mapping[str, Any], pairs_TF2: np.ndarray) -> str:
     """Which values of a row are not finite, '' where all are; `row` needs only those columns that were read."""
     if count := pairs_TF2.size - int(np.isfinite(pairs_TF2).sum()):
         return f"{count} of {pairs_TF2.size} values of its sound (STFT) are not finite"
@@ -147,12 +144,6 @@ def _not_finite(row: Mapping[str, Any], pairs_TF2: np.ndarray) -> str:
         if not all(map(math.isfinite, numbers)):
             return "a box or the weight of one of its regions is not finite"
     return ""
-
-
-def _jpeg(image_YX3: np.ndarray, quality: int) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(image_YX3).save(out, format="JPEG", quality=quality, subsampling=0)
-    return out.getvalue()
 
 
 @dataclass
@@ -274,7 +265,7 @@ def _all_finite(table: pa.Table, stft_NTF2: np.ndarray, where: str) -> None:
     numbers = table.select([name for name in ("start_s", "duration_s", "regions") if name in table.column_names])
     rows = numbers.to_pylist() if numbers.num_columns else [dict[str, Any]()] * table.num_rows
     for place, (row, pairs_TF2) in enumerate(zip(rows, stft_NTF2, strict=True)):
-        if what := _not_finite(row, pairs_TF2):
+        if what := describe_non_finite_values(row, pairs_TF2):
             raise NonFiniteValueError(table["clip_id"][place].as_py(), what, place, where)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from pyarrow import fs
 
 from raymix.config import TrainConfig
-from raymix.data.importers import folder
+from raymix.data.importers import video_folder
 from raymix.data.mixing import passes_per_epoch
 from raymix.data.preparation.pipeline import find_prepared
 from raymix.runtime import ray_cluster
@@ -57,7 +57,7 @@ def _clip_lines(run: TrainConfig) -> str:
     if found is None:
         where = f"the study begins by preparing {run.dataset.root}"
         if run.dataset.name == "folder":
-            where += f" ({len(folder.list_videos(run.dataset.root))} videos)"
+            where += f" ({len(video_folder.list_videos(run.dataset.root))} videos)"
         return f"none yet in {run.dataset.prepared}; {where}"
     counts = [f"{part['clips']} {split} from {part['videos']} videos" for split, part in found["splits"].items()]
     batches = found["splits"]["train"]["clips"] // run.training.batch_size

@@ -11,7 +11,7 @@ import numpy as np
 from raymix.config import ConfigError, TrainConfig, did_you_mean
 from raymix.data import prepared
 from raymix.data.audio import window_frames
-from raymix.data.importers import demo
+from raymix.data.importers import demo_root
 from raymix.data.layouts import LABEL_FREE, SCORED_LAYOUTS, draw_scenes, draw_shuffled_audio_permutation, metric_prefix
 from raymix.data.mixing import can_group_clips
 from raymix.evaluation.validation import few_videos_warning
@@ -33,7 +33,7 @@ def check_run_settings(run: TrainConfig) -> None:
     """
     _scores(run)
     if run.dataset.name == "demo":
-        demo.check_demo_root(run.dataset)
+        demo_root.check_demo_root(run.dataset)
     has = ray_cluster.local_machine_resources(run.cluster)
     if has is not None:  # clips that are streamed need more; whether they are is known later
         slot_capacity(run.cluster, has, streaming=False)

@@ -28,6 +28,7 @@ from raymix.data.loader import (
     open_row_group_store,
     read_decoded_clips,
 )
+from raymix.data.preparation import writer
 from raymix.data.prepared import RowGroup
 from raymix.methods import data_requirements
 from tests.unit.data.test_records import make
@@ -106,7 +107,7 @@ def test_a_stream_is_mixed_by_the_same_rules(demo: Path) -> None:
 
 def files(folder: Path, videos: list[list[int]], group_rows: int) -> TrainConfig:
     """A prepared folder: of each shard the video of every clip. Clips are called FILE/ROW."""
-    one = records.encode_clip(make())
+    one = writer.encode_clip(make())
     names = [f"train-{number:05d}.parquet" for number in range(len(videos))]
     for number, (name, of) in enumerate(zip(names, videos, strict=True)):
         rows = [{**one, "clip_id": f"{number}/{row:03d}", "video": f"{v}", "group": f"{v}"} for row, v in enumerate(of)]

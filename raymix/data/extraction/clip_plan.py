@@ -8,7 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from raymix.data.importers.base import ManifestRow, UnusableMediaError
+from raymix.data.importers.base import UnusableMediaError
+from raymix.data.records import ManifestRow
 
 SAMPLE_RATE = 16_000  # Hz, mono: the paper's sampling rate
 

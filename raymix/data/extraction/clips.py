@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -14,12 +13,10 @@ from pyarrow import fs
 from raymix.config import DatasetConfig
 from raymix.data.extraction import frames_and_audio, video
 from raymix.data.extraction.clip_plan import CutSettings, RawClip
-from raymix.data.importers.base import BROKEN_LINK, ManifestRow, MediaSource, UnusableMediaError
-from raymix.data.records import ClipRecord
+from raymix.data.importers.base import BROKEN_LINK, MediaSource, UnusableMediaError, media_fingerprint
+from raymix.data.records import ClipRecord, ManifestRow
 from raymix.metrics.regions import ObjectRegion
 from raymix.runtime.storage import RetryingReader, read_bytes, resolve_uri
-
-FINGERPRINT_BYTES = 1 << 20  # bytes at either end of a medium that its fingerprint reads
 
 
 def extract_clips(settings: DatasetConfig, source: MediaSource, entry: ManifestRow) -> Iterator[ClipRecord]:
@@ -45,20 +42,6 @@ def cut_settings_of(settings: DatasetConfig, source: MediaSource) -> CutSettings
     return CutSettings(
         settings.clip_seconds, settings.stride_seconds, settings.frames, settings.frame_size, source.at, source.span
     )
-
-
-def media_fingerprint(filesystem: fs.FileSystem, paths: list[str]) -> str:
-    """A hash of the size, the first and the last mebibyte of files: two media with the same one are the same files."""
-    digest = hashlib.blake2b(digest_size=12)
-    for path in paths:
-        with filesystem.open_input_file(path) as file:
-            size = file.size()
-            ends = (
-                file.read_at(min(FINGERPRINT_BYTES, size), 0),
-                file.read_at(min(FINGERPRINT_BYTES, size), max(0, size - FINGERPRINT_BYTES)),
-            )
-        digest.update(b"".join((str(size).encode(), *ends)))
-    return digest.hexdigest()
 
 
 def _film(

@@ -12,10 +12,9 @@ import io
 import itertools
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import av
 import numpy as np
@@ -26,7 +25,8 @@ from pyarrow import fs
 from raymix.data.extraction.audio_decoding import AudioTrack, detect_integer_scale
 from raymix.data.extraction.clip_plan import END_TOLERANCE_S, TICK_S, CutSettings, RawClip
 from raymix.data.extraction.track_selection import channel_names, choose_audio_track, decoded_blocks, lossless_floats
-from raymix.data.importers.base import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ManifestRow, MediaSource, UnusableMediaError
+from raymix.data.importers.base import FRAME_RATE_SETTING, IMAGE_SUFFIXES, MediaSource, UnusableMediaError
+from raymix.data.records import ManifestRow
 from raymix.runtime.storage import read_bytes, resolve_uri
 
 TRAILING = re.compile(r"(?P<stem>(?:.*\D)?)(?P<number>\d+)(?:\.\w+)?")
@@ -85,8 +85,6 @@ NUMBERED_HOLD_S = 0.5  # its pictures are 0.23 to 0.3 s apart
 APART_S = 1.1  # more than this between the ends of pictures and sound is no rounding
 
 MAX_LENGTH_RATIO = 1.1  # pieces of sound are of one length where the longest is at most so many times the shortest
-
-RATE_ASKED = "dataset.frames_per_second"
 
 Gap = tuple[float, float]  # s, from and to
 
@@ -184,20 +182,10 @@ def _unlike(shown: _Shown, heard: _Heard, rate: float) -> str:
             raise UnusableMediaError(
                 "corrupt", f"{told}; the {what} begin at number {first}: nothing tells when that is"
             )
-        return told + (f"; {len(shown.paths)} at {RATE_ASKED}={rate:g}, is it right?" if shown.counted else "")
+        return told + (f"; {len(shown.paths)} at {FRAME_RATE_SETTING}={rate:g}, is it right?" if shown.counted else "")
     if heard.first == 1 and short_s > heard.piece_s / 2:
         return f"{told}; is the piece of number 0 missing? number 1 was taken for the beginning"
     return ""
-
-
-def duration_mismatch_note(entries: Sequence[Mapping[str, Any]]) -> str:
-    """The line for rows of a manifest most of whose pictures do not last as long as their sound; '' where it is not so."""
-    apart = [entry for entry in entries if entry["fps"] and not entry["file"].lower().endswith(VIDEO_SUFFIXES)]
-    unlike = [entry for entry in apart if RATE_ASKED in entry["reason"]]
-    if 2 * len(unlike) <= len(apart) or not unlike:
-        return ""
-    told = f"{unlike[0]['id'] or unlike[0]['file']}: {unlike[0]['reason']}"
-    return f"pictures and sound of {len(unlike)} of {len(apart)} differ in length, look at {RATE_ASKED} ({told})"
 
 
 def _gap(shown: list[Gap], heard: list[Gap]) -> str:

@@ -35,7 +35,8 @@ from raymix.data.extraction.track_selection import (
     decoded_blocks,
     lossless_floats,
 )
-from raymix.data.importers.base import ManifestRow, UnusableMediaError
+from raymix.data.importers.base import UnusableMediaError
+from raymix.data.records import ManifestRow
 from raymix.runtime.storage import RetryingReader
 
 

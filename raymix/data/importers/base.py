@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 from pyarrow import fs
 
 from raymix.config import DatasetConfig
-from raymix.data.records import ClipRecord
+from raymix.data.records import ClipRecord, ManifestRow
 from raymix.runtime import storage
 
 # "repaired": all its clips are there, and something of its annotation or of its sound was mended or left out; "leaked":
@@ -76,42 +77,16 @@ class MediaSource:
         """The video, or the speaker: what must not be in two splits."""
         return self.group or self.film
 
-
-@dataclass
-class ManifestRow:
-    """One row of the manifest: what became of one source."""
-
-    file: str
-    split: str
-    id: str = ""
-    group: str = ""
-    status: str = "ok"
-    reason: str = ""
-    clips: int = 0
-    silent_clips: int = 0
-    duration_s: float = 0.0
-    fps: float = 0.0
-    width: int = 0  # px, as displayed
-    height: int = 0
-    rotation: int = 0  # degrees counter-clockwise that the file asks for
-    sample_rate: int = 0
-    channels: int = 0
-    size_bytes: int = -1
-    repairs: int = 0  # of its annotation
-    media: str = ""  # hash of the medium's size, beginning and end: the same in two rows means the same file
-    video: str = ""  # what its clips call it
-
-    @staticmethod
-    def of(source: MediaSource) -> ManifestRow:
-        """The row of a source of which nothing has been read yet."""
+    def manifest_row(self) -> ManifestRow:
+        """The manifest row of this source before anything of it is read."""
         return ManifestRow(
-            source.path,
-            source.split,
-            source.name,
-            source.unit,
-            size_bytes=source.size_bytes,
-            repairs=len(source.repairs),
-            video=source.film,
+            self.path,
+            self.split,
+            self.name,
+            self.unit,
+            size_bytes=self.size_bytes,
+            repairs=len(self.repairs),
+            video=self.film,
         )
 
 
@@ -130,6 +105,9 @@ class UnusableMediaError(Exception):
 
 class MediaRootLostError(ValueError):
     """The folder of the media is gone in the middle of the work."""
+
+
+ImportClips = Callable[[DatasetConfig, MediaSource, ManifestRow], Iterator[ClipRecord]]
 
 
 class DatasetImporter(Protocol):
@@ -227,9 +205,46 @@ def changed_lists(filesystem: fs.FileSystem, known: Mapping[str, str]) -> list[s
     return found
 
 
+def content_hash(uri: str) -> str:
+    """A short hash of a text file's content, or of what a folder holds."""
+    filesystem, path = storage.resolve_uri(uri)
+    if filesystem.get_file_info(path).type == fs.FileType.Directory:
+        return listing_hash(uri)
+    return hashlib.blake2b(read_list_text(uri).encode(), digest_size=8).hexdigest()
+
+
+def listing_hash(uri: str) -> str:
+    """A short hash of the names and sizes of the files of a folder, or of the one file."""
+    filesystem, path = storage.resolve_uri(uri)
+    info = filesystem.get_file_info(path)
+    if info.type == fs.FileType.Directory:
+        known = sorted((f"/{name}", size) for name, size in storage.list_files(filesystem, path).items())
+    else:
+        known = [("", info.size)] if info.type == fs.FileType.File else []
+    return hashlib.blake2b(json.dumps(known).encode(), digest_size=8).hexdigest()
+
+
+def media_fingerprint(filesystem: fs.FileSystem, paths: list[str]) -> str:
+    """A hash of the size, the first and the last mebibyte of files: two media with the same one are the same files."""
+    digest = hashlib.blake2b(digest_size=12)
+    for path in paths:
+        with filesystem.open_input_file(path) as file:
+            size = file.size()
+            ends = (
+                file.read_at(min(FINGERPRINT_BYTES, size), 0),
+                file.read_at(min(FINGERPRINT_BYTES, size), max(0, size - FINGERPRINT_BYTES)),
+            )
+        digest.update(b"".join((str(size).encode(), *ends)))
+    return digest.hexdigest()
+
+
 def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=8).hexdigest()
 
+
+FINGERPRINT_BYTES = 1 << 20  # bytes at either end of a medium that its fingerprint reads
+
+FRAME_RATE_SETTING = "dataset.frames_per_second"
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 

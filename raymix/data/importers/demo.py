@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import base64
 import colorsys
-import contextlib
 import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -22,17 +20,16 @@ from pyarrow import fs
 
 from raymix.config import DatasetConfig
 from raymix.data.extraction.clips import extract_clips
-from raymix.data.importers import folder
-from raymix.data.importers.base import ManifestRow, MediaSource, assign_split, shuffle_sources
-from raymix.data.records import ClipRecord
+from raymix.data.importers.base import MediaSource, assign_split, shuffle_sources
+from raymix.data.importers.demo_root import SIDECAR, claim_demo_root
+from raymix.data.importers.video_folder import labels_from_folder
+from raymix.data.records import ClipRecord, ManifestRow
 from raymix.metrics.regions import encode_png
-from raymix.runtime.storage import atomic_output_file, read_bytes, resolve_uri, write_atomic
+from raymix.runtime.storage import atomic_output_file, resolve_uri, write_atomic
 
 OPTIONAL_SETTINGS: tuple[str, ...] = ("classes", "splits", "regions", "videos", "video_seconds", "duets", "size")
 
 FPS = 10
-
-SIDECAR, RECIPE = "regions.json", "demo.json"
 
 HUES = {"bell": (0.12, 0.18), "drum": (0.62, 0.76), "flute": (0.32, 0.48), "strings": (0.0, 0.07)}
 
@@ -181,60 +178,10 @@ def _ensure(settings: DatasetConfig, source: MediaSource) -> int:
     filesystem, root = resolve_uri(settings.root)
     path = f"{root}/{source.path}"
     if filesystem.get_file_info(path).type == fs.FileType.NotFound:
-        _claim(settings)
+        claim_demo_root(settings)
         number = int(source.path.rsplit("-", 1)[1].removesuffix(".mp4"))
         write_demo_video(settings, number, f"{settings.root.rstrip('/')}/{source.path}")
     return int(filesystem.get_file_info(path).size)
-
-
-def _recipe(settings: DatasetConfig) -> dict[str, object]:
-    return {name: getattr(settings, name) for name in ("seed", "videos", "video_seconds", "duets", "size")}
-
-
-def check_demo_root(settings: DatasetConfig) -> None:
-    """Check that the demo may write to `settings.root`: a folder that is new, empty, or holds the demo's videos already.
-
-    Nothing is written. Raises ValueError for a folder with other files in it, and for a demo of other settings.
-    """
-    if not settings.root:
-        raise ValueError("dataset.root is empty: name the folder that the demo writes its videos to")
-    filesystem, root = resolve_uri(settings.root)
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        if json.loads(read_bytes(filesystem, f"{root}/{RECIPE}")) != _recipe(settings):
-            raise ValueError(f"{settings.root}: holds demo videos of other settings; name another dataset.root")
-        return
-    if filesystem.get_file_info(root).type == fs.FileType.File:
-        raise ValueError(f"dataset.root={settings.root}: is a file; dataset=demo writes its own videos to a folder")
-    if foreign := next(_foreign(filesystem, root), None):
-        raise ValueError(
-            f"dataset.root={settings.root}: holds {foreign}, and dataset=demo writes its own videos only to an empty "
-            "folder; did you mean dataset=folder?"
-        )
-
-
-def _foreign(filesystem: fs.FileSystem, root: str) -> Iterator[str]:
-    """Names of files and folders in `root` that the demo has not written; hidden ones do not count."""
-    entries = filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True))
-    for entry in sorted(entries, key=lambda entry: entry.base_name):
-        name = entry.base_name
-        if name == SIDECAR or name.startswith("."):
-            continue
-        if entry.type != fs.FileType.Directory or not set(name.split("+")) <= set(HUES):
-            yield name
-            continue
-        videos = filesystem.get_file_info(fs.FileSelector(entry.path))
-        own = re.compile(rf"{re.escape(name)}-\d{{4,}}\.mp4(\.\S+\.tmp)?")
-        yield from (f"{name}/{each.base_name}" for each in videos if not own.fullmatch(each.base_name))
-
-
-def _claim(settings: DatasetConfig) -> None:
-    """Mark the root as the demo's before the first video is written to it; ValueError where it must not be written."""
-    check_demo_root(settings)
-    filesystem, root = resolve_uri(settings.root)
-    try:
-        write_atomic(filesystem, f"{root}/{RECIPE}", json.dumps(_recipe(settings)).encode())
-    except OSError as error:
-        raise ValueError(f"dataset.root='{settings.root}' cannot be written ({error.strerror or error})") from error
 
 
 def list_sources(settings: DatasetConfig) -> list[MediaSource]:
@@ -242,7 +189,7 @@ def list_sources(settings: DatasetConfig) -> list[MediaSource]:
 
     Raises ValueError if the root holds other files or another demo.
     """
-    _claim(settings)
+    claim_demo_root(settings)
     filesystem, root = resolve_uri(settings.root)
     known = {video_path(settings, number): demo_regions(settings, number) for number in range(settings.videos)}
     write_atomic(filesystem, f"{root}/{SIDECAR}", json.dumps(known).encode())
@@ -252,7 +199,7 @@ def list_sources(settings: DatasetConfig) -> list[MediaSource]:
             MediaSource(
                 path,
                 assign_split(settings, path),
-                labels=folder.labels_from_folder(settings, path),
+                labels=labels_from_folder(settings, path),
                 regions=tuple(entries),
             )
             for path, entries in known.items()

@@ -12,36 +12,33 @@ from __future__ import annotations
 
 import base64
 import csv
-import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from PIL import Image
-from pyarrow import fs
 
 from raymix.config import DatasetConfig
 from raymix.data.extraction.clips import extract_clips as import_clips
-from raymix.data.importers import base
+from raymix.data.importers import base, duplicates
 from raymix.data.importers.base import (
     BROKEN_LINK,
+    VIDEO_SUFFIXES,
     MediaSource,
     assign_split,
     assign_splits,
     normalize_path,
     shuffle_sources,
 )
-from raymix.data.preparation import duplicates
+from raymix.data.importers.video_folder import is_video, labels_from_folder, list_videos
 from raymix.data.records import SPLITS
-from raymix.runtime.storage import list_broken_links, list_files, resolve_uri
+from raymix.runtime.storage import list_broken_links, resolve_uri
 
 __all__ = ["OPTIONAL_SETTINGS", "import_clips", "list_sources"]
 
 OPTIONAL_SETTINGS: tuple[str, ...] = ("classes", "splits", "regions")
-
-SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 
 PARTIAL_DOWNLOAD = re.compile(r"(.+)\.(?:temp|f\d+)\.\w+")  # as yt-dlp calls what it has not merged yet
 
@@ -52,7 +49,7 @@ def list_sources(settings: DatasetConfig) -> list[MediaSource]:
     Raises ValueError if there is no root.
     """
     sizes = list_videos(settings.root)
-    links = [name for name in list_broken_links(*resolve_uri(settings.root)) if _is_video(name)]
+    links = [name for name in list_broken_links(*resolve_uri(settings.root)) if is_video(name)]
     split_by_path = _read_splits(settings.splits) if settings.splits else None
     regions = read_region_sidecar(settings.regions) if settings.regions else {}
     if regions and not any(normalize_path(path) in regions for path in sizes):
@@ -77,69 +74,14 @@ def list_sources(settings: DatasetConfig) -> list[MediaSource]:
     gone = ("missing", "in the split file, not in the folder")
     missing = [MediaSource(path, split, refused=gone) for path, split in (split_by_path or {}).items()]
     if not settings.allow_leaks:
-        found = duplicates.drop_duplicates(settings.root, found, given=split_by_path is not None)
+        found = duplicates.drop_duplicates(settings.root, found, splits_given=split_by_path is not None)
     return shuffle_sources(settings, found + missing)
-
-
-def describe_class_folders(settings: DatasetConfig, files: Iterable[str]) -> str:
-    """How to use the folders that videos lie in as classes, in one line; '' where they are used, or are none.
-
-    Args:
-        settings: those of the dataset.
-        files: paths below the root.
-    """
-    folders = {path.rpartition("/")[0] for path in map(normalize_path, files)}
-    if settings.classes == "parent" or len(folders) < 2 or "" in folders:
-        return ""
-    names = sorted({folder.rpartition("/")[2] for folder in folders})
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    more = "dataset.classes=parent dataset.overwrite=true"
-    return f"all videos lie in folders ({shown}); to use the folders' names as classes, prepare again with {more}"
-
-
-def list_videos(root: str) -> dict[str, int]:
-    """Path below the root (with '/') and size in bytes of every video file; hidden ones are passed over."""
-    filesystem, path = resolve_uri(root) if root else (None, "")
-    if filesystem is None or filesystem.get_file_info(path).type != fs.FileType.Directory:
-        raise ValueError(f"dataset.root='{root}': no such folder; name the folder of your videos")
-    sizes = list_files(filesystem, path)
-    return {name: sizes[name] for name in sorted(sizes) if _is_video(name)}
-
-
-def _is_video(name: str) -> bool:
-    """Whether a path below the root ends as videos do, and is not hidden."""
-    return name.lower().endswith(SUFFIXES) and not any(part.startswith(".") for part in name.split("/"))
 
 
 def _whole(path: str, sizes: Mapping[str, int]) -> str:
     """The file of which x.temp.mp4 or x.f137.mp4 is a step on the way, where that one is there and not empty; ''."""
     match = PARTIAL_DOWNLOAD.fullmatch(path)
-    return next((name for end in SUFFIXES if match and sizes.get(name := f"{match[1]}{end}")), "")
-
-
-def labels_from_folder(settings: DatasetConfig, path: str) -> tuple[str, ...]:
-    """Class names from the parent folder: none at the root, two for 'a+b'."""
-    parts = path.split("/")
-    return tuple(parts[-2].split("+")) if settings.classes == "parent" and len(parts) > 1 else ()
-
-
-def content_hash(uri: str) -> str:
-    """A short hash of a text file's content, or of what a folder holds."""
-    filesystem, path = resolve_uri(uri)
-    if filesystem.get_file_info(path).type == fs.FileType.Directory:
-        return listing_hash(uri)
-    return hashlib.blake2b(base.read_list_text(uri).encode(), digest_size=8).hexdigest()
-
-
-def listing_hash(uri: str) -> str:
-    """A short hash of the names and sizes of the files of a folder, or of the one file."""
-    filesystem, path = resolve_uri(uri)
-    info = filesystem.get_file_info(path)
-    if info.type == fs.FileType.Directory:
-        known = sorted((f"/{name}", size) for name, size in list_files(filesystem, path).items())
-    else:
-        known = [("", info.size)] if info.type == fs.FileType.File else []
-    return hashlib.blake2b(json.dumps(known).encode(), digest_size=8).hexdigest()
+    return next((name for end in VIDEO_SUFFIXES if match and sizes.get(name := f"{match[1]}{end}")), "")
 
 
 def _read_splits(uri: str) -> dict[str, str]:

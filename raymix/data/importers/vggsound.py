@@ -22,9 +22,9 @@ from raymix.config import DatasetConfig, did_you_mean
 from raymix.data.extraction.clips import extract_clips
 from raymix.data.extraction.frames_and_audio import AUDIO_FORMATS
 from raymix.data.importers import base
-from raymix.data.importers.base import IMAGE_SUFFIXES, ManifestRow, MediaSource, hash_fraction
+from raymix.data.importers.base import IMAGE_SUFFIXES, MediaSource, hash_fraction
 from raymix.data.importers.media_index import AUDIO_SUFFIXES, MediaFile, MediaIndex
-from raymix.data.records import ClipRecord
+from raymix.data.records import ClipRecord, ManifestRow
 from raymix.runtime.storage import list_files, read_bytes, resolve_uri, split_uri
 
 SECONDS, MIDDLE_S = 10.0, 5.0

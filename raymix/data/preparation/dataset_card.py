@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 
 from raymix.config import DatasetConfig, package_data_folder
 from raymix.data import prepared
-from raymix.data.importers.base import ManifestRow
 from raymix.data.prepared import PreparedDataset
+from raymix.data.records import ManifestRow
 from raymix.runtime.storage import read_bytes, resolve_uri, write_atomic
 
 OWN_SPLITS = "Ours: by a seeded hash of the group (the video, or the speaker), so that a group is in one split only."

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -28,13 +28,12 @@ from typing import Any, TypeVar
 from pebble import ProcessExpired, ProcessPool
 from pyarrow import fs
 
-from raymix.config import DatasetConfig, did_you_mean
+from raymix.config import DatasetConfig
 from raymix.config.errors import NoUsableResult
-from raymix.data.extraction import frames_and_audio
-from raymix.data.importers import base, demo, face_detection, folder
-from raymix.data.importers.base import MediaRootLostError, MediaSource
-from raymix.data.importers.registry import DATASETS, OPTIONAL_SETTINGS
-from raymix.data.preparation import duplicates, output_folder, split_leaks, writer
+from raymix.data.importers import base, demo_root, face_detection, video_folder
+from raymix.data.importers.base import DatasetImporter, ImportClips, MediaRootLostError, MediaSource
+from raymix.data.importers.registry import load_importer, optional_settings
+from raymix.data.preparation import output_folder, split_leaks, writer
 from raymix.data.preparation.split_leaks import SplitLeak
 from raymix.data.prepared import read_dataset_json
 from raymix.data.records import SCHEMA_VERSION
@@ -133,9 +132,12 @@ class _Read:
     stem: str
     number: int
     source: MediaSource
+    import_clips: ImportClips
 
     def __call__(self) -> tuple[str, dict[str, Any]]:
-        return self.unit, writer.spool_source(self.settings, self.source, self.folder, self.stem, self.number)
+        return self.unit, writer.spool_source(
+            self.settings, self.source, self.import_clips, self.folder, self.stem, self.number
+        )
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,12 @@ class _Write:
 
 
 def process_units_in_processes(
-    settings: DatasetConfig, todo: list[writer.WorkUnit], preprocessing: str, workers: int, tell: UnitProgress
+    settings: DatasetConfig,
+    todo: list[writer.WorkUnit],
+    import_clips: ImportClips,
+    preprocessing: str,
+    workers: int,
+    tell: UnitProgress,
 ) -> Iterator[dict[str, Any]]:
     """The records of the units, in the order in which they end; sources that an earlier run has read are not read again."""
     left, queue = Counter[str](), deque[_Read | _Write]()
@@ -165,12 +172,14 @@ def process_units_in_processes(
                 )
                 if found is None:
                     left[unit.name] += 1
-                    queue.append(_Read(settings, folder, unit.name, unit.stem, number, source))
+                    queue.append(_Read(settings, folder, unit.name, unit.stem, number, source, import_clips))
                 else:
                     tell(found["entry"]["clips"], False)
             if not left[unit.name]:
                 queue.append(writing[unit.name])
-        for name, record in map_in_processes(queue, operator.call, workers, PRELOADED_MODULES):
+        for name, record in map_in_processes(
+            queue, operator.call, workers, (*PRELOADED_MODULES, import_clips.__module__)
+        ):
             if name is None:
                 yield record
                 continue
@@ -184,7 +193,12 @@ FileProgress = Callable[[int, int, bool], None]  # files, clips, and whether the
 
 
 def process_units(
-    settings: DatasetConfig, todo: list[writer.WorkUnit], preprocessing: str, workers: int, tell: FileProgress
+    settings: DatasetConfig,
+    todo: list[writer.WorkUnit],
+    import_clips: ImportClips,
+    preprocessing: str,
+    workers: int,
+    tell: FileProgress,
 ) -> Iterator[dict[str, Any]]:
     """The records of the units, in the order in which they end; `tell` hears of files and clips as they are done.
 
@@ -194,17 +208,19 @@ def process_units(
         return
     if workers > 1 and not _ray_runs() and sum(len(unit.sources) for unit in todo) > 1:
         yield from process_units_in_processes(
-            settings, todo, preprocessing, workers, lambda c, fresh: tell(1, c, fresh)
+            settings, todo, import_clips, preprocessing, workers, lambda c, fresh: tell(1, c, fresh)
         )
         return
-    for record in (_over_ray if _ray_runs() else _here)(settings, todo, preprocessing):
+    for record in (_over_ray if _ray_runs() else _here)(settings, todo, import_clips, preprocessing):
         yield record
         tell(len(record["entries"]), record["clips"], True)
 
 
-def _here(settings: DatasetConfig, todo: list[writer.WorkUnit], preprocessing: str) -> Iterator[dict[str, Any]]:
+def _here(
+    settings: DatasetConfig, todo: list[writer.WorkUnit], import_clips: ImportClips, preprocessing: str
+) -> Iterator[dict[str, Any]]:
     for unit in todo:
-        yield writer.write_unit_shards(settings, unit, preprocessing)
+        yield writer.write_unit_shards(settings, unit, import_clips, preprocessing)
 
 
 def _ray_runs() -> bool:
@@ -212,13 +228,15 @@ def _ray_runs() -> bool:
     return ray is not None and ray.is_initialized()
 
 
-def _over_ray(settings: DatasetConfig, todo: list[writer.WorkUnit], preprocessing: str) -> Iterator[dict[str, Any]]:
+def _over_ray(
+    settings: DatasetConfig, todo: list[writer.WorkUnit], import_clips: ImportClips, preprocessing: str
+) -> Iterator[dict[str, Any]]:
     """The units as a Ray Data pipeline of one task each, in the order in which they end."""
     import ray
 
     def one(row: dict[str, Any]) -> dict[str, Any]:
         try:
-            record = writer.write_unit_shards(settings, pickle.loads(row["unit"]), preprocessing)
+            record = writer.write_unit_shards(settings, pickle.loads(row["unit"]), import_clips, preprocessing)
         except MediaRootLostError as error:  # as a row: raised, Ray Data would keep its text alone
             return {"record": "", "errno": -1, "said": str(error)}
         except OSError as error:
@@ -321,25 +339,22 @@ def prepare_dataset(settings: DatasetConfig, echo: Echo = print, workers: int = 
     Where Ray runs the work goes over its cluster; else it is done by so many processes here, 1: by this one.
     Raises ValueError for wrong settings or a folder prepared with other ones, NoUsableClips if no file gave a clip.
     """
-    if settings.name not in DATASETS:
-        raise ValueError(
-            f"dataset.name='{settings.name}': no such importer{did_you_mean(settings.name, list(DATASETS))}"
-        )
+    importer = load_importer(settings.name)
     if not settings.prepared:
         raise ValueError("dataset.prepared is empty: name the folder that the clips go to")
     if settings.name == "demo":  # also where its clips are there: dataset.root may be a person's own videos
-        demo.check_demo_root(settings)
+        demo_root.check_demo_root(settings)
     started, facts = time.monotonic(), _facts(settings)
     there, files = None if settings.overwrite else _present(settings, facts, echo), None
     if there is None:
-        there, files = _in_turn(settings, facts, echo, workers)
+        there, files = _in_turn(settings, importer, facts, echo, workers)
     fresh = files is not None
     clips = {split: found["clips"] for split, found in there["splits"].items()}
     seconds = time.monotonic() - started
     report = PrepareReport(settings.prepared, fresh, there["statuses"], clips, there["classes"], seconds)
     if fresh:
-        _tell(report, DATASETS[settings.name].OPTIONAL_SETTINGS, echo)
-        if settings.name == "folder" and (how := folder.describe_class_folders(settings, files or ())):
+        _tell(report, importer.OPTIONAL_SETTINGS, echo)
+        if settings.name == "folder" and (how := video_folder.describe_class_folders(settings, files or ())):
             echo(f"prepare: {how}")
     return report
 
@@ -352,13 +367,13 @@ def find_prepared(settings: DatasetConfig) -> dict[str, Any] | None:
 def _facts(settings: DatasetConfig) -> dict[str, Any]:
     """Who made the dataset and how: the settings that decide what is in the rows, and their hash."""
     chosen = asdict(settings)
-    for name in {*SETTINGS_NOT_HASHED, *(OPTIONAL_SETTINGS - set(DATASETS[settings.name].OPTIONAL_SETTINGS))}:
+    for name in {*SETTINGS_NOT_HASHED, *(optional_settings() - set(load_importer(settings.name).OPTIONAL_SETTINGS))}:
         chosen.pop(name, None)
     for name in {"splits", "regions"} & set(chosen):
         outside = settings.name != "demo" and chosen[name]
-        chosen[name] = folder.content_hash(chosen[name]) if outside else None
+        chosen[name] = base.content_hash(chosen[name]) if outside else None
     if "faces" in chosen and chosen["faces"] != face_detection.BUILT_IN_DETECTOR:
-        chosen["faces"] = folder.listing_hash(chosen["faces"])
+        chosen["faces"] = base.listing_hash(chosen["faces"])
     text = json.dumps([SCHEMA_VERSION, chosen], sort_keys=True)
     preprocessing = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     return {"preprocessing": preprocessing, "dataset": settings.name, "root": settings.root, "settings": chosen}
@@ -390,7 +405,7 @@ def _present(settings: DatasetConfig, facts: dict[str, Any], echo: Echo) -> dict
 def _notice(settings: DatasetConfig, found: dict[str, Any], echo: Echo) -> None:
     """Say so if videos came or went since; the prepared clips stay what they are."""
     try:
-        now = len(folder.list_videos(settings.root))
+        now = len(video_folder.list_videos(settings.root))
     except ValueError:
         return  # the videos may be gone: the clips are what is needed
     before = sum(found["statuses"].values()) - found["statuses"].get("missing", 0)
@@ -399,13 +414,13 @@ def _notice(settings: DatasetConfig, found: dict[str, Any], echo: Echo) -> None:
 
 
 def _in_turn(
-    settings: DatasetConfig, facts: dict[str, Any], echo: Echo, workers: int
+    settings: DatasetConfig, importer: DatasetImporter, facts: dict[str, Any], echo: Echo, workers: int
 ) -> tuple[dict[str, Any], list[str] | None]:
     """Make the dataset, alone; where another one does it, wait, and take what it made.
 
     Returns what dataset.json says, and the files that clips were made of, None where another one made them.
     """
-    sources, read, leaked = _readable(settings)
+    sources, read, leaked = _readable(settings, importer)
     place, lost, waited = f"{settings.prepared.rstrip('/')}/{LOCK_NAME}", list[str](), False
     while True:
         with contextlib.ExitStack() as stack:
@@ -421,7 +436,9 @@ def _in_turn(
                 if there is not None:
                     return there, None
                 facts |= {"lists": read}
-                return _make(settings, sources, leaked, facts, PreparationProgress(echo, lost), workers)
+                return _make(
+                    settings, importer.import_clips, sources, leaked, facts, PreparationProgress(echo, lost), workers
+                )
         time.sleep(RETRY_S)
 
 
@@ -435,23 +452,26 @@ def _meanwhile(settings: DatasetConfig, facts: dict[str, Any], echo: Echo) -> di
         return None
 
 
-def _readable(settings: DatasetConfig) -> tuple[list[MediaSource], dict[str, str], list[SplitLeak]]:
+def _readable(
+    settings: DatasetConfig, importer: DatasetImporter
+) -> tuple[list[MediaSource], dict[str, str], list[SplitLeak]]:
     """The sources, the lists that say so, and leaks that are allowed; what is wrong is known before anything is written."""
     output_folder.check_output_folder(settings)
     assert_writable(settings.prepared)
     with base.remember_lists() as read:
-        sources = DATASETS[settings.name].list_sources(settings)
+        sources = importer.list_sources(settings)
     if not sources:
-        raise NoUsableClips(f"{settings.root}: no video files ({' '.join(folder.SUFFIXES)}) below it")
+        raise NoUsableClips(f"{settings.root}: no video files ({' '.join(base.VIDEO_SUFFIXES)}) below it")
     leaked = split_leaks.find_source_leaks(sources)
     if settings.name == "folder" and settings.splits:  # a list may put one content into two splits
-        leaked += duplicates.duplicates_across_splits(settings.root, sources)
+        leaked += split_leaks.find_duplicate_leaks(settings.root, sources)
     split_leaks.check_leaks_allowed(leaked, settings.prepared, settings.allow_leaks)
     return sources, read, leaked
 
 
 def _make(
     settings: DatasetConfig,
+    import_clips: ImportClips,
     sources: list[MediaSource],
     leaked: list[SplitLeak],
     facts: dict[str, Any],
@@ -464,7 +484,7 @@ def _make(
     todo = [unit for unit in wanted if unit.name not in done]
     progress.begin(sum(len(unit.sources) for unit in wanted), list(done.values()))
     with _room(settings):
-        for record in process_units(settings, todo, facts["preprocessing"], workers, progress.add):
+        for record in process_units(settings, todo, import_clips, facts["preprocessing"], workers, progress.add):
             done[record["unit"]] = record
     if not any(record["clips"] for record in done.values()):
         reasons = [f"{e['file']}: {e['reason'] or e['status']}" for r in done.values() for e in r["entries"]]
@@ -475,9 +495,7 @@ def _make(
     leaked += [leak for leak in media if (leak.kind, leak.name) not in known]
     split_leaks.delete_leaks_file(settings.prepared)
     split_leaks.check_leaks_allowed(leaked, settings.prepared, settings.allow_leaks)
-    if doubt := frames_and_audio.duration_mismatch_note(
-        [entry for unit in wanted for entry in done[unit.name]["entries"]]
-    ):
+    if doubt := duration_mismatch_note([entry for unit in wanted for entry in done[unit.name]["entries"]]):
         progress.echo(f"prepare: {doubt}")
     left_out = [source for source in sources if not source.split]
     progress.alone()
@@ -485,6 +503,16 @@ def _make(
     with _room(settings):
         made = [done[unit.name] for unit in wanted]
         return writer.finish_dataset(settings, made, left_out, {**facts, "leaks": len(leaked)}), files
+
+
+def duration_mismatch_note(entries: Sequence[Mapping[str, Any]]) -> str:
+    """The line for rows of a manifest most of whose pictures do not last as long as their sound; '' where it is not so."""
+    apart = [entry for entry in entries if entry["fps"] and not entry["file"].lower().endswith(base.VIDEO_SUFFIXES)]
+    unlike = [entry for entry in apart if base.FRAME_RATE_SETTING in entry["reason"]]
+    if 2 * len(unlike) <= len(apart) or not unlike:
+        return ""
+    told = f"{unlike[0]['id'] or unlike[0]['file']}: {unlike[0]['reason']}"
+    return f"pictures and sound of {len(unlike)} of {len(apart)} differ in length, look at {base.FRAME_RATE_SETTING} ({told})"
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 from pyarrow import fs
 
 from raymix.data.importers.base import MediaSource
+from raymix.data.importers.duplicates import find_duplicates, source_fingerprint
 from raymix.runtime.storage import resolve_uri, write_atomic
 
 SHOWN = 5
@@ -52,6 +53,15 @@ def find_media_leaks(entries: Iterable[Mapping[str, Any]]) -> list[SplitLeak]:
         if entry["media"] and entry["clips"]:
             same[entry["media"]].add((entry["split"], entry["id"]))
     return [SplitLeak("file", media, tuple(sorted(of))) for media, of in same.items() if _several(of)]
+
+
+def find_duplicate_leaks(root: str, sources: Sequence[MediaSource]) -> list[SplitLeak]:
+    """The files of one content that are in two splits."""
+    return [
+        SplitLeak("file", source_fingerprint(root, of[0]), tuple(sorted((each.split, each.name) for each in of)))
+        for of in find_duplicates(root, sources)
+        if len({each.split for each in of}) > 1
+    ]
 
 
 def check_leaks_allowed(leaks: Sequence[SplitLeak], directory: str, allow: bool) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import re
 import shutil
 import tempfile
@@ -21,17 +22,27 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 from pyarrow import fs
 
 from raymix.config import DatasetConfig
-from raymix.data.importers.base import ManifestRow, MediaRootLostError, MediaSource, UnusableMediaError, hash_fraction
-from raymix.data.importers.registry import DATASETS
+from raymix.data.importers.base import ImportClips, MediaRootLostError, MediaSource, UnusableMediaError, hash_fraction
 from raymix.data.preparation import dataset_card, output_folder
 from raymix.data.preparation.output_folder import PARTS_FOLDER
 from raymix.data.prepared import PreparedDataset
-from raymix.data.records import SCHEMA_VERSION, SPLITS, NonFiniteValueError, clip_schema, encode_clip
+from raymix.data.records import (
+    SCHEMA_VERSION,
+    SPLITS,
+    ClipRecord,
+    ManifestRow,
+    NonFiniteValueError,
+    clip_schema,
+    describe_non_finite_values,
+)
+from raymix.metrics.regions import ObjectRegion
 from raymix.runtime.storage import atomic_output_file, disk_full_message, read_bytes, resolve_uri, write_atomic
 
 BATCH_BYTES = 32 << 20
@@ -41,6 +52,40 @@ MAX_CRASHES = 3  # a file whose import killed so many processes is given up
 RESUME_HINT = "what is done is kept, and the same command goes on when it is back"
 
 RECORD_KEY = b"record"  # in the last batch of a spool: what became of the source
+
+
+def encode_clip(clip: ClipRecord, jpeg_quality: int = 90) -> dict[str, Any]:
+    """The Parquet row of a clip: frames as JPEG, sound as float16 (T, F, 2) of real and imaginary parts.
+
+    Raises:
+        NonFiniteValueError: where the row would hold a value that is not finite, also one that is too large for half precision.
+    """
+    import torch  # takes seconds, and pyarrow alone reads clips
+
+    from raymix.data.audio import stft
+
+    spectrum_TF = stft(torch.from_numpy(np.ascontiguousarray(clip.wave, dtype=np.float32))[None])[0]
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused below
+        pairs_TF2 = torch.view_as_real(spectrum_TF).numpy().astype(np.float16)
+    frames = [
+        {"t_s": float(t), "jpeg": _jpeg(image, jpeg_quality), "width": image.shape[1], "height": image.shape[0]}
+        for image, t in zip(clip.frames, clip.frame_times, strict=True)
+    ]
+    row = {name: getattr(clip, name) for name in clip_schema().names if hasattr(clip, name)}
+    row["labels"] = list(clip.labels)
+    row["frames"] = frames
+    row["stft"], row["stft_frames"], row["stft_bins"] = pairs_TF2.tobytes(), pairs_TF2.shape[0], pairs_TF2.shape[1]
+    row["regions"] = [{f.name: getattr(region, f.name) for f in fields(ObjectRegion)} for region in clip.regions]
+    times = all(map(math.isfinite, clip.frame_times))
+    if what := describe_non_finite_values(row, pairs_TF2) or ("" if times else "the time of a frame is not finite"):
+        raise NonFiniteValueError(clip.clip_id, what)
+    return row
+
+
+def _jpeg(image_YX3: np.ndarray, quality: int) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(image_YX3).save(out, format="JPEG", quality=quality, subsampling=0)
+    return out.getvalue()
 
 
 @contextlib.contextmanager
@@ -63,19 +108,21 @@ def refused_record(source: MediaSource) -> dict[str, Any] | None:
     """The record of a source of which it is known beforehand that it gives nothing: no spool is made for it."""
     if source.refused is None:
         return None
-    entry = asdict(ManifestRow.of(source)) | dict(zip(("status", "reason"), source.refused, strict=True))
+    entry = asdict(source.manifest_row()) | dict(zip(("status", "reason"), source.refused, strict=True))
     return {"entry": entry, "labels": {}, "with_regions": 0, "stft_shape": [0, 0], "seconds": 0.0}
 
 
-def spool_source(settings: DatasetConfig, source: MediaSource, folder: str, stem: str, number: int) -> dict[str, Any]:
-    """Reads one source into `folder`/`stem`/`number`.arrow; the record of what became of it, also where it is there."""
+def spool_source(
+    settings: DatasetConfig, source: MediaSource, import_clips: ImportClips, folder: str, stem: str, number: int
+) -> dict[str, Any]:
+    """Reads one source into `folder`/`stem`/`number`.arrow; returns its record, also where it was read before."""
     place = spool_path(folder, stem, number)
     if (found := read_spool_record(place)) is not None:
         return found
     import torch  # before the first file: a slow import must not look like a slow file
 
     torch.set_num_threads(1)
-    started, entry, labels, shape, with_regions = time.monotonic(), ManifestRow.of(source), Counter[str](), (0, 0), 0
+    started, entry, labels, shape, with_regions = time.monotonic(), source.manifest_row(), Counter[str](), (0, 0), 0
     with (
         _attempt(settings, stem, number) as crashes,
         atomic_output_file(fs.LocalFileSystem(), place) as part,
@@ -83,7 +130,7 @@ def spool_source(settings: DatasetConfig, source: MediaSource, folder: str, stem
         pa.ipc.new_file(sink, clip_schema()) as writer,
     ):
         batch, size = list[dict[str, Any]](), 0
-        for row in _rows(settings, source, entry, crashes):
+        for row in _rows(settings, source, import_clips, entry, crashes):
             shape = (row["stft_frames"], row["stft_bins"])
             labels.update(row["labels"])
             with_regions += bool(row["regions"])
@@ -119,12 +166,14 @@ def read_spool_rows(place: str) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(place)).read_all()
 
 
-def _rows(settings: DatasetConfig, source: MediaSource, entry: ManifestRow, crashes: int) -> Iterator[dict[str, Any]]:
+def _rows(
+    settings: DatasetConfig, source: MediaSource, import_clips: ImportClips, entry: ManifestRow, crashes: int
+) -> Iterator[dict[str, Any]]:
     """The usable rows of one file; whatever goes wrong with it becomes the entry's status and reason."""
     try:
         if crashes >= MAX_CRASHES:
             raise UnusableMediaError("error", f"reading it ended the process {crashes} times")
-        for clip in DATASETS[settings.name].import_clips(settings, source, entry):
+        for clip in import_clips(settings, source, entry):
             if clip.status == "ok":
                 row = encode_clip(clip, settings.jpeg_quality)
                 entry.clips += 1
@@ -269,12 +318,14 @@ class _Shards:
         self._place.__exit__(*why)
 
 
-def write_unit_shards(settings: DatasetConfig, unit: WorkUnit, preprocessing: str) -> dict[str, Any]:
+def write_unit_shards(
+    settings: DatasetConfig, unit: WorkUnit, import_clips: ImportClips, preprocessing: str
+) -> dict[str, Any]:
     """Import the files of a unit, write its shards and then its record, which is returned."""
     with spool_folder(settings) as folder:
         for number, source in enumerate(unit.sources):
             if source.refused is None:
-                spool_source(settings, source, folder, unit.stem, number)
+                spool_source(settings, source, import_clips, folder, unit.stem, number)
         return assemble_shards(settings, unit, preprocessing, folder)
 
 
@@ -335,7 +386,7 @@ def finish_dataset(
     filesystem, path = resolve_uri(settings.prepared)
     entries = [ManifestRow(**entry) for record in made for entry in record["entries"]]
     entries += [
-        replace(ManifestRow.of(s), status=status, reason=why)
+        replace(s.manifest_row(), status=status, reason=why)
         for s in left_out
         for status, why in (s.refused or UNLISTED_STATUS,)
     ]

@@ -20,7 +20,6 @@ from scipy.io import wavfile
 
 from raymix.config import DatasetConfig
 from raymix.data.importers import flickr_soundnet
-from raymix.data.importers.base import ManifestRow
 from raymix.data.importers.flickr_soundnet import AnnotatorVotes
 from raymix.data.preparation import pipeline
 from raymix.data.preparation.pipeline import prepare_dataset
@@ -280,7 +279,7 @@ def test_the_annotated_picture_goes_before_its_video_and_may_take_its_sound(tmp_
     film(tmp_path / f"{FIRST}.mp4", 3.0, rate=44_100)
     (source,) = flickr_soundnet.list_sources(settings(tmp_path, val=0.5))
     assert (source.path, source.sound) == (f"frames/{FIRST}.jpg", f"{FIRST}.mp4")
-    (found,) = flickr_soundnet.import_clips(settings(tmp_path), source, ManifestRow.of(source))
+    (found,) = flickr_soundnet.import_clips(settings(tmp_path), source, source.manifest_row())
     assert found.start_s == pytest.approx(1.0, abs=0.05) and found.frames[0].shape == (48, 64, 3)
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from raymix.config import DatasetConfig
 from raymix.data.extraction import clips
 from raymix.data.importers import voxceleb2
-from raymix.data.importers.base import ManifestRow, MediaSource
+from raymix.data.importers.base import MediaSource
 from raymix.data.importers.voxceleb2 import VoxCelebClipName
 from raymix.data.preparation import pipeline
 from raymix.data.preparation.pipeline import prepare_dataset
@@ -179,8 +179,8 @@ def test_looking_for_faces_changes_neither_frames_nor_sound(cuts: Path) -> None:
     for frames in (1, 2, 3):
         chosen = settings(cuts, frames=frames, face_shape="oval")
         source = MediaSource(str(path.relative_to(cuts)), "test", path.stat().st_size, group="id08801")
-        (found,) = voxceleb2.import_clips(chosen, source, ManifestRow.of(source))
-        (plain,) = clips.extract_clips(chosen, source, ManifestRow.of(source))
+        (found,) = voxceleb2.import_clips(chosen, source, source.manifest_row())
+        (plain,) = clips.extract_clips(chosen, source, source.manifest_row())
         assert found.frame_times == plain.frame_times and np.array_equal(found.wave, plain.wave)
         assert all(np.array_equal(a, b) for a, b in zip(found.frames, plain.frames, strict=True))
         assert [region.frame for region in found.regions] == list(range(frames))
@@ -207,7 +207,7 @@ def oval_of(region) -> np.ndarray:
 def test_the_same_again(cuts: Path) -> None:
     path = cuts / "id08802" / "Orv5Lhywqc4_12.320_14.420.mp4"
     source = MediaSource(str(path.relative_to(cuts)), "test", path.stat().st_size)
-    first, second = (next(voxceleb2.import_clips(settings(cuts), source, ManifestRow.of(source))) for _ in range(2))
+    first, second = (next(voxceleb2.import_clips(settings(cuts), source, source.manifest_row())) for _ in range(2))
     assert first.regions == second.regions and first.regions
 
 

@@ -179,12 +179,13 @@ def test_every_setting_of_a_method_has_a_meaning() -> None:
 
 def test_the_datasets_that_read_a_setting_are_those_of_the_importers() -> None:
     from raymix.config import DatasetConfig
-    from raymix.data.importers.registry import DATASETS, OPTIONAL_SETTINGS
+    from raymix.config.schema import DATASETS
+    from raymix.data.importers.registry import load_importer, optional_settings
 
     told = {item.name: set(item.metadata["datasets"]) for item in dataclasses.fields(DatasetConfig)}
-    for name in OPTIONAL_SETTINGS - {"allow_leaks"}:  # which counts for all, and says how clips were made for some
-        assert told[name] == {each for each, importer in DATASETS.items() if name in importer.OPTIONAL_SETTINGS}, name
-    assert not any(of for name, of in told.items() if name not in OPTIONAL_SETTINGS)
+    for name in optional_settings() - {"allow_leaks"}:  # which counts for all, and says how clips were made for some
+        assert told[name] == {each for each in DATASETS if name in load_importer(each).OPTIONAL_SETTINGS}, name
+    assert not any(of for name, of in told.items() if name not in optional_settings())
 
 
 def test_a_reader_that_ends_early_is_no_error() -> None:

@@ -26,7 +26,7 @@ import yaml
 from raymix.cli import recipes
 from raymix.config import DatasetConfig
 from raymix.data import records
-from raymix.data.preparation import pipeline
+from raymix.data.preparation import pipeline, writer
 from raymix.methods import METHODS
 from raymix.runtime import lease, ray_cluster
 from raymix.search import planning, runner
@@ -57,7 +57,7 @@ def prepared(folder: Path, val: int = 6) -> None:
             for n in range(count)
         ]
         table = pa.Table.from_pylist(
-            [records.encode_clip(each) for each in made], schema=records.clip_schema(facts["preprocessing"])
+            [writer.encode_clip(each) for each in made], schema=records.clip_schema(facts["preprocessing"])
         )
         pq.write_table(table, folder / f"{split}-0.parquet")
         splits[split] = {"files": [f"{split}-0.parquet"], "clips": count, "videos": count}

@@ -12,7 +12,7 @@ import pytest
 from raymix.config import DatasetConfig
 from raymix.data.extraction import audio_decoding, clips
 from raymix.data.extraction.audio_decoding import ChannelMixdown, channel_weights, detect_integer_scale
-from raymix.data.importers.base import ManifestRow, MediaSource, UnusableMediaError
+from raymix.data.importers.base import MediaSource, UnusableMediaError
 from tests.support.numbered_videos import LEVEL, Picture, Sounding, assert_right, cuts, tone_of, tones, write
 
 DECLARED = {
@@ -216,7 +216,7 @@ def test_sound_files_of_pictures_go_the_same_way(tmp_path: Path) -> None:
     Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg")
     chosen = DatasetConfig(name="folder", root=str(tmp_path), clip_seconds=1.0, stride_seconds=1.0)
     source = MediaSource("a.jpg", "train", 9, sound="a.wav")
-    entry = ManifestRow.of(source)
+    entry = source.manifest_row()
     found = list(clips.extract_clips(chosen, source, entry))
     assert (entry.status, entry.channels) == ("repaired", 3)
     assert entry.reason == "floating-point sound at the scale of integers: divided by 32768"

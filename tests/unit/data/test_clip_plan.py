@@ -14,8 +14,9 @@ from raymix.config import DatasetConfig
 from raymix.data.extraction import clips, video
 from raymix.data.extraction.clip_plan import SAMPLE_RATE, CutSettings, RawClip
 from raymix.data.extraction.video import cut_video
-from raymix.data.importers.base import ManifestRow, MediaSource, UnusableMediaError
+from raymix.data.importers.base import MediaSource, UnusableMediaError
 from raymix.data.importers.media_index import MediaIndex
+from raymix.data.records import ManifestRow
 from tests.support.make_videos import film
 
 
@@ -91,10 +92,10 @@ def test_media_that_were_taken_apart_give_what_the_video_gives(tmp_path: Path) -
     found = MediaIndex(str(tmp_path / "apart")).find("abc", "abc_000030")
     assert found is not None and (found.path, found.sound) == ("abc_000030/frames", "abc_000030/audio.wav")
     source = MediaSource(found.path, "train", found.size_bytes, sound=found.sound, id="abc_000030", at=(2.2,))
-    entry = ManifestRow.of(source)
+    entry = source.manifest_row()
     (apart,) = clips.extract_clips(DatasetConfig(root=str(tmp_path / "apart"), **chosen), source, entry)
     video = MediaSource("abc_000030.mp4", "train", whole.stat().st_size, id="abc_000030", at=(2.2,))
-    (theirs,) = clips.extract_clips(DatasetConfig(root=str(tmp_path / "whole"), **chosen), video, ManifestRow.of(video))
+    (theirs,) = clips.extract_clips(DatasetConfig(root=str(tmp_path / "whole"), **chosen), video, video.manifest_row())
     assert apart.clip_id == theirs.clip_id == "folder:abc_000030:1700" and apart.video == "abc_000030"
     assert apart.frame_times == [2.25] and theirs.frame_times == [2.2]  # the picture nearest to the time
     np.testing.assert_allclose(apart.wave, theirs.wave, atol=1e-3)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from raymix.config import DatasetConfig
-from raymix.data.extraction import clips, frames_and_audio
+from raymix.data.extraction import clips
 from raymix.data.extraction.frames_and_audio import NumberedFiles
-from raymix.data.importers.base import ManifestRow, MediaSource, UnusableMediaError
+from raymix.data.importers.base import MediaSource, UnusableMediaError
 from raymix.data.importers.media_index import MediaIndex
 from raymix.data.preparation import pipeline
 from raymix.data.preparation.pipeline import prepare_dataset
-from raymix.data.records import ClipRecord
+from raymix.data.records import ClipRecord, ManifestRow
 from tests.support.vggsound_files import picture, sound
 
 
@@ -24,7 +24,7 @@ def taken(root: Path, seconds: float = 1.0, rate: float = 4.0, **known) -> tuple
     medium = MediaIndex(str(root)).find("ID")
     assert medium is not None
     source = MediaSource(medium.path, "train", medium.size_bytes, sound=medium.sound, id="ID", **known)
-    entry, found = ManifestRow.of(source), list[ClipRecord]()
+    entry, found = source.manifest_row(), list[ClipRecord]()
     settings = DatasetConfig(
         name="vggss", root=str(root), frames_per_second=rate, clip_seconds=seconds, stride_seconds=seconds, frames=1
     )
@@ -116,14 +116,10 @@ def test_lengths_that_differ_name_the_setting(tmp_path: Path) -> None:
     assert short.status == "too short" and "dataset.frames_per_second=16" in short.reason
     row = {"fps": 4.0, "file": "ID/frames", "id": "ID", "reason": told}
     right, film = {**row, "reason": ""}, {"fps": 25.0, "file": "a.mp4", "id": "a", "reason": ""}
-    assert frames_and_audio.duration_mismatch_note([row, row, right, film, film, film]).startswith(
+    assert pipeline.duration_mismatch_note([row, row, right, film, film, film]).startswith(
         "pictures and sound of 2 of 3 differ in length, look at dataset.frames_per_second (ID: pictures end at 20.0 s"
     )
-    assert (
-        frames_and_audio.duration_mismatch_note([row, right, film])
-        == frames_and_audio.duration_mismatch_note([film])
-        == ""
-    )
+    assert pipeline.duration_mismatch_note([row, right, film]) == pipeline.duration_mismatch_note([film]) == ""
 
 
 def test_a_rate_that_is_wrong_for_most_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

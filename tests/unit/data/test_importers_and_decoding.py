@@ -15,16 +15,10 @@ import pytest
 
 from raymix.config import DatasetConfig
 from raymix.data.extraction import clip_plan, clips, video
-from raymix.data.importers import demo, folder
-from raymix.data.importers.base import (
-    ManifestRow,
-    MediaSource,
-    UnusableMediaError,
-    assign_split,
-    assign_splits,
-    hash_fraction,
-)
-from raymix.data.importers.registry import DATASETS
+from raymix.data.importers import demo, demo_root, folder
+from raymix.data.importers.base import MediaSource, UnusableMediaError, assign_split, assign_splits, hash_fraction
+from raymix.data.importers.registry import load_importer
+from raymix.data.records import ManifestRow
 from raymix.metrics.regions import region_mask
 from tests.support.make_videos import displayed, film, turned
 
@@ -174,7 +168,7 @@ def test_splits_are_a_seeded_hash_of_the_path() -> None:
 def test_every_importer_answers_the_same_questions(tmp_path: Path) -> None:
     film(tmp_path / "in" / "a" / "x.mp4", 2.0)
     for name in ("demo", "folder"):  # those of published sets have tests of their own
-        importer, root = DATASETS[name], tmp_path / ("in" if name == "folder" else "out")
+        importer, root = load_importer(name), tmp_path / ("in" if name == "folder" else "out")
         chosen = settings(root, name=name, videos=8, video_seconds=2.0, size=32, classes="parent")
         found = importer.list_sources(chosen)
         assert found and all(isinstance(source, MediaSource) and source.labels for source in found)
@@ -292,7 +286,7 @@ def test_a_name_that_is_not_utf8_is_refused_in_one_line(tmp_path: Path, name: st
     with open(os.fsencode(tmp_path / "in") + b"/caf\xe9.mp4", "wb") as file:
         file.write(b"x")
     with pytest.raises(ValueError, match=r"/in: the name 'caf\\xe9.mp4' in it is not UTF-8; rename it"):
-        DATASETS[name].list_sources(settings(tmp_path, name=name))
+        load_importer(name).list_sources(settings(tmp_path, name=name))
 
 
 def demo_settings(root: Path, **changes: Any) -> DatasetConfig:
@@ -303,7 +297,7 @@ def demo_settings(root: Path, **changes: Any) -> DatasetConfig:
 def test_the_demo_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
     names = demo.write_demo(demo_settings(tmp_path / "a"))
     assert demo.write_demo(demo_settings(tmp_path / "b")) == names and len(set(names)) == 8
-    for name in [*names, demo.SIDECAR]:
+    for name in [*names, demo_root.SIDECAR]:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     other = demo.write_demo(demo_settings(tmp_path / "c", seed=2))
     assert (tmp_path / "c" / other[0]).read_bytes() != (tmp_path / "a" / names[0]).read_bytes()
@@ -325,7 +319,7 @@ def test_the_demo_leaves_a_folder_of_other_files_alone(tmp_path: Path, name: str
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "videos" / name]
 
 
-@pytest.mark.parametrize("left", [(), (demo.SIDECAR,), ("bell/bell-0000.mp4", ".DS_Store"), (demo.RECIPE,)])
+@pytest.mark.parametrize("left", [(), (demo_root.SIDECAR,), ("bell/bell-0000.mp4", ".DS_Store"), (demo_root.RECIPE,)])
 def test_the_demo_goes_on_in_a_folder_of_its_own(tmp_path: Path, left: tuple[str, ...]) -> None:
     chosen, root = demo_settings(tmp_path / "other"), tmp_path / "videos"
     demo.write_demo(chosen)
@@ -338,7 +332,7 @@ def test_the_demo_goes_on_in_a_folder_of_its_own(tmp_path: Path, left: tuple[str
 def test_the_ordinary_importer_reads_the_demo_as_any_folder(tmp_path: Path) -> None:
     chosen = demo_settings(tmp_path)
     demo.write_demo(chosen)
-    plain = settings(tmp_path, classes="parent", regions=str(tmp_path / demo.SIDECAR), frame_size=96, seed=1)
+    plain = settings(tmp_path, classes="parent", regions=str(tmp_path / demo_root.SIDECAR), frame_size=96, seed=1)
     assert folder.list_sources(plain) == [
         MediaSource(s.path, s.split, (tmp_path / s.path).stat().st_size, s.labels, s.regions)
         for s in demo.list_sources(chosen)

@@ -9,7 +9,7 @@ import pytest
 
 from raymix.config import DatasetConfig
 from raymix.data.importers import flickr_soundnet, music, vggsound, vggss, voxceleb2
-from raymix.data.importers.base import ManifestRow, UnusableMediaError
+from raymix.data.importers.base import UnusableMediaError
 from raymix.data.importers.media_index import MediaIndex
 from tests.support.make_videos import film
 from tests.support.vggsound_files import picture, sound
@@ -89,7 +89,7 @@ def test_a_link_to_nothing_is_found_where_there_is_nothing_else(tmp_path: Path) 
     assert found is not None and (found.path, found.size_bytes) == ("zpWuikVorYg_000032.mp4", -1)
     source, chosen = vggsound.source_without_split(media, ID), DatasetConfig(name="vggsound", root=str(tmp_path))
     with pytest.raises(UnusableMediaError, match="link to nothing") as caught:
-        list(vggsound.import_clips(chosen, source, ManifestRow.of(source)))
+        list(vggsound.import_clips(chosen, source, source.manifest_row()))
     assert caught.value.status == "missing"
     source = vggsound.source_without_split(tree(tmp_path, **{"b__zpWuikVorYg_mp4": 5}), ID)
     assert (source.path, source.span) == ("b/zpWuikVorYg.mp4", (32.0, 42.0))

@@ -14,7 +14,7 @@ import pytest
 
 from raymix.config import EvaluateConfig
 from raymix.data import pair_lists, records
-from raymix.data.preparation import scene_lists
+from raymix.data.preparation import scene_lists, writer
 from raymix.data.prepared import read_clip_metadata
 from raymix.data.scenes import compose_listed_scenes
 from raymix.evaluation.dispatch import run_evaluation
@@ -33,10 +33,10 @@ NAMES = [f"toy:video{number:02d}:0" for number in range(12)]
 def listed(file: Path, heard: dict[int, int]) -> str:
     """A list of six clips as single frames, of which some hear another clip."""
     with open(file, "w", newline="") as out:
-        writer = csv.writer(out)
-        writer.writerow(["scene_id", "layout", "place", "clip_id", "heard"])
+        table = csv.writer(out)
+        table.writerow(["scene_id", "layout", "place", "clip_id", "heard"])
         for scene in range(6):
-            writer.writerow(
+            table.writerow(
                 [f"s{scene}", "single", 0, NAMES[CLIPS[scene]], NAMES[heard[scene]] if scene in heard else ""]
             )
     return str(file)
@@ -105,7 +105,7 @@ def test_a_clip_of_which_nothing_sounds_is_one_too(home: Path, tmp_path: Path) -
     made = [a_clip(number) for number in range(12)]
     made[3] = replace(made[3], regions=tuple(replace(each, sounding=False) for each in made[3].regions))
     made[5] = replace(made[5], regions=())  # nothing is told of it
-    rows = pa.Table.from_pylist([records.encode_clip(each) for each in made], records.clip_schema("cafe"))
+    rows = pa.Table.from_pylist([writer.encode_clip(each) for each in made], records.clip_schema("cafe"))
     pq.write_table(rows, prepared / "test-0.parquet")
     for layout, known in (("single", 11), ("hconcat", None)):
         truth = SceneGroundTruth.of(

@@ -20,8 +20,9 @@ from raymix.data import prepared, records
 from raymix.data.extraction import clips
 from raymix.data.extraction.clips import extract_clips
 from raymix.data.importers import folder as data_importers_folder
+from raymix.data.importers import video_folder
 from raymix.data.importers.base import STATUSES
-from raymix.data.importers.registry import DATASETS
+from raymix.data.importers.registry import load_importer
 from raymix.data.preparation import pipeline, writer
 from raymix.data.preparation.pipeline import NoUsableClips, PrepareReport, _tell, prepare_dataset
 from tests.support.make_videos import film, turned
@@ -162,11 +163,11 @@ def test_it_goes_on_where_it_stopped_and_the_bytes_are_the_same(
     prepare_dataset(one_go, quiet)
     chosen, honest, calls = settings(tmp_path, val=0.3), writer.write_unit_shards, []
 
-    def stops(chosen: DatasetConfig, unit: writer.WorkUnit, preprocessing: str) -> dict[str, Any]:
+    def stops(chosen: DatasetConfig, unit: writer.WorkUnit, import_clips: Any, preprocessing: str) -> dict[str, Any]:
         calls.append(unit.name)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return honest(chosen, unit, preprocessing)
+        return honest(chosen, unit, import_clips, preprocessing)
 
     monkeypatch.setattr(writer, "write_unit_shards", stops)
     with pytest.raises(KeyboardInterrupt):
@@ -588,9 +589,9 @@ def test_folders_that_may_be_classes_are_told_at_the_end(tmp_path: Path) -> None
     lines.clear()
     prepare_dataset(settings(tmp_path, classes="parent", overwrite=True), lines.append)
     assert not any("to use the folders'" in line for line in lines)
-    assert data_importers_folder.describe_class_folders(settings(tmp_path), ["bell/a.mp4", "b.mp4"]) == ""
-    assert data_importers_folder.describe_class_folders(settings(tmp_path), ["bell/a.mp4", "bell/b.mp4"]) == ""
-    four = data_importers_folder.describe_class_folders(settings(tmp_path), [f"{name}/x.mp4" for name in "dcba"])
+    assert video_folder.describe_class_folders(settings(tmp_path), ["bell/a.mp4", "b.mp4"]) == ""
+    assert video_folder.describe_class_folders(settings(tmp_path), ["bell/a.mp4", "bell/b.mp4"]) == ""
+    four = video_folder.describe_class_folders(settings(tmp_path), [f"{name}/x.mp4" for name in "dcba"])
     assert four.startswith("all videos lie in folders (a, b, c, ...); to use")
 
 
@@ -620,10 +621,10 @@ def test_a_unit_of_other_settings_in_between_is_not_taken_for_done(tmp_path: Pat
         for each in (first, second)
     )
     assert unit.name == other.name
-    writer.write_unit_shards(first, unit, "32")
+    writer.write_unit_shards(first, unit, data_importers_folder.import_clips, "32")
     assert set(writer.read_unit_records(first, [unit])) == {unit.name}
     assert writer.read_unit_records(second, [other]) == {}
-    writer.write_unit_shards(second, other, "24")  # into the same file
+    writer.write_unit_shards(second, other, data_importers_folder.import_clips, "24")  # into the same file
     assert writer.read_unit_records(first, [unit]) == {}
 
 
@@ -662,7 +663,7 @@ def test_lists_that_say_something_else_now_are_another_dataset(tmp_path: Path) -
 def test_a_split_without_clips_is_told_with_what_decides_it(name: str, hints: dict[str, str]) -> None:
     lines: list[str] = []
     clips = {split: 0 if split in hints else 9 for split in records.SPLITS}
-    _tell(PrepareReport("out", True, {"ok": 9}, clips, [], 1.0), DATASETS[name].OPTIONAL_SETTINGS, lines.append)
+    _tell(PrepareReport("out", True, {"ok": 9}, clips, [], 1.0), load_importer(name).OPTIONAL_SETTINGS, lines.append)
     assert lines[2:] == [
         f"prepare: no clips in split '{split}': see {hints[split]} and manifest.parquet"
         for split in records.SPLITS

@@ -52,7 +52,7 @@ def make(number: int = 0, regions: tuple[ObjectRegion, ...] = (), **changes: obj
 
 
 def table(*clips: ClipRecord, preprocessing: str = "cafe") -> pa.Table:
-    return pa.Table.from_pylist([records.encode_clip(one) for one in clips], schema=records.clip_schema(preprocessing))
+    return pa.Table.from_pylist([writer.encode_clip(one) for one in clips], schema=records.clip_schema(preprocessing))
 
 
 def prepared(folder: Path, rows: pa.Table, split: str = "train") -> Path:
@@ -216,7 +216,7 @@ def test_a_few_rows_are_read_without_the_rest(
 ) -> None:
     """Bytes read from a shard of 160 clips: in proportion to what is wanted, whatever the row groups."""
     noise = np.random.default_rng(0)
-    one = records.encode_clip(make())
+    one = writer.encode_clip(make())
     rows = [
         {**one, "clip_id": f"{n}", "stft": noise.random(201 * 81 * 2).astype(np.float16).tobytes()} for n in range(160)
     ]
@@ -263,21 +263,21 @@ def test_a_value_that_is_not_finite_is_not_written() -> None:
     with pytest.raises(
         records.NonFiniteValueError, match=r"^clip folder:a/v0\.mp4:0: [0-9]+ of 32562 values of its sound"
     ):
-        records.encode_clip(make(wave=np.full(16_000, np.nan, np.float32)))
+        writer.encode_clip(make(wave=np.full(16_000, np.nan, np.float32)))
     with pytest.raises(
         records.NonFiniteValueError, match="values of its sound"
     ):  # finite, but too large for half precision
-        records.encode_clip(make(wave=(np.random.default_rng(0).standard_normal(16_000) * 1e5).astype(np.float32)))
+        writer.encode_clip(make(wave=(np.random.default_rng(0).standard_normal(16_000) * 1e5).astype(np.float32)))
     with pytest.raises(records.NonFiniteValueError, match="start_s is nan"):
-        records.encode_clip(make(start_s=float("nan")))
+        writer.encode_clip(make(start_s=float("nan")))
     with pytest.raises(records.NonFiniteValueError, match="time of a frame"):
-        records.encode_clip(make(frame_times=[float("inf")]))
+        writer.encode_clip(make(frame_times=[float("inf")]))
     with pytest.raises(records.NonFiniteValueError, match="box or the weight"):
-        records.encode_clip(make(regions=(ObjectRegion(label="a", box_xyxy=(0.0, 0.0, float("nan"), 1.0)),)))
+        writer.encode_clip(make(regions=(ObjectRegion(label="a", box_xyxy=(0.0, 0.0, float("nan"), 1.0)),)))
 
 
 def test_a_stored_value_that_is_not_finite_is_refused_with_file_and_row(tmp_path: Path) -> None:
-    rows = [records.encode_clip(make(number)) for number in range(3)]
+    rows = [writer.encode_clip(make(number)) for number in range(3)]
     sound = np.frombuffer(rows[1]["stft"], np.float16).copy()
     sound[7:9] = np.inf, np.nan
     rows[1]["stft"] = sound.tobytes()
@@ -289,7 +289,7 @@ def test_a_stored_value_that_is_not_finite_is_refused_with_file_and_row(tmp_path
         assert str(refusal.value).startswith(said) and "\n" not in str(refusal.value)
         assert str(pickle.loads(pickle.dumps(refusal.value))) == str(refusal.value)
     assert len(data_prepared.read_clips(str(tmp_path), "train", 32, truth=False, limit=1)) == 1
-    rows[1] = {**records.encode_clip(make(1)), "duration_s": float("inf")}
+    rows[1] = {**writer.encode_clip(make(1)), "duration_s": float("inf")}
     prepared(tmp_path, pa.Table.from_pylist(rows, schema=records.clip_schema()))
     with pytest.raises(records.NonFiniteValueError, match=r"row 1 .*: duration_s is inf"):
         data_prepared.read_clips(str(tmp_path), "train", 32, truth=True)

@@ -13,7 +13,7 @@ from raymix.data.extraction import video as data_extraction_video
 from raymix.data.extraction.clip_plan import CutSettings, RawClip
 from raymix.data.extraction.video import FrameSelector
 from raymix.data.importers import base
-from raymix.data.importers.base import ManifestRow
+from raymix.data.records import ManifestRow
 
 FPS, SECONDS, WIDE, HIGH = 25, 7, 64, 48
 PYRAMID = "b-adapt=0:bframes=7:b-pyramid=normal:ref=4:scenecut=0"

@@ -22,6 +22,7 @@ from raymix import evaluate
 from raymix.config import EvaluateConfig
 from raymix.data import prepared, records
 from raymix.data.audio import stft
+from raymix.data.preparation import writer
 from raymix.data.records import ClipRecord
 from raymix.data.scenes import compose_scenes
 from raymix.evaluation import benchmark, per_scene_scores, sharded_scoring
@@ -59,7 +60,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared dataset of 12 test clips of as many videos, the only one of its home, made without video."""
     there = tmp_path_factory.mktemp("home")
     (there / "clips/toy").mkdir(parents=True)
-    rows = [records.encode_clip(a_clip(number)) for number in range(12)]
+    rows = [writer.encode_clip(a_clip(number)) for number in range(12)]
     pq.write_table(pa.Table.from_pylist(rows, records.clip_schema("cafe")), there / "clips/toy/test-0.parquet")
     splits = {"test": {"files": ["test-0.parquet"], "clips": 12, "videos": 12}}
     facts = {"schema_version": records.SCHEMA_VERSION, "dataset": "toy", "preprocessing": "cafe", "splits": splits}
@@ -170,9 +171,7 @@ def test_the_truth_alone_is_that_of_the_scenes(
 
 
 def test_an_outline_knows_which_clips_have_regions() -> None:
-    rows = [
-        records.encode_clip(dataclasses.replace(a_clip(n), **({"regions": ()} if n == 1 else {}))) for n in range(3)
-    ]
+    rows = [writer.encode_clip(dataclasses.replace(a_clip(n), **({"regions": ()} if n == 1 else {}))) for n in range(3)]
     table = pa.Table.from_pylist(rows, records.clip_schema("cafe"))
     whole, outline = records.decode_clips(table, 32, truth=True), records.decode_clip_metadata(table, 32, truth=True)
     assert outline.has_truth.tolist() == whole.has_truth.tolist() == [True, False, True]

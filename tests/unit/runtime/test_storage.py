@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from raymix.data.importers import folder
+from raymix.data.importers import base
 from raymix.runtime.storage import list_broken_links, list_files, resolve_uri, write_atomic
 
 
@@ -36,7 +36,7 @@ def test_every_file_with_its_size(tree: Path, s3: str) -> None:
     assert list_files(filesystem, path) == FILES
     text = json.dumps(sorted([f"/{name}", size] for name, size in FILES.items()))  # as datasets of other days have it
     known = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-    assert folder.listing_hash(s3) == folder.listing_hash(str(tree)) == known
+    assert base.listing_hash(s3) == base.listing_hash(str(tree)) == known
     with pytest.raises(FileNotFoundError):
         list_files(*resolve_uri(str(tree / "gone")))
 
