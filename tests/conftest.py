@@ -51,16 +51,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Tests that start Ray come first: one process needs about as long for them as another for all the rest.
     """
     for item in items:
-        for fixture in getattr(item, "fixturenames", ()):
-            if fixture in MARKS:
-                item.add_marker(MARKS[fixture])
+        names = set(getattr(item, "fixturenames", ()))
+        if "ray_session" in names and "s3" not in names:
+            names.discard("store")  # which `ray_session` needs, and not the test
+        for fixture in names & MARKS.keys():
+            item.add_marker(MARKS[fixture])
         item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.path.name))
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    """One local Ray with more logical CPUs than cores: tests wait more than they compute."""
+def ray_session(store: Store) -> Iterator[None]:
+    """One local Ray with more logical CPUs than cores: tests wait more than they compute.
+
+    Its workers read S3 in the environment of `store`: some tests prepare data there while this session runs.
+    """
     from raymix.runtime import ray_cluster
 
     for name, value in ray_cluster.RAY_ENVIRONMENT.items():
@@ -68,15 +73,18 @@ def ray_session() -> Iterator[None]:
     import ray
 
     temporary = tempfile.mkdtemp(prefix="rx", dir="/tmp")  # short: Ray's sockets live below it
-    ray.init(
-        address="local",
-        num_cpus=8,
-        object_store_memory=300 << 20,
-        include_dashboard=False,
-        logging_level="error",
-        log_to_driver=False,
-        _temp_dir=temporary,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in store.environment.items():
+            patch.setenv(name, value)
+        ray.init(
+            address="local",
+            num_cpus=8,
+            object_store_memory=300 << 20,
+            include_dashboard=False,
+            logging_level="error",
+            log_to_driver=False,
+            _temp_dir=temporary,
+        )
     yield
     ray.shutdown()
 

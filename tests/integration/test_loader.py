@@ -224,7 +224,7 @@ def test_a_row_that_is_not_finite_is_told_in_one_line(tmp_path: Path, ray_sessio
 
 
 def test_a_batch_larger_than_the_data_is_refused(demo: Path, ray_session: None) -> None:
-    run = small(demo, batch=4096)
+    run = small(demo, batch_size=4096)
     with pytest.raises(ConfigError, match=r"training\.batch_size=4096: more than the"):
         open_clip_source(run, data_requirements(run))
 
