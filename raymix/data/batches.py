@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from raymix.metrics.ground_truth import SceneOutline
-
 
 @dataclass(frozen=True)
 class MixtureBatch:
@@ -54,9 +52,6 @@ class SceneBatch:
     preprocessing: str = ""  # hash of the settings that made the clips
     halves_NSYX: Tensor | None = (
         None  # bool, pixels beside the masks that one annotator alone has; None: there are none
-    )
-    outline: SceneOutline | None = (
-        None  # of clips that are outlines, without pictures and sounds: what masks are drawn of
     )
 
     def __len__(self) -> int:

@@ -21,6 +21,7 @@ from raymix.data.records import (
     METADATA_COLUMNS,
     SCHEMA_VERSION,
     VERSION_KEY,
+    ClipMetadata,
     ClipTable,
     ManifestRow,
     columns_to_read,
@@ -164,12 +165,12 @@ def read_row_group(directory: str, group: RowGroup, image_size: int, labels: boo
 
 def read_clip_metadata(
     directory: str, split: str, image_size: int, *, truth: bool, sources: bool = False, limit: int | None = None
-) -> ClipTable:
+) -> ClipMetadata:
     """The clips of one split as `raymix.data.records.decode_clip_metadata` reads them: neither pictures nor sounds, and no mask is kept.
 
     With `limit` only the first so many.
     """
-    filesystem, parts = resolve_uri(directory)[0], list[ClipTable]()
+    filesystem, parts = resolve_uri(directory)[0], list[ClipMetadata]()
     wanted = [name for name in METADATA_COLUMNS if name != "regions" or truth or sources]
     for path in list_shards(directory, split):
         left = None if limit is None else limit - sum(map(len, parts))
@@ -182,7 +183,7 @@ def read_clip_metadata(
         ]
     if not parts:
         raise ValueError(f"{directory}: split '{split}' holds no clips")
-    return ClipTable.concat(parts)
+    return ClipMetadata.concat(parts)
 
 
 def read_video_ids(directory: str, split: str) -> list[str]:

@@ -16,7 +16,7 @@ from raymix.metrics.scoring import SystemScores
 
 def coverage(pairs: PairList | None) -> str:
     """Returns a phrase with how many of the listed scenes these are; '' where none is missing, or there is no list."""
-    return pairs.origin.said(len(pairs)) if pairs and pairs.origin else ""
+    return pairs.origin.coverage_note(len(pairs)) if pairs and pairs.origin else ""
 
 
 def coverage_facts(pairs: PairList | None) -> dict[str, int]:

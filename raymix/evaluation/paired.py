@@ -207,7 +207,7 @@ def paired_report(compared: Sequence[str], parts: Sequence[ComparedPart], seed: 
         record = {**shared, "preprocessing": first.preprocessing, "metrics": metrics}
         systems.append(SystemReport(f"{first.system} - {second.system}", DIFFERENCE, [record]))
         facts = {name: shared[name] for name in ("layout", "scenes_hash", "scenes", "videos")}
-        coverage = of.said(len(first.ids)) if of else ""
+        coverage = of.coverage_note(len(first.ids)) if of else ""
         sets.append(
             {
                 **facts,

@@ -16,7 +16,7 @@ from raymix.data.batches import SceneBatch
 from raymix.data.layouts import panel_grid
 from raymix.data.pair_lists import PairList
 from raymix.data.records import ClipTable
-from raymix.data.scenes import compose_listed_scenes, compose_scenes
+from raymix.data.scenes import compose_ground_truth, compose_listed_ground_truth, compose_listed_scenes, compose_scenes
 from raymix.metrics.ground_truth import SceneGroundTruth
 from raymix.runtime.storage import resolve_uri
 
@@ -55,23 +55,27 @@ class SceneSpec:
 
     def compose(self, clips: ClipTable, fewer: bool = False) -> SceneBatch:
         """The scenes, with `fewer` also natural ones of fewer sources; ValueError where the clips or the list lack them."""
-        how: dict[str, Any] = {"seconds": self.seconds, "rule": self.rule, "level": self.level}
         if self.pairs:
-            return compose_listed_scenes(clips, self.pairs, **how)
-        how |= {"seed": self.seed, "sources": self.sources, "fewer": fewer}
-        return compose_scenes(clips, layout=self.layout, count=self.scenes or 0, **how)
+            return compose_listed_scenes(clips, self.pairs, **self._sound_settings())
+        return compose_scenes(clips, fewer=fewer, **self._draw_settings(), **self._sound_settings())
+
+    def _sound_settings(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "rule": self.rule, "level": self.level}
+
+    def _draw_settings(self) -> dict[str, Any]:
+        return {"layout": self.layout, "count": self.scenes or 0, "seed": self.seed, "sources": self.sources}
 
     def truth(self) -> SceneGroundTruth:
         """What is known of the scenes, of which neither pictures nor sounds are read, and no mask is drawn yet."""
         natural = self.layout == "natural"
         clips = prepared.read_clip_metadata(self.prepared, self.split, self.image_size, truth=True, sources=natural)
-        return SceneGroundTruth.of(self.compose(clips))
+        if self.pairs:
+            return compose_listed_ground_truth(clips, self.pairs, **self._sound_settings())
+        return compose_ground_truth(clips, **self._draw_settings(), **self._sound_settings())
 
     def listed(self, clips: ClipTable) -> PairList:
         """The scenes as a pair list: the one that was named, or that of the drawn scenes."""
-        return self.pairs or pair_lists.make_pair_list(
-            clips, layout=self.layout, count=self.scenes or 0, seed=self.seed, sources=self.sources
-        )
+        return self.pairs or pair_lists.make_pair_list(clips, **self._draw_settings())
 
     def record(self) -> dict[str, Any]:
         """What makes the same scenes again, for JSON."""

@@ -115,8 +115,7 @@ class SceneGroundTruth:
         masks = None if scenes.masks_NSYX is None else _array(scenes.masks_NSYX).astype(bool)
         halves = getattr(scenes, "halves_NSYX", None)  # nor single votes, as few sets have several annotators
         halves = None if halves is None else _array(halves).astype(bool)
-        outline = getattr(scenes, "outline", None)
-        known = np.full(len(scenes.ids), masks is not None or outline is not None)
+        known = np.full(len(scenes.ids), masks is not None)
         if scenes.has_truth_N is not None:
             known &= _array(scenes.has_truth_N).astype(bool)
         y, x = (int(size) for size in scenes.frames_N3YX.shape[-2:])
@@ -126,9 +125,7 @@ class SceneGroundTruth:
         labels = None if named is None else tuple(tuple(map(str, each)) for each in named)
         where = scenes.layout, (y, x), panels_NS, rects_P4
         made = getattr(scenes, "preprocessing", "")
-        return SceneGroundTruth(
-            tuple(scenes.ids), videos, *where, masks, known, scenes.hash, labels, made, halves, outline
-        )
+        return SceneGroundTruth(tuple(scenes.ids), videos, *where, masks, known, scenes.hash, labels, made, halves)
 
     def __len__(self) -> int:
         return len(self.ids)

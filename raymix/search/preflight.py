@@ -134,7 +134,7 @@ def scene_videos(run: TrainConfig, split: str, count: int) -> int:
         cast = draw_scenes(ids, videos, labels, layout=layout, count=count, seed=run.evaluation.seed)
         if layout in LABEL_FREE:
             draw_shuffled_audio_permutation(
-                cast.ids, videos[cast.clips_NP[:, : cast.heard]].tolist(), run.evaluation.seed
+                cast.ids, videos[cast.clips_NP[:, : cast.num_sounding]].tolist(), run.evaluation.seed
             )
             seen |= set(videos[cast.clips_NP].flat)
     return len(seen)

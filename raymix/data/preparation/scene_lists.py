@@ -18,7 +18,7 @@ from raymix.data import pair_lists, prepared
 from raymix.data.layouts import VARIABLE_SOURCE_LAYOUTS, layout_id, panel_grid
 from raymix.data.pair_lists import PairList, PairListOrigin, ScenePanel
 from raymix.data.preparation import dataset_card
-from raymix.data.records import ClipTable
+from raymix.data.records import ClipMetadata
 from raymix.runtime.storage import resolve_uri, write_atomic
 
 SCENES_FOLDER = "scenes"
@@ -113,7 +113,7 @@ def write_scene_lists(
     return made
 
 
-def _drawn(names: ClipTable, word: str, wanted: SceneListRequest) -> SceneListEntry:
+def _drawn(names: ClipMetadata, word: str, wanted: SceneListRequest) -> SceneListEntry:
     layout, sources = parse_layout_id(word)
     name = f"{wanted.split}-{layout_id(layout, sources)}-{wanted.seed}-{wanted.count}"
     pairs = pair_lists.make_pair_list(
@@ -122,7 +122,7 @@ def _drawn(names: ClipTable, word: str, wanted: SceneListRequest) -> SceneListEn
     return SceneListEntry(pairs, panel_grid(layout, sources)[2], seed=wanted.seed)
 
 
-def _given(pairs: PairList, names: ClipTable, split: str, uri: str) -> SceneListEntry:
+def _given(pairs: PairList, names: ClipMetadata, split: str, uri: str) -> SceneListEntry:
     """A given list with the ids of its clips; the scenes that lack one are counted and named."""
     places: dict[str, list[int]] = {}
     for place, (clip_id, video) in enumerate(zip(names.clip_id.tolist(), names.video.tolist(), strict=True)):
@@ -135,8 +135,8 @@ def _given(pairs: PairList, names: ClipTable, split: str, uri: str) -> SceneList
         of = sorted({place for name in named for place in places.get(name, [])})
         try:
             one, here = replace(pairs, scenes=(panels,)), names.take(of)
-            (found_P,) = found_1P = one.find(here)
-            one.sounds(here, found_1P)
+            (found_P,) = found_1P = one.locate_clips(here)
+            one.locate_audio(here, found_1P)
         except ValueError as error:
             gone.append((panels[0].scene_id, str(error)))
             continue

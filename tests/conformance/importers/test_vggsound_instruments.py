@@ -192,7 +192,7 @@ def test_a_published_pair_list_finds_its_samples(made: dict[str, Any], tmp_path:
     path = tmp_path / "vgginstruments_multi_test.csv"
     path.write_text("sample0000,accordion,sample0009,xylophone\nsample0010,bongo,sample0001,banjo\n")
     clips = read_clips(made["prepared"], "test", 32, truth=True)
-    found = clips.video[pair_lists.read_pair_list(str(path)).find(clips)]
+    found = clips.video[pair_lists.read_pair_list(str(path)).locate_clips(clips)]
     assert found.tolist() == [["sample0000", "sample0009"], ["sample0010", "sample0001"]]
 
 

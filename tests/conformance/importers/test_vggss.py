@@ -192,7 +192,7 @@ def test_a_published_pair_list_finds_its_clips(made: dict[str, Any], tmp_path: P
     path.write_text(f'{CUT},elk_bugling,{WHOLE},"woman, speaking"\n{STILL}.mp4,playing_bass_drum,{FOLDER},x\n')
     clips = read_clips(made["prepared"], "test", 32, truth=True)
     pairs = pair_lists.read_pair_list(str(path))
-    assert clips.video[pairs.find(clips)].tolist() == [[CUT, WHOLE], [STILL, FOLDER]]
+    assert clips.video[pairs.locate_clips(clips)].tolist() == [[CUT, WHOLE], [STILL, FOLDER]]
     scenes = compose_listed_scenes(clips, pairs)
     assert scenes.videos == [(CUT, WHOLE), (STILL, FOLDER)] and scenes.has_truth_N.all()
     assert pair_lists.read_pair_list(str(path)).scenes[0][1].label == "woman, speaking"

@@ -362,7 +362,7 @@ def test_a_given_list_keeps_its_scenes_and_names_those_that_lack_a_clip(copy: st
     assert (again["id"], again["scenes"], again["missing"]) == ("test-test-duets", 2, 1)  # still of the list of three
     assert again["of"] == {"id": "duets", "hash": given.hash, "scenes": 3}
     clips = prepared.read_clips(copy, "test", 32, truth=False)
-    assert clips.video[kept.find(clips)].tolist() == [[test[0], test[1]], [test[1], test[2]]]
+    assert clips.video[kept.locate_clips(clips)].tolist() == [[test[0], test[1]], [test[1], test[2]]]
     gone = rows_of(Path(copy, "scenes/test-duets-missing.csv"))
     assert [each["scene_id"] for each in gone] == ["s1"] and "gone" in gone[0]["reason"]
     file.write_text("\n".join(file.read_text().splitlines()[:3]) + "\n")

@@ -69,7 +69,7 @@ def test_what_is_written_is_read_again(clips: ClipTable, tmp_path: Path, ending:
     write_pair_list(pairs, f"{tmp_path}/mine.{ending}")
     again = read_pair_list(f"{tmp_path}/mine.{ending}")
     assert (again.id, again.layout, again.hash, len(again), again.ids) == ("mine", "grid2x2", pairs.hash, 5, pairs.ids)
-    assert np.array_equal(again.find(clips), pairs.find(clips))
+    assert np.array_equal(again.locate_clips(clips), pairs.locate_clips(clips))
     assert [path.name for path in tmp_path.iterdir()] == [f"mine.{ending}"]
 
 
@@ -87,18 +87,18 @@ def test_a_csv_by_hand(clips: ClipTable, file: Callable[..., str]) -> None:
 def test_a_video_and_a_time_name_a_clip(clips: ClipTable, file: Callable[..., str]) -> None:
     head = "scene_id,layout,place,video,time_s"
     pairs = read_pair_list(file("a,vconcat,0,video003,0.7", "a,vconcat,1,video004,3.9", head=head))
-    assert clips.clip_id[pairs.find(clips)].tolist() == [["clip006", "clip009"]]
+    assert clips.clip_id[pairs.locate_clips(clips)].tolist() == [["clip006", "clip009"]]
     late = read_pair_list(file("a,single,0,video003,4.5", head=head))
     with pytest.raises(
         ValueError, match=r"pair list mine, row 1, scene 'a': no clip of .* holds 4.5 s; .*raymix.prepare"
     ):
-        late.find(clips)
+        late.locate_clips(clips)
     timeless = read_pair_list(file("a,single,0,video003,", head=head))
     with pytest.raises(ValueError, match=r"row 1, scene 'a': video 'video003' has 2 clips; time_s must say which"):
-        timeless.find(clips)
+        timeless.locate_clips(clips)
     twice = read_pair_list(file("a,hconcat,0,video003,0.5", "a,hconcat,1,video003,0.6", head=head))
     with pytest.raises(ValueError, match=r"row 2, scene 'a': clip 'clip006' is in this scene twice"):
-        twice.find(clips)
+        twice.locate_clips(clips)
 
 
 def test_the_published_form(clips: ClipTable, file: Callable[..., str]) -> None:
@@ -114,7 +114,7 @@ def test_the_published_form(clips: ClipTable, file: Callable[..., str]) -> None:
     long.start_s, long.duration_s = np.arange(24) % 2 * 4.0, np.full(24, 3.0)  # 0-3 s and 4-7 s
     scenes = compose_listed_scenes(long, pairs)
     assert scenes.videos == [("video000", "video001"), ("video004", "video002")]
-    assert long.clip_id[pairs.find(long)].tolist() == [["clip001", "clip003"], ["clip009", "clip005"]]
+    assert long.clip_id[pairs.locate_clips(long)].tolist() == [["clip001", "clip003"], ["clip009", "clip005"]]
     below = read_pair_list(file(*rows, head="file1,class1,file2,class2", name="avgn-duet.csv"), "vconcat")
     assert below.layout == "vconcat" and below.hash != pairs.hash
     with pytest.raises(ValueError, match=r"row 2: file1 is empty"):
@@ -157,9 +157,9 @@ def test_an_unknown_clip_is_named(clips: ClipTable, file: Callable[..., str], tm
     with pytest.raises(
         ValueError, match=r"mine, row 4, scene 's0': no clip 'clip0002' among 24 \(did you mean 'clip00"
     ):
-        pairs.find(clips)
+        pairs.locate_clips(clips)
     with pytest.raises(ValueError, match=r"row 1, scene 'a': no clip of video 'video03' \(did you mean"):
-        read_pair_list(file("a,single,0,video03,1", head="scene_id,layout,place,video,time_s")).find(clips)
+        read_pair_list(file("a,single,0,video03,1", head="scene_id,layout,place,video,time_s")).locate_clips(clips)
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and then nothing")
     with pytest.raises(ValueError, match="cannot be read as Parquet"):
         read_pair_list(f"{tmp_path}/broken.parquet")
@@ -180,9 +180,9 @@ def test_a_list_remembers_what_it_was_made_of(file: Callable[..., str], tmp_path
     again = read_pair_list(f"{tmp_path}/mine.{suffix}")
     assert again.origin == made.origin and again.hash == pairs.hash  # which is of the content alone
     assert again.ids == pairs.ids
-    assert again.origin.said(2) == "2 of 5 listed scenes, 3 without their clips"
-    assert again.take(1).origin.said(1) == "1 of 5 listed scenes, 3 without their clips, 1 left out"
-    assert PairListOrigin("published", "cafe", 2, 0).said(2) == ""
+    assert again.origin.coverage_note(2) == "2 of 5 listed scenes, 3 without their clips"
+    assert again.take(1).origin.coverage_note(1) == "1 of 5 listed scenes, 3 without their clips, 1 left out"
+    assert PairListOrigin("published", "cafe", 2, 0).coverage_note(2) == ""
     write_pair_list(pairs, f"{tmp_path}/plain.{suffix}")
     assert read_pair_list(f"{tmp_path}/plain.{suffix}").origin is None
 

@@ -170,12 +170,12 @@ def test_the_truth_alone_is_that_of_the_scenes(
     assert list(baseline_heatmaps(alone)) == list(baseline_heatmaps(whole))
 
 
-def test_an_outline_knows_which_clips_have_regions() -> None:
+def test_clip_metadata_has_regions_but_no_frames_and_sounds() -> None:
     rows = [writer.encode_clip(dataclasses.replace(a_clip(n), **({"regions": ()} if n == 1 else {}))) for n in range(3)]
     table = pa.Table.from_pylist(rows, records.clip_schema("cafe"))
-    whole, outline = records.decode_clips(table, 32, truth=True), records.decode_clip_metadata(table, 32, truth=True)
-    assert outline.has_truth.tolist() == whole.has_truth.tolist() == [True, False, True]
-    assert outline.stft.shape[:2] == whole.stft.shape[:2] and not outline.stft.nbytes + outline.frames.nbytes
+    whole, metadata = records.decode_clips(table, 32, truth=True), records.decode_clip_metadata(table, 32, truth=True)
+    assert metadata.has_truth.tolist() == whole.has_truth.tolist() == [True, False, True]
+    assert metadata.stft_frames == whole.stft.shape[1] and not {"stft", "frames"} & set(vars(metadata))
     assert records.decode_clip_metadata(table, 32, truth=False).regions is None
 
 
