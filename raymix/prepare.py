@@ -1,8 +1,8 @@
-"""The door `python -m raymix.prepare`: videos in, Parquet clips and a manifest with one row per file out.
+"""`python -m raymix.prepare`: media files to Parquet clips with a manifest of one row per file.
 
-Over a cluster the work runs with Ray Data, a unit of files a task. On one machine it runs in as many processes, a file
-a task, and Ray is not started: that takes as long as some forty videos. The same command goes on where an earlier one
-stopped, and returns at once when all is done.
+On a cluster the work runs on Ray Data, a unit of files a task. On one machine it runs in as many processes as CPUs, a
+file a task, and Ray is not started: its start takes as long as some forty videos. The same command continues where an
+interrupted one stopped, and returns at once when the dataset is prepared.
 """
 
 from __future__ import annotations
@@ -25,15 +25,20 @@ from raymix.runtime import ray_cluster
 
 
 def run_prepare(config: PrepareConfig) -> int:
+    """Prepare a dataset and its scene lists, or write the inspection page of a prepared one.
+
+    Returns:
+        The exit code.
+    """
     validate_config(config)
     if config.inspect:
         with value_error_as_config_error():
             dataset_inspection.inspect_dataset(config.inspect, config.output, config.pictures, config.seed)
         return 0
     with value_error_as_config_error():
-        lists = SceneListRequest(config.layouts, config.pair_lists, config.split, config.scenes, config.seed)
-        lists.check()
-        if ray_cluster.local_machine_resources(config.cluster) is None:  # a cluster of others' making
+        request = SceneListRequest(config.layouts, config.pair_lists, config.split, config.scenes, config.seed)
+        request.check()
+        if ray_cluster.local_machine_resources(config.cluster) is None:  # the cluster is not this machine
             ray_cluster.start_or_join_ray(config.cluster)
             from raymix.runtime import cluster_nodes
 
@@ -45,7 +50,7 @@ def run_prepare(config: PrepareConfig) -> int:
             print(f"prepare: {missing} listed ids were missing then; dataset.overwrite=true looks for them again")
     if config.layouts or config.pair_lists:
         with value_error_as_config_error():
-            scene_lists.write_scene_lists(config.dataset.prepared, lists)
+            scene_lists.write_scene_lists(config.dataset.prepared, request)
     return 0
 
 

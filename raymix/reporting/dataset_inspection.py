@@ -88,7 +88,7 @@ def inspect_dataset(
     """Write the page and its PNGs; their paths. ValueError in one line where the folder is no prepared dataset."""
     found = _open(directory)
     folder = (output or f"{directory.rstrip('/')}/inspect").rstrip("/")
-    surveys = {split: _survey(directory, split) for split in found.facts["splits"]}
+    surveys = {split: _survey(directory, split) for split in found.description["splits"]}
     surveys = {split: survey for split, survey in surveys.items() if survey.places}
     if not surveys:
         raise ValueError(f"{directory}: holds no clips to look at")
@@ -200,7 +200,7 @@ def _by_chance(places: Sequence[ClipLocation], count: int, rng: np.random.Genera
 
 def _odd(found: PreparedDataset, places: Sequence[ClipLocation], count: int) -> Chosen:
     """Clips that deserve a look, at most so many of each kind, one of a video."""
-    mended = {name for each in found.entries if each.repairs for name in (each.video or each.id or each.file,)}
+    mended = {name for each in found.manifest if each.repairs for name in (each.video or each.id or each.file,)}
     boxed = [place for place in places if place.areas]
     kinds = {
         "repaired": [place for place in places if place.names & mended],

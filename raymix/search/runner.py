@@ -115,7 +115,7 @@ def create_study_context(plan: StudyPlan, study: StudyState, watch: Any) -> tupl
     c = run.cluster
     source = open_clip_source(run, data_requirements(run))
     room = cluster_nodes.check_cluster_capacity(c, streaming=not source.parts)
-    watch.say(f"data: {source.how}")
+    watch.say(f"data: {source.description}")
     watch.say(f"slots: {room.said}")
     options = {
         "num_cpus": c.evaluator_cpus,

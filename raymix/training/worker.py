@@ -183,7 +183,9 @@ class _TrialRun:
 
     def _after(self, run: TrainConfig, model: Method, device: torch.device, number: int) -> None:
         """What the method does between epochs, on this rank's share of the clips as they are."""
-        model.on_epoch_end(number, run.training.epochs, lambda: (each.to(device) for each in self.loader.examples(run)))
+        model.on_epoch_end(
+            number, run.training.epochs, lambda: (each.to(device) for each in self.loader.clip_batches(run))
+        )
 
     def _begin(self) -> list[int]:
         counts: list[int] = ray.get(self.mailbox.begin.remote(self.order.folder, self.world))

@@ -36,7 +36,7 @@ def of(name: str, demo: Path, **settings: Any) -> TrainConfig:
 def train(run: TrainConfig, method: Any, optimizer: Any, first: int = 1) -> Iterator[float]:
     """The loss of each epoch, with what a method does between them: after a yield the epoch is as a checkpoint has it."""
     own = loader(run)
-    after = lambda number: method.on_epoch_end(number, run.training.epochs, lambda: own.examples(run))  # noqa: E731
+    after = lambda number: method.on_epoch_end(number, run.training.epochs, lambda: own.clip_batches(run))  # noqa: E731
     for epoch in train_epochs(
         method, optimizer, lambda n: own.epoch(run, n, data_requirements(run)), run.training, first=first, after=after
     ):
@@ -133,7 +133,7 @@ def test_one_more_system_is_a_file_and_a_line(dummy: None, demo: Path) -> None:
     method, own = method_from_config(run), loader(run)
     Dummy.seen.clear()
     optimizer = build_optimizer(method, run.optimizer)
-    after = lambda number: method.on_epoch_end(number, run.training.epochs, lambda: own.examples(run))  # noqa: E731
+    after = lambda number: method.on_epoch_end(number, run.training.epochs, lambda: own.clip_batches(run))  # noqa: E731
     assert (
         len(
             list(
@@ -186,16 +186,16 @@ def test_labels_are_read_for_those_alone_who_declare_them(dummy: None, demo: Pat
 def test_examples_are_all_clips_once_whoever_reads_them(dummy: None, demo: Path, world: int) -> None:
     run = of("dummy", demo)
     clips = prepared.read_clips(run.dataset.prepared, "train", 64, truth=False)
-    shelf = CachedClips([clips])
+    cache = CachedClips([clips])
     parts = [
         part
         for rank in range(world)
-        for part in MixtureLoader(ClipSource((), len(clips), 0, ""), None, rank, world, shelf).examples(run)
+        for part in MixtureLoader(ClipSource((), len(clips), 0, ""), None, rank, world, cache).clip_batches(run)
     ]
     place = torch.cat([part.global_index_N for part in parts])
     assert sorted(place.tolist()) == list(range(len(clips)))
     labels = [label for part in parts for label in part.labels]
-    assert [labels[at] for at in place.argsort()] == shelf.take(np.arange(len(clips))).label.tolist()
+    assert [labels[at] for at in place.argsort()] == cache.take(np.arange(len(clips))).label.tolist()
     assert all(part.frames_N3YX.shape[1:] == (3, 64, 64) and part.sounds_NTF.shape[1:] == (193, 81) for part in parts)
     assert all(float(part.frames_N3YX.min()) >= 0 and float(part.frames_N3YX.max()) <= 1 for part in parts)
 

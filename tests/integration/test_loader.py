@@ -1,4 +1,4 @@
-"""From Parquet to mixtures: what the object store holds is what a plain reader reads, in an order of its own."""
+"""The loader: cached and streamed clips give the mixtures of a plain reader, in the same order for any number of workers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from raymix.data.loader import (
     ClipSource,
     MixtureLoader,
     RowGroupReader,
-    _ahead,
+    _prefetch,
     open_clip_source,
     open_row_group_store,
     read_decoded_clips,
@@ -39,9 +39,9 @@ def test_the_cache_holds_what_a_plain_reader_reads(demo: Path, ray_session: None
     run = small(demo)
     run.data.cache = "on"
     source = open_clip_source(run, data_requirements(run))
-    assert source.parts and "shared by all slots" in source.how
+    assert source.parts and "shared by all slots" in source.description
     shared, plain = MixtureLoader(source, None, 0, 1), loader(run)
-    assert len(shared.shelf or []) == source.clips
+    assert len(shared.cache or []) == source.clips
     for one, other in zip(
         shared.epoch(run, 3, data_requirements(run)), plain.epoch(run, 3, data_requirements(run)), strict=True
     ):
@@ -122,10 +122,10 @@ def files(folder: Path, videos: list[list[int]], group_rows: int) -> TrainConfig
 def batches(run: TrainConfig, epoch: int, world: int, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The ids of the clips of each global batch: what all ranks together get."""
     monkeypatch.setattr(
-        data_loader, "_mixed", lambda run, number, wants, clips, groups_BK, partners: clips.clip_id[groups_BK]
+        data_loader, "_make_batch", lambda run, number, wants, clips, groups_BK, partners: clips.clip_id[groups_BK]
     )
     ranks = [
-        list(streaming(run, rank, world)._from_stream(run, epoch, data_requirements(run))) for rank in range(world)
+        list(streaming(run, rank, world)._pass_over_stream(run, epoch, data_requirements(run))) for rank in range(world)
     ]
     return [np.concatenate(parts).reshape(-1).tolist() for parts in zip(*ranks, strict=True)]  # type: ignore[arg-type]
 
@@ -164,9 +164,11 @@ def test_a_stream_makes_groups_of_different_videos_whatever_a_window_holds(
         assert len(found) >= 10  # of 20: where the long video comes late, the others have been used
 
 
-def test_every_worker_sees_its_share_of_examples_of_a_stream(tmp_path: Path) -> None:
+def test_each_worker_gets_its_share_of_unmixed_clips_of_a_stream(tmp_path: Path) -> None:
     run = files(tmp_path, [[row for row in range(17)], [row for row in range(8)]], 5)
-    places = [torch.cat([each.global_index_N for each in streaming(run, rank, 3).examples(run)]) for rank in range(3)]
+    places = [
+        torch.cat([each.global_index_N for each in streaming(run, rank, 3).clip_batches(run)]) for rank in range(3)
+    ]
     assert sorted(torch.cat(places).tolist()) == list(range(25))
     assert max(map(len, places)) - min(map(len, places)) <= 1
 
@@ -177,7 +179,7 @@ def test_row_groups_are_decoded_once_for_all_workers_and_then_freed(
     run = small(demo)
     run.data.cache = "off"
     source = open_clip_source(run, data_requirements(run))
-    assert source.row_groups and "streamed every epoch" in source.how
+    assert source.row_groups and "streamed every epoch" in source.description
     store = open_row_group_store(run, labels=False)
     loaders = [MixtureLoader(source, RowGroupReader(store, rank, 2), rank, 2) for rank in range(2)]
     for whole, *parts in zip(
@@ -186,20 +188,20 @@ def test_row_groups_are_decoded_once_for_all_workers_and_then_freed(
         strict=True,
     ):
         assert torch.equal(torch.cat([part.mixture_BTF for part in parts]), whole.mixture_BTF)
-    assert ray.get(store.held.remote()) == []
+    assert ray.get(store.row_groups.remote()) == []
     one, two = RowGroupReader(store, 0, 2), RowGroupReader(store, 1, 2)
     group = source.row_groups[0]
     [first], [other] = one.read([group], []), two.read([group], [])
     assert not first.stft.flags.writeable  # it lies in the object store
-    assert np.array_equal(first.stft, other.stft) and ray.get(store.held.remote()) == [group]
+    assert np.array_equal(first.stft, other.stft) and ray.get(store.row_groups.remote()) == [group]
     one.read([], [])
-    assert ray.get(store.held.remote()) == [group]
+    assert ray.get(store.row_groups.remote()) == [group]
     two.read([], [])
-    assert ray.get(store.held.remote()) == []
+    assert ray.get(store.row_groups.remote()) == []
 
 
 @pytest.mark.parametrize("cache", ["on", "off"])
-def test_a_row_that_is_not_finite_is_told_in_one_line(tmp_path: Path, ray_session: None, cache: str) -> None:
+def test_a_row_that_is_not_finite_is_an_error_of_one_line(tmp_path: Path, ray_session: None, cache: str) -> None:
     run = files(tmp_path, [list(range(8))], 8)
     path = tmp_path / "train-00000.parquet"
     rows = pq.read_table(path).to_pylist()
@@ -229,7 +231,7 @@ def test_a_batch_larger_than_the_data_is_refused(demo: Path, ray_session: None) 
         open_clip_source(run, data_requirements(run))
 
 
-def test_a_shelf_has_one_order_whatever_the_parts(demo: Path) -> None:
+def test_cached_clips_have_one_order_for_any_parts(demo: Path) -> None:
     clips = prepared.read_clips(str(demo / "clips/demo"), "train", 64, truth=False, labels=False)
     half = len(clips) // 2
     parts = [clips.take(np.arange(half, len(clips))), clips.take(np.arange(half))]
@@ -241,7 +243,7 @@ def test_a_shelf_has_one_order_whatever_the_parts(demo: Path) -> None:
 
 def test_leaving_early_ends_the_thread_and_errors_come_through() -> None:
     threads = threading.active_count()
-    endless = _ahead(iter(range(1000)))  # type: ignore[arg-type]
+    endless = _prefetch(iter(range(1000)))  # type: ignore[arg-type]
     assert next(endless) == 0
     endless.close()  # type: ignore[attr-defined]
     assert threading.active_count() == threads
@@ -251,4 +253,4 @@ def test_leaving_early_ends_the_thread_and_errors_come_through() -> None:
         raise ValueError("torn")
 
     with pytest.raises(ValueError, match="torn"):
-        list(_ahead(broken()))
+        list(_prefetch(broken()))

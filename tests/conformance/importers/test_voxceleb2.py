@@ -293,7 +293,7 @@ def test_sound_alone_is_a_row(tmp_path: Path) -> None:
 
 def test_other_weights_make_other_clips(tmp_path: Path) -> None:
     def asked(faces: str) -> Any:
-        return pipeline._facts(settings(tmp_path, faces=faces))["settings"]["faces"]
+        return pipeline.describe_provenance(settings(tmp_path, faces=faces))["settings"]["faces"]
 
     weights, same, other = (tmp_path / name / "yunet.onnx" for name in "abc")
     for path, content in ((weights, b"1"), (same, b"1"), (other, b"22")):

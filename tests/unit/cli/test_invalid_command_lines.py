@@ -46,7 +46,7 @@ def started(*arguments: Any, **settings: Any) -> None:
 def prepared(folder: Path, val: int = 6) -> None:
     """A dataset of 20 training clips and some for validation, written without any video."""
     folder.mkdir(parents=True)
-    facts = pipeline._facts(DatasetConfig(prepared=str(folder)))
+    facts = pipeline.describe_provenance(DatasetConfig(prepared=str(folder)))
     splits = {}
     for split, count in (("train", 20), ("val", val), ("test", 6)):
         wave, frame = np.zeros(16000, np.float32), np.zeros((16, 16, 3), np.uint8)

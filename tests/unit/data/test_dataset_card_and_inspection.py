@@ -138,12 +138,12 @@ def test_reasons_keep_their_numbers() -> None:
 def test_repairs_and_reasons_are_told_and_put_together(boxed: DatasetConfig) -> None:
     found = prepared.read_prepared_dataset(boxed.prepared)
     rows = [
-        dataclasses.replace(found.entries[0], id=f"v{n}", status="repaired", reason=f"box {n}.5 clipped", repairs=2)
+        dataclasses.replace(found.manifest[0], id=f"v{n}", status="repaired", reason=f"box {n}.5 clipped", repairs=2)
         for n in range(30)
     ]
     odd = [dataclasses.replace(rows[0], id=f"w{n}", status="error", reason="x" * (n + 1), repairs=0) for n in range(20)]
     text = dataset_card.sections_to_markdown(
-        dataset_card.card_sections(dataclasses.replace(found, entries=(*rows, *odd)))
+        dataset_card.card_sections(dataclasses.replace(found, manifest=(*rows, *odd)))
     )
     assert "| repaired | box 0.5 to 29.5 clipped | 30 | v0 |" in text and "60 in the annotations of 30 ids" in text
     assert "9 more ids have 9 others" in text and "50 ids: 30 repaired, 20 error." in text
@@ -159,7 +159,7 @@ def test_an_older_dataset_is_read_too(copy: str) -> None:
     table = pq.read_table(folder / "manifest.parquet").drop_columns(["id", "group", "repairs", "media", "video"])
     pq.write_table(table, folder / "manifest.parquet")
     text = dataset_card.sections_to_markdown(dataset_card.card_sections(prepared.read_prepared_dataset(copy)))
-    assert "noted no checks" in text and "| cello | " in text
+    assert "recorded no checks" in text and "| cello | " in text
     assert dataset_inspection.inspect_dataset(copy, None, 1, 0, quiet)
     (folder / "manifest.parquet").unlink()
     with pytest.raises(ValueError, match=r"no manifest.parquet beside dataset.json"):
@@ -234,9 +234,9 @@ def test_odd_ones_are_chosen_by_what_makes_them_odd(boxed: DatasetConfig) -> Non
         places += dataset_inspection._survey(boxed.prepared, split).places
     entries = tuple(
         dataclasses.replace(each, repairs=1, status="repaired") if each.file == "guitar/3.mp4" else each
-        for each in found.entries
+        for each in found.manifest
     )
-    chosen = dataset_inspection._odd(dataclasses.replace(found, entries=entries), places, 1)
+    chosen = dataset_inspection._odd(dataclasses.replace(found, manifest=entries), places, 1)
     said = [(place.clip_id.split(":")[1], why) for place, why in chosen]
     assert said[0] == ("guitar/3.mp4", "repaired")
     assert said[1][1] == "2 regions" and len({name for name, _ in said}) == len(said) == 4

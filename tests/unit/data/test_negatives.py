@@ -147,6 +147,6 @@ def test_such_a_list_is_written_and_read_whole(home: Path, tmp_path: Path) -> No
     rows = pq.read_table(prepared / "test-0.parquet")
     pq.write_table(rows.slice(0, 8), prepared / "test-0.parquet")  # the clip that s5 hears is gone
     names = read_clip_metadata(str(prepared), "test", 8, truth=False)
-    kept = scene_lists._given(given, names, "test", "mixed.csv")
-    assert kept.pairs.ids == ["s0", "s1", "s2", "s3", "s4"] and [scene for scene, _ in kept.gone] == ["s5"]
+    kept = scene_lists.match_published_list(given, names, "test", "mixed.csv")
+    assert kept.pairs.ids == ["s0", "s1", "s2", "s3", "s4"] and [scene for scene, _ in kept.missing] == ["s5"]
     assert kept.pairs.scenes[4][0].heard == NAMES[7]

@@ -24,7 +24,7 @@ from raymix.data.importers import video_folder
 from raymix.data.importers.base import STATUSES
 from raymix.data.importers.registry import load_importer
 from raymix.data.preparation import pipeline, writer
-from raymix.data.preparation.pipeline import NoUsableClips, PrepareReport, _tell, prepare_dataset
+from raymix.data.preparation.pipeline import NoUsableClips, PrepareReport, prepare_dataset, print_report
 from tests.support.make_videos import film, turned
 from tests.support.numbered_videos import Picture, Sounding, tones, write
 
@@ -163,11 +163,11 @@ def test_it_goes_on_where_it_stopped_and_the_bytes_are_the_same(
     prepare_dataset(one_go, quiet)
     chosen, honest, calls = settings(tmp_path, val=0.3), writer.write_unit_shards, []
 
-    def stops(chosen: DatasetConfig, unit: writer.WorkUnit, import_clips: Any, preprocessing: str) -> dict[str, Any]:
+    def stops(job: writer.PreparationJob, unit: writer.WorkUnit) -> dict[str, Any]:
         calls.append(unit.name)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return honest(chosen, unit, import_clips, preprocessing)
+        return honest(job, unit)
 
     monkeypatch.setattr(writer, "write_unit_shards", stops)
     with pytest.raises(KeyboardInterrupt):
@@ -621,10 +621,12 @@ def test_a_unit_of_other_settings_in_between_is_not_taken_for_done(tmp_path: Pat
         for each in (first, second)
     )
     assert unit.name == other.name
-    writer.write_unit_shards(first, unit, data_importers_folder.import_clips, "32")
+    writer.write_unit_shards(writer.PreparationJob(first, data_importers_folder.import_clips, "32"), unit)
     assert set(writer.read_unit_records(first, [unit])) == {unit.name}
     assert writer.read_unit_records(second, [other]) == {}
-    writer.write_unit_shards(second, other, data_importers_folder.import_clips, "24")  # into the same file
+    writer.write_unit_shards(
+        writer.PreparationJob(second, data_importers_folder.import_clips, "24"), other
+    )  # into the same file
     assert writer.read_unit_records(first, [unit]) == {}
 
 
@@ -663,7 +665,9 @@ def test_lists_that_say_something_else_now_are_another_dataset(tmp_path: Path) -
 def test_a_split_without_clips_is_told_with_what_decides_it(name: str, hints: dict[str, str]) -> None:
     lines: list[str] = []
     clips = {split: 0 if split in hints else 9 for split in records.SPLITS}
-    _tell(PrepareReport("out", True, {"ok": 9}, clips, [], 1.0), load_importer(name).OPTIONAL_SETTINGS, lines.append)
+    print_report(
+        PrepareReport("out", True, {"ok": 9}, clips, [], 1.0), load_importer(name).OPTIONAL_SETTINGS, lines.append
+    )
     assert lines[2:] == [
         f"prepare: no clips in split '{split}': see {hints[split]} and manifest.parquet"
         for split in records.SPLITS

@@ -55,7 +55,7 @@ def test_an_error_ends_the_work_with_its_own_words() -> None:
 def test_a_process_that_dies_loses_its_own_task_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(pipeline.map_in_processes(deque(range(6)), Falls(tmp_path, 2), 2)) == [0, 1, 2, 3, 4, 5]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0-0", "1-0", "2-0", "3-0", "3-1", "3-2", "4-0", "5-0"]
-    monkeypatch.setattr(pipeline, "DEATHS", 2)
+    monkeypatch.setattr(pipeline, "MAX_CRASHES_PER_TASK", 2)
     with pytest.raises(RuntimeError, match="2 processes ended at one task, the last with code 7"):
         list(pipeline.map_in_processes(deque([3]), Falls(tmp_path, 99), 1))
 

@@ -226,7 +226,7 @@ def test_a_few_rows_are_read_without_the_rest(
         file.write_table(written, row_group_size=rows_of_a_group)
     handler = Handler()
     monkeypatch.setattr(data_prepared, "resolve_uri", lambda uri: (fs.PyFileSystem(handler), uri))
-    monkeypatch.setattr(data_prepared, "BUFFER", 1 << 14)
+    monkeypatch.setattr(data_prepared, "BUFFER_BYTES", 1 << 14)
     size = path.stat().st_size
 
     def bytes_of(read: Callable[[], Any]) -> int:
