@@ -248,7 +248,11 @@ DATA: list[Case] = [
         (*SMALL, "method=sound_of_pixels", f"dataset.prepared={HOME}/clips/whole"),
         "method=sound_of_pixels: needs 3 frames of each clip",
     ),
-    ("tune", (*SMALL, f"dataset.prepared={HOME}/clips/whole", "dataset.frame_size=99"), "was prepared otherwise"),
+    (
+        "tune",
+        (*SMALL, f"dataset.prepared={HOME}/clips/whole", "dataset.frame_size=99"),
+        "was prepared with other settings",
+    ),
     ("tune", (*SMALL, f"dataset.prepared={HOME}/clips/whole", "study.metric=val/ciou@0.3"), "needs regions"),
     ("train", (*SMALL, f"dataset.prepared={HOME}/clips/torn"), "cannot be read as Parquet"),
 ]

@@ -308,7 +308,7 @@ class PreparationProgress:
     def check_lease(self) -> None:
         """Raise StudyLockedError where another process has taken over the lease."""
         if self.lost:
-            raise lease.StudyLockedError(self.lost[0], "what is done is kept, and the same command goes on")
+            raise lease.StudyLockedError(self.lost[0], "finished work is kept; run the same command again to continue")
 
     def add(self, files: int, clips: int, is_new: bool = True) -> None:
         """Count files; those of an earlier run (not `is_new`) do not count for the time left."""
@@ -414,10 +414,12 @@ def _read_existing(settings: DatasetConfig, provenance: dict[str, Any], echo: Ec
     differing = [f"{name} {before.get(name)} there, {now[name]} asked" for name in now if before.get(name) != now[name]]
     if differing:
         advice = "name another dataset.prepared, or dataset.overwrite=true"
-        raise ValueError(f"{settings.prepared} was prepared otherwise ({'; '.join(differing[:4])}): {advice}")
+        raise ValueError(f"{settings.prepared} was prepared with other settings ({'; '.join(differing[:4])}): {advice}")
     list_hashes, lists_root = description.get("lists"), settings.annotations or settings.root
     if list_hashes and lists_root and (changed := base.changed_lists(resolve_uri(lists_root)[0], list_hashes)):
-        raise ValueError(f"{settings.prepared}: {changed[0]} has changed since; dataset.overwrite=true prepares anew")
+        raise ValueError(
+            f"{settings.prepared}: {changed[0]} has changed since; dataset.overwrite=true prepares them again"
+        )
     if settings.name == "folder" and settings.root:
         _report_changed_videos(settings, description, echo)
     return description
@@ -431,7 +433,9 @@ def _report_changed_videos(settings: DatasetConfig, description: dict[str, Any],
         return  # the videos may be deleted: only the clips are needed
     before = sum(description["statuses"].values()) - description["statuses"].get("missing", 0)
     if now != before:
-        echo(f"prepare: {now} videos in {settings.root}, {before} were prepared; dataset.overwrite=true prepares anew")
+        echo(
+            f"prepare: {now} videos in {settings.root}, {before} were prepared; dataset.overwrite=true prepares them again"
+        )
 
 
 def _prepare_with_lease(
@@ -557,7 +561,7 @@ def _explain_full_disk(settings: DatasetConfig) -> Iterator[None]:
     except OSError as error:
         if not disk_full_message(error):
             raise
-        advice = "what is done is kept, and the same command goes on when there is room"
+        advice = "finished work is kept; run the same command again when there is room"
         raise OSError(error.errno, f"{settings.prepared}: {error.strerror or error}; {advice}") from error
 
 

@@ -85,7 +85,7 @@ def check_leaks_allowed(leaks: Sequence[SplitLeak], directory: str, allow: bool)
         f" and {len(leaks) - MAX_LEAKS_SHOWN} more, all in {directory.rstrip('/')}/{LEAKS_FILE}" if write_file else ""
     )
     shown = "; ".join(map(str, leaks[:MAX_LEAKS_SHOWN]))
-    raise ValueError(f"leaks between splits: {shown}{more}; dataset.allow_leaks=true goes on anyway")
+    raise ValueError(f"leaks between splits: {shown}{more}; dataset.allow_leaks=true continues anyway")
 
 
 def write_leaks(leaks: Sequence[SplitLeak], directory: str) -> None:

@@ -54,7 +54,7 @@ GROUP_ROWS, GROUP_BYTES = 128, 32 << 20  # a row group ends at this many rows, o
 
 PAGE_ROWS = 4  # a page of 1 MiB may end after this many rows: reading few rows reads few pages
 
-RESUME_HINT = "what is done is kept, and the same command goes on when it is back"
+RESUME_HINT = "finished work is kept; run the same command again when it is back"
 
 RECORD_KEY = b"record"  # metadata of the last batch of a spool
 

@@ -374,7 +374,7 @@ def test_a_video_in_two_lists_stops_the_command(raw: Path, tmp_path: Path, monke
     for split, of in rows.items():
         write(tmp_path / f"{split}.csv", "".join(f"MUSIC_raw/solo/flute/{name}\n" for name in of))
     chosen = settings(raw, splits=str(tmp_path), prepared=str(tmp_path / "out"))
-    told = f"leaks between splits: video {TRAIN[1]} in train and val; dataset.allow_leaks=true goes on anyway"
+    told = f"leaks between splits: video {TRAIN[1]} in train and val; dataset.allow_leaks=true continues anyway"
     with pytest.raises(ValueError, match=f"^{told}$"):
         prepare_dataset(chosen, lambda line: None)
     assert not (tmp_path / "out").exists()

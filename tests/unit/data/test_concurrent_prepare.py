@@ -151,7 +151,7 @@ def test_of_other_settings_is_said(chosen: DatasetConfig, tmp_path: Path, other:
             os.replace(each, tmp_path / "out" / each.name)
         other.set()
 
-    with pytest.raises(ValueError, match="was prepared otherwise"):
+    with pytest.raises(ValueError, match="was prepared with other settings"):
         pipeline.prepare_dataset(chosen, made)
 
 
@@ -171,7 +171,8 @@ def test_who_was_cut_off_ends_in_one_line(
 
     monkeypatch.setattr(room, name, slow)
     with pytest.raises(
-        lease.StudyLockedError, match="its claim was taken away; what is done is kept, and the same command goes on"
+        lease.StudyLockedError,
+        match="its claim was taken away; finished work is kept; run the same command again to continue",
     ):
         pipeline.prepare_dataset(chosen, lambda line: None)
     assert not (tmp_path / "out" / "dataset.json").exists()

@@ -107,7 +107,7 @@ def test_the_cards_commands_run_on_the_same_clips(boxed: DatasetConfig) -> None:
     given = [word.replace("=DIR", f"={boxed.prepared}") for word in given]
     assert "dataset.clip_seconds=1.0" in given and f"dataset.root={boxed.root}" in given
     composed = compose_config("prepare", given, None, "/none")
-    there = pipeline.find_prepared(composed.dataset)  # ValueError where they were prepared otherwise
+    there = pipeline.find_prepared(composed.dataset)  # ValueError where they were prepared with other settings
     assert there is not None and composed.layouts == ["single", "hconcat", "grid2x2"]
 
 

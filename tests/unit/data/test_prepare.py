@@ -226,7 +226,7 @@ def test_a_split_file_and_its_gaps(tmp_path: Path) -> None:
         "gone.mp4": "missing",
     }
     (tmp_path / "splits.csv").write_text("file,split\na.mp4,train\n")
-    with pytest.raises(ValueError, match="prepared otherwise"):
+    with pytest.raises(ValueError, match="prepared with other settings"):
         prepare_dataset(chosen, quiet)
 
 
@@ -450,7 +450,7 @@ def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(tmp_path: Pat
 
     done = run(400_000)  # enough for three clips, not for twelve
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
-    assert "no room left to write" in done.stderr and "the same command goes on" in done.stderr
+    assert "no room left to write" in done.stderr and "run the same command again" in done.stderr
     assert not list((tmp_path / "out").glob("[!.]*")) and not list(tmp_path.rglob("*.tmp"))
     with pytest.raises(ValueError, match="no prepared dataset"):
         prepared.read_dataset_json(str(tmp_path / "out"))
@@ -686,9 +686,7 @@ def test_a_root_that_is_lost_is_no_fault_of_the_files(tmp_path: Path, monkeypatc
         yield from honest(chosen, source, entry)
 
     monkeypatch.setattr(data_importers_folder, "import_clips", losing)
-    with pytest.raises(
-        ValueError, match=r"/in: not there any more; what is done is kept, and the same command goes on"
-    ):
+    with pytest.raises(ValueError, match=r"/in: not there any more; finished work is kept; run the same command again"):
         prepare_dataset(settings(tmp_path), quiet)
     monkeypatch.undo()
     (tmp_path / "away").rename(tmp_path / "in")

@@ -94,7 +94,7 @@ def test_a_plan_says_what_a_small_space_and_few_epochs_mean(
     ("words", "says"),
     [
         (("training.batch_size=240",), "training.batch_size=240: more than the"),
-        (("dataset.frame_size=99",), "was prepared otherwise"),
+        (("dataset.frame_size=99",), "was prepared with other settings"),
         (("cluster.workers=9", "training.batch_size=18"), "the cluster is too small"),
     ],
 )
