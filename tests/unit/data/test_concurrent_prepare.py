@@ -1,4 +1,4 @@
-"""Several that prepare one dataset at once: one works, the others say who it is, wait, and take what it made."""
+"""Several processes prepare one dataset: one works, the others name it, wait, and use its result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from raymix.data.preparation import pipeline, split_leaks
 from raymix.runtime import lease
 from tests.support.make_videos import film
 
-HOUSE = Path(records.__file__).resolve().parents[2]
+ROOT = Path(records.__file__).resolve().parents[2]
 SLOW = """
 import os, sys, time
 from raymix.config.schema import DatasetConfig
@@ -59,9 +59,9 @@ def chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DatasetConfig:
 
 
 def begin(chosen: DatasetConfig, log: Path) -> subprocess.Popen[str]:
-    """A process that reads a video only when there is a file `go-VIDEO` beside `log`, where it says which."""
+    """Starts a process that reads a video only when there is a file `go-VIDEO` beside `log`, and logs which it reads."""
     words = [sys.executable, "-c", SLOW, str(log), f"{log.parent}/go-", repr(dataclasses.asdict(chosen))]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=HOUSE)
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
 def until(what: Callable[[], Any], seconds: float = 120.0) -> None:
@@ -71,7 +71,7 @@ def until(what: Callable[[], Any], seconds: float = 120.0) -> None:
         time.sleep(0.05)
 
 
-def test_the_second_waits_and_takes_what_the_first_made(chosen: DatasetConfig, tmp_path: Path) -> None:
+def test_the_second_process_waits_and_uses_the_result_of_the_first(chosen: DatasetConfig, tmp_path: Path) -> None:
     first = begin(chosen, tmp_path / "log")
     until((tmp_path / "log").exists)
     second = begin(chosen, tmp_path / "log")
@@ -88,7 +88,7 @@ def test_the_second_waits_and_takes_what_the_first_made(chosen: DatasetConfig, t
     assert not (tmp_path / "out" / ".lock").exists()
 
 
-def test_who_is_killed_is_followed(chosen: DatasetConfig, tmp_path: Path) -> None:
+def test_a_killed_process_is_replaced_by_the_waiting_one(chosen: DatasetConfig, tmp_path: Path) -> None:
     first = begin(chosen, tmp_path / "log")
     until((tmp_path / "log").exists)
     lines: list[str] = []
@@ -105,7 +105,7 @@ def test_who_is_killed_is_followed(chosen: DatasetConfig, tmp_path: Path) -> Non
 
 @pytest.fixture
 def other(chosen: DatasetConfig) -> Iterator[threading.Event]:
-    """Another one holds the dataset until the event is set."""
+    """Another process holds the lease of the dataset until the event is set."""
     ends, holds = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -122,10 +122,10 @@ def other(chosen: DatasetConfig) -> Iterator[threading.Event]:
 
 
 @pytest.mark.parametrize("size", [32, 16])
-def test_what_was_made_anew_meanwhile_is_not_made_again(
+def test_a_dataset_overwritten_meanwhile_is_not_prepared_again(
     chosen: DatasetConfig, size: int, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Unless it is of other settings than are asked for."""
+    """Unless its settings differ from the requested ones."""
     aside = dataclasses.replace(chosen, prepared=str(tmp_path / "aside"))
     pipeline.prepare_dataset(aside, lambda line: None)
     other = request.getfixturevalue("other")
@@ -142,7 +142,9 @@ def test_what_was_made_anew_meanwhile_is_not_made_again(
     assert found[0].fresh == (size == 16) and found[0].clips["train"] == 4
 
 
-def test_of_other_settings_is_said(chosen: DatasetConfig, tmp_path: Path, other: threading.Event) -> None:
+def test_a_dataset_of_other_settings_prepared_meanwhile_is_refused(
+    chosen: DatasetConfig, tmp_path: Path, other: threading.Event
+) -> None:
     aside = dataclasses.replace(chosen, prepared=str(tmp_path / "aside"), frame_size=16)
     pipeline.prepare_dataset(aside, lambda line: None)
 
@@ -155,12 +157,12 @@ def test_of_other_settings_is_said(chosen: DatasetConfig, tmp_path: Path, other:
         pipeline.prepare_dataset(chosen, made)
 
 
-@pytest.mark.parametrize(("room", "name"), [(folder, "import_clips"), (split_leaks, "find_media_leaks")])
-def test_who_was_cut_off_ends_in_one_line(
-    room: Any, name: str, chosen: DatasetConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("module", "name"), [(folder, "import_clips"), (split_leaks, "find_media_leaks")])
+def test_losing_the_lease_ends_in_one_line(
+    module: Any, name: str, chosen: DatasetConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the middle of the work, and before its last word."""
-    held, honest = lease.study_lease, getattr(room, name)
+    """While sources are imported, and before dataset.json is written."""
+    held, honest = lease.study_lease, getattr(module, name)
     monkeypatch.setattr(lease, "study_lease", lambda *given, **more: held(*given, **more, beat=0.1))
 
     def slow(*given: Any) -> Any:
@@ -169,7 +171,7 @@ def test_who_was_cut_off_ends_in_one_line(
         time.sleep(1.0)
         return honest(*given)
 
-    monkeypatch.setattr(room, name, slow)
+    monkeypatch.setattr(module, name, slow)
     with pytest.raises(
         lease.StudyLockedError,
         match="its claim was taken away; finished work is kept; run the same command again to continue",

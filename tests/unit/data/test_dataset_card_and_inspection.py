@@ -1,4 +1,4 @@
-"""What a person gets to see of a prepared dataset: its card, contact sheets, leaks, and fixed lists of scenes."""
+"""Dataset card, inspection page, leaks between splits and scene lists of a prepared dataset."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def rows_of(file: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def boxed(tmp_path_factory: pytest.TempPathFactory) -> DatasetConfig:
-    """Ten films of two classes; boxes and silent ones, odd names, a repaired annotation's row, a corrupt file."""
+    """Ten videos of two classes with boxes: silent ones, unusual names, a repaired annotation, a corrupt file."""
     root = tmp_path_factory.mktemp("boxed")
     regions = {}
     for number in range(8):
@@ -81,7 +81,7 @@ def copy(boxed: DatasetConfig, tmp_path: Path) -> str:
     return str(tmp_path / "copy")
 
 
-def test_the_card_counts_what_is_there(boxed: DatasetConfig) -> None:
+def test_card_counts(boxed: DatasetConfig) -> None:
     text = Path(boxed.prepared, "README.md").read_text()
     clips = {split: prepared.read_clips(boxed.prepared, split, 16, truth=True) for split in ("train", "test")}
     for split, found in clips.items():
@@ -99,7 +99,7 @@ def test_the_card_counts_what_is_there(boxed: DatasetConfig) -> None:
     assert boxed.prepared not in text  # so that the same clips elsewhere have the same card
 
 
-def test_the_cards_commands_run_on_the_same_clips(boxed: DatasetConfig) -> None:
+def test_commands_of_the_card_use_the_same_clips(boxed: DatasetConfig) -> None:
     text = Path(boxed.prepared, "README.md").read_text()
     words = next(line for line in text.splitlines() if "layouts=" in line and line.startswith("    ")).split()[3:]
     files = {"dataset.regions": boxed.regions, "dataset.splits": boxed.splits}
@@ -125,17 +125,17 @@ def test_the_cards_commands_run_on_the_same_clips(boxed: DatasetConfig) -> None:
         (4_500_000, "1250 h"),
     ],
 )
-def test_lengths_have_three_digits_and_a_unit_that_fits(seconds: float, text: str) -> None:
+def test_durations_have_three_digits_and_a_suitable_unit(seconds: float, text: str) -> None:
     assert dataset_card._length(seconds) == text
 
 
-def test_reasons_keep_their_numbers() -> None:
+def test_reasons_that_differ_in_numbers_are_merged_with_ranges() -> None:
     assert dataset_card._ranges(["every clip is below -60 dB"] * 3) == "every clip is below -60 dB"
     reasons = [f"video stops at {at} s of {of} s" for at, of in ((1.5, 9), (10.25, 9), (2, 30))]
     assert dataset_card._ranges(reasons) == "video stops at 1.5 to 10.25 s of 9 to 30 s"
 
 
-def test_repairs_and_reasons_are_told_and_put_together(boxed: DatasetConfig) -> None:
+def test_card_lists_repairs_and_merges_reasons(boxed: DatasetConfig) -> None:
     found = prepared.read_prepared_dataset(boxed.prepared)
     rows = [
         dataclasses.replace(found.manifest[0], id=f"v{n}", status="repaired", reason=f"box {n}.5 clipped", repairs=2)
@@ -149,7 +149,7 @@ def test_repairs_and_reasons_are_told_and_put_together(boxed: DatasetConfig) -> 
     assert "9 more ids have 9 others" in text and "50 ids: 30 repaired, 20 error." in text
 
 
-def test_an_older_dataset_is_read_too(copy: str) -> None:
+def test_card_of_an_older_dataset(copy: str) -> None:
     folder = Path(copy)
     facts = json.loads((folder / "dataset.json").read_text())
     del facts["leaks"]
@@ -167,7 +167,7 @@ def test_an_older_dataset_is_read_too(copy: str) -> None:
 
 
 class Page(html.parser.HTMLParser):
-    """What a browser would fetch, and what it would show."""
+    """Collects the addresses that a browser would fetch, and the text that it would show."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -203,7 +203,7 @@ def test_a_page_of_contact_sheets(boxed: DatasetConfig, tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in Path(boxed.prepared).glob("*.parquet")} == before
 
 
-def test_names_of_any_kind_are_drawn_as_they_are(boxed: DatasetConfig, recwarn: pytest.WarningsRecorder) -> None:
+def test_unusual_names_are_drawn(boxed: DatasetConfig, recwarn: pytest.WarningsRecorder) -> None:
     place = next(p for p in dataset_inspection._survey(boxed.prepared, "test").places if "音" in p.clip_id)
     shown = dataset_inspection._load(resolve_uri(boxed.prepared)[0], [(place, r"why $\\frac{")])[0]
     assert len(shown.regions) == 2 and "音" in shown.clip_id
@@ -228,7 +228,7 @@ def test_the_sheets_are_of_different_videos_and_the_seed_changes_them(boxed: Dat
     assert sorted(set(np.round(survey.areas, 3))) in ([0.03, 0.25], [0.25])
 
 
-def test_odd_ones_are_chosen_by_what_makes_them_odd(boxed: DatasetConfig) -> None:
+def test_unusual_clips_are_chosen_by_kind(boxed: DatasetConfig) -> None:
     found, places = prepared.read_prepared_dataset(boxed.prepared), []
     for split in ("train", "test"):
         places += dataset_inspection._survey(boxed.prepared, split).places
@@ -244,7 +244,7 @@ def test_odd_ones_are_chosen_by_what_makes_them_odd(boxed: DatasetConfig) -> Non
 
 
 def test_a_box_is_drawn_where_it_is(boxed: DatasetConfig) -> None:
-    """The outline goes around the red quarter: seen in the pixels of a sheet, and gone without the region."""
+    """The outline surrounds the red quarter in the pixels of a sheet, and is absent without the region."""
     place = next(p for p in dataset_inspection._survey(boxed.prepared, "test").places if "guitar/1" in p.clip_id)
     shown = dataset_inspection._load(resolve_uri(boxed.prepared)[0], [(place, "")])[0]
     assert shown.regions[0]["box_xyxy"] == pytest.approx(RED)
@@ -280,7 +280,7 @@ def test_a_wrong_folder_is_refused(copy: str, tmp_path: Path, word: str, said: s
     assert "\n" not in str(caught.value) and not (tmp_path / "look").exists()
 
 
-def test_the_door_looks_without_preparing(
+def test_inspect_does_not_prepare(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["prepare", f"inspect={tmp_path}/nowhere", f"home={tmp_path}/home"])
@@ -291,7 +291,7 @@ def test_the_door_looks_without_preparing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_inspection_reads_a_bucket(copy: str, s3: str, tmp_path: Path) -> None:
+def test_inspection_of_a_dataset_on_s3(copy: str, s3: str, tmp_path: Path) -> None:
     filesystem, path = resolve_uri(s3)
     for file in Path(copy).glob("*.*"):
         with filesystem.open_output_stream(f"{path}/{file.name}") as stream:
@@ -306,7 +306,7 @@ def test_inspection_reads_a_bucket(copy: str, s3: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["single", "hconcat", "hconcat3", "grid2x2", "natural"])
-def test_a_list_has_the_scenes_that_are_drawn(copy: str, layout: str) -> None:
+def test_a_scene_list_has_the_drawn_scenes(copy: str, layout: str) -> None:
     made = scene_lists.write_scene_lists(copy, SceneListRequest([layout], count=5, seed=3), quiet)[0]
     name, sources = scene_lists.parse_layout_id(layout)
     pairs = pair_lists.read_pair_list(f"{copy}/scenes/{made['file']}")
@@ -323,7 +323,7 @@ def test_a_list_has_the_scenes_that_are_drawn(copy: str, layout: str) -> None:
     assert told in Path(copy, "README.md").read_text()
 
 
-def test_lists_are_the_same_bytes_again_and_stay_beside_others(copy: str) -> None:
+def test_scene_lists_are_reproducible_and_keep_others(copy: str) -> None:
     scene_lists.write_scene_lists(copy, SceneListRequest(["hconcat"], count=4), quiet)
     first = {path.name: path.read_bytes() for path in Path(copy, "scenes").iterdir()}
     scene_lists.write_scene_lists(copy, SceneListRequest(["single"], count=4), quiet)
@@ -337,7 +337,7 @@ def test_lists_are_the_same_bytes_again_and_stay_beside_others(copy: str) -> Non
     assert {path.name: path.read_bytes() for path in Path(copy, "scenes").iterdir()} == now  # all of them, or none
 
 
-def test_a_given_list_keeps_its_scenes_and_names_those_that_lack_a_clip(copy: str, tmp_path: Path) -> None:
+def test_a_published_list_keeps_complete_scenes_and_names_the_others(copy: str, tmp_path: Path) -> None:
     test = sorted(set(prepared.read_video_ids(copy, "test")))
     rows = [(test[0], test[1]), (test[2], "gone"), (test[1], test[2])]
     file = tmp_path / "duets.csv"
@@ -373,7 +373,7 @@ def test_a_given_list_keeps_its_scenes_and_names_those_that_lack_a_clip(copy: st
         scene_lists.write_scene_lists(copy, SceneListRequest(pair_lists=[str(file)]), quiet)
 
 
-def test_new_clips_take_the_old_lists_away(boxed: DatasetConfig, tmp_path: Path) -> None:
+def test_overwriting_the_clips_deletes_their_scene_lists(boxed: DatasetConfig, tmp_path: Path) -> None:
     settings = dataclasses.replace(boxed, prepared=str(tmp_path / "out"))
     prepare_dataset(settings, quiet)
     scene_lists.write_scene_lists(settings.prepared, SceneListRequest(["single"], count=4), quiet)
@@ -382,7 +382,7 @@ def test_new_clips_take_the_old_lists_away(boxed: DatasetConfig, tmp_path: Path)
     assert not (tmp_path / "out/scenes").exists() and "No fixed lists here" in (tmp_path / "out/README.md").read_text()
 
 
-def test_the_door_writes_lists_in_any_spelling(copy: str, boxed: DatasetConfig) -> None:
+def test_prepare_writes_lists_for_any_spelling_of_layouts(copy: str, boxed: DatasetConfig) -> None:
     made = compose_config("prepare", ["layouts=hconcat,single", "pair_lists=a.csv", "dataset=folder"], None, "/none")
     assert (made.layouts, made.pair_lists) == (["hconcat", "single"], ["a.csv"])
     settings = dataclasses.replace(boxed, prepared=copy)
@@ -417,7 +417,7 @@ def test_a_video_or_a_speaker_in_two_splits_is_a_leak(tmp_path: Path) -> None:
     ]
 
 
-def test_many_leaks_are_in_a_file_that_the_line_names(tmp_path: Path) -> None:
+def test_many_leaks_are_written_to_a_file_named_in_the_message(tmp_path: Path) -> None:
     film(tmp_path / "in" / "a0.mp4", 1.0)
     lines = ["file,split"]
     for number in range(7):

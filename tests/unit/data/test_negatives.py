@@ -1,4 +1,4 @@
-"""Frames that hear another clip, and clips of which nothing sounds: negatives, from the list to detection AP."""
+"""Negatives (frames with the sound of another clip, clips without a sounding object), from pair list to detection AP."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NAMES = [f"toy:video{number:02d}:0" for number in range(12)]
 
 
 def listed(file: Path, heard: dict[int, int]) -> str:
-    """A list of six clips as single frames, of which some hear another clip."""
+    """A list of six clips as single frames, some with the sound of another clip."""
     with open(file, "w", newline="") as out:
         table = csv.writer(out)
         table.writerow(["scene_id", "layout", "place", "clip_id", "heard"])
@@ -48,7 +48,7 @@ def told(home: Path, file: str, **more: object) -> EvaluateConfig:
 
 
 def predicted(truth: SceneGroundTruth, file: Path, sure: list[float]) -> str:
-    """Maps that are highest where there is a truth, and as high as told; of a negative, in its left half."""
+    """Maps with the given maxima, inside the ground truth; for a negative in the left half of the frame."""
     assert truth.masks_NSYX is not None
     y, x = truth.canvas
     left_YX, below_YX = np.arange(x)[None, :] < x // 2, np.linspace(-1, -0.2, y * x).reshape(y, x)
@@ -59,7 +59,7 @@ def predicted(truth: SceneGroundTruth, file: Path, sure: list[float]) -> str:
     return str(file)
 
 
-def test_a_frame_that_hears_another_clip_is_a_negative(home: Path, tmp_path: Path) -> None:
+def test_a_frame_with_the_sound_of_another_clip_is_a_negative(home: Path, tmp_path: Path) -> None:
     settings = told(home, listed(tmp_path / "mixed.csv", {4: 7, 5: 8}))
     stage = scene_spec_from_settings(settings)
     scenes = stage.compose(clips := stage.clips())
@@ -88,7 +88,7 @@ def test_a_frame_that_hears_another_clip_is_a_negative(home: Path, tmp_path: Pat
         ([0.9, 0.8, 0.7, 0.6, 0.75, 0.65], (1 + 1 + 3 / 4 + 4 / 6) / 4),  # two negatives among them
     ],
 )
-def test_detection_counts_them_against_a_model(home: Path, tmp_path: Path, sure: list[float], expected: float) -> None:
+def test_negatives_lower_detection_ap(home: Path, tmp_path: Path, sure: list[float], expected: float) -> None:
     settings = told(home, listed(tmp_path / "mixed.csv", {4: 7, 5: 8}))
     stage = scene_spec_from_settings(settings)
     truth = stage.truth().drawn()
@@ -100,7 +100,7 @@ def test_detection_counts_them_against_a_model(home: Path, tmp_path: Path, sure:
     assert found["detection_ap@0.5"]["value"] == pytest.approx(expected)
 
 
-def test_a_clip_of_which_nothing_sounds_is_one_too(home: Path, tmp_path: Path) -> None:
+def test_a_clip_without_a_sounding_object_is_a_negative(home: Path, tmp_path: Path) -> None:
     shutil.copytree(home / "clips/toy", prepared := tmp_path / "quiet")
     made = [a_clip(number) for number in range(12)]
     made[3] = replace(made[3], regions=tuple(replace(each, sounding=False) for each in made[3].regions))
@@ -121,7 +121,7 @@ def test_a_clip_of_which_nothing_sounds_is_one_too(home: Path, tmp_path: Path) -
         assert (stage.truth().has_truth_N == truth.has_truth_N).all()
 
 
-def test_what_such_a_list_may_not_say(home: Path, tmp_path: Path) -> None:
+def test_invalid_lists_with_foreign_sounds_are_refused(home: Path, tmp_path: Path) -> None:
     rows = "scene_id,layout,place,clip_id,heard\na,hconcat,0,toy:video00:0,toy:video02:0\na,hconcat,1,toy:video01:0,\n"
     (tmp_path / "two.csv").write_text(rows)
     with pytest.raises(ValueError, match=r"two.csv, row 1: heard='toy:video02:0': must be empty"):
@@ -133,7 +133,7 @@ def test_what_such_a_list_may_not_say(home: Path, tmp_path: Path) -> None:
             stage.compose(stage.clips())
 
 
-def test_such_a_list_is_written_and_read_whole(home: Path, tmp_path: Path) -> None:
+def test_a_list_with_foreign_sounds_is_written_and_read(home: Path, tmp_path: Path) -> None:
     given = pair_lists.read_pair_list(listed(tmp_path / "mixed.csv", {4: 7, 5: 8}))
     for name in ("again.csv", "again.parquet"):
         pair_lists.write_pair_list(given, f"{tmp_path}/{name}")

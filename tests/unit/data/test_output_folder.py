@@ -1,4 +1,4 @@
-"""The folder that clips go to: a person's own is never written in, and nothing is taken away that raymix did not make."""
+"""The output folder of prepare: folders of others are never written to, and only files of raymix are deleted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A place for prepared folders, on a disk and in an object store."""
+    """The parent of prepared folders: on a disk, and in an object store."""
     return str(tmp_path / "home") if request.param == "local" else str(request.getfixturevalue("s3"))
 
 
@@ -55,7 +55,7 @@ def quiet(_: str) -> None:
 
 
 def files(uri: str) -> dict[str, tuple[int, Any]]:
-    """Every file below with its size and time of change."""
+    """All files below a folder with size and modification time."""
     filesystem, path = resolve_uri(uri)
     infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
     return {info.path[len(path) :]: (info.size, info.mtime_ns) for info in infos if info.is_file}
@@ -79,7 +79,7 @@ def write(uri: str, name: str, text: str = "mine") -> None:
         ),
     ],
 )
-def test_a_folder_of_somebody_s_own_is_not_touched(
+def test_a_folder_with_files_of_others_is_not_changed(
     home: str, videos: Path, names: tuple[str, ...], says: str, overwrite: bool
 ) -> None:
     if overwrite or "dataset.json" not in names:  # without it that document is refused before
@@ -91,7 +91,7 @@ def test_a_folder_of_somebody_s_own_is_not_touched(
         assert "\n" not in str(caught.value) and files(home) == before
 
 
-def test_the_videos_own_folder_and_one_around_it_are_refused(videos: Path, tmp_path: Path) -> None:
+def test_the_folder_of_the_videos_and_its_parents_are_refused(videos: Path, tmp_path: Path) -> None:
     film(videos / "scenes" / "a.mp4", 1.0)
     (tmp_path / "link").symlink_to(videos)
     (videos / "inner").mkdir()
@@ -116,14 +116,16 @@ def test_the_videos_own_folder_and_one_around_it_are_refused(videos: Path, tmp_p
 @pytest.mark.parametrize(
     "make", [lambda path: path.mkdir(), lambda path: None, lambda path: write(str(path), ".hidden")]
 )
-def test_a_folder_of_its_own_below_the_videos_does_no_harm(videos: Path, make: Callable[[Path], Any]) -> None:
+def test_a_separate_folder_below_the_videos_is_allowed(videos: Path, make: Callable[[Path], Any]) -> None:
     chosen = settings(videos, videos / "clips")
     make(videos / "clips")
     assert prepare_dataset(chosen, quiet).statuses == {"ok": 3}
     assert prepare_dataset(dataclasses.replace(chosen, overwrite=True), quiet).statuses == {"ok": 3}
 
 
-def test_what_was_stopped_can_be_gone_on_with(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_preparation_can_be_resumed(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chosen = settings(videos, tmp_path / "out")
     prepare_dataset(chosen, quiet)
     with monkeypatch.context() as patch:  # at once, before a file was read
@@ -139,7 +141,7 @@ def test_what_was_stopped_can_be_gone_on_with(videos: Path, tmp_path: Path, monk
     assert prepare_dataset(chosen, quiet).statuses == {"ok": 1, "corrupt": 2}
 
 
-def test_of_scenes_only_what_their_document_names_goes(home: str, videos: Path) -> None:
+def test_only_scene_lists_named_in_scenes_json_are_deleted(home: str, videos: Path) -> None:
     chosen = settings(videos, f"{home}/out")
     prepare_dataset(chosen, quiet)
     wanted = scene_lists.SceneListRequest(layouts=("single",), count=3)

@@ -1,4 +1,4 @@
-"""Pair lists: the same list from the same seed, the same list from its file, and one line for a row that is wrong."""
+"""Pair lists: drawn from a seed, written and read, and a one-line error for a wrong row."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def file(tmp_path: Path) -> Callable[..., str]:
 
 
 @pytest.mark.parametrize("layout", [each for each in LAYOUTS if each != "natural"])
-def test_the_same_seed_makes_the_same_list_whatever_the_order_of_the_clips(clips: ClipTable, layout: str) -> None:
+def test_the_same_seed_gives_the_same_list_for_any_order_of_clips(clips: ClipTable, layout: str) -> None:
     pairs = make_pair_list(clips, layout=layout, count=8, seed=5)
     shuffled = clips.take(np.random.default_rng(1).permutation(len(clips)))
     again = make_pair_list(shuffled, layout=layout, count=8, seed=5)
@@ -64,7 +64,7 @@ def test_a_golden_list(clips: ClipTable) -> None:
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_what_is_written_is_read_again(clips: ClipTable, tmp_path: Path, ending: str) -> None:
+def test_a_written_list_is_read_back(clips: ClipTable, tmp_path: Path, ending: str) -> None:
     pairs = make_pair_list(clips, layout="grid2x2", count=5, seed=5)
     write_pair_list(pairs, f"{tmp_path}/mine.{ending}")
     again = read_pair_list(f"{tmp_path}/mine.{ending}")
@@ -73,7 +73,7 @@ def test_what_is_written_is_read_again(clips: ClipTable, tmp_path: Path, ending:
     assert [path.name for path in tmp_path.iterdir()] == [f"mine.{ending}"]
 
 
-def test_a_csv_by_hand(clips: ClipTable, file: Callable[..., str]) -> None:
+def test_a_hand_written_csv(clips: ClipTable, file: Callable[..., str]) -> None:
     pairs = read_pair_list(file(*GOOD))
     assert pairs.ids == ["s0", "s1"]  # in the order of their ids, wherever they stood
     assert [[(p.place, p.clip_id, p.gain) for p in panels] for panels in pairs.scenes] == [
@@ -84,7 +84,7 @@ def test_a_csv_by_hand(clips: ClipTable, file: Callable[..., str]) -> None:
     assert read_pair_list(file(GOOD[0], GOOD[1].replace("0.5", "0.4"))).hash != pairs.hash
 
 
-def test_a_video_and_a_time_name_a_clip(clips: ClipTable, file: Callable[..., str]) -> None:
+def test_a_clip_is_found_by_video_and_time(clips: ClipTable, file: Callable[..., str]) -> None:
     head = "scene_id,layout,place,video,time_s"
     pairs = read_pair_list(file("a,vconcat,0,video003,0.7", "a,vconcat,1,video004,3.9", head=head))
     assert clips.clip_id[pairs.locate_clips(clips)].tolist() == [["clip006", "clip009"]]
@@ -101,7 +101,7 @@ def test_a_video_and_a_time_name_a_clip(clips: ClipTable, file: Callable[..., st
         twice.locate_clips(clips)
 
 
-def test_the_published_form(clips: ClipTable, file: Callable[..., str]) -> None:
+def test_avgn_format(clips: ClipTable, file: Callable[..., str]) -> None:
     rows = ["video000,class0,video001.mp4,class1", 'video004,"guitar, bass",video002,class2']
     pairs = read_pair_list(file(*rows, head="file1,class1,file2,class2", name="avgn-duet.csv"))
     assert (pairs.id, pairs.layout) == ("avgn-duet", "hconcat")
@@ -172,7 +172,7 @@ def test_an_unknown_clip_is_named(clips: ClipTable, file: Callable[..., str], tm
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_a_list_remembers_what_it_was_made_of(file: Callable[..., str], tmp_path: Path, suffix: str) -> None:
+def test_a_list_names_its_original(file: Callable[..., str], tmp_path: Path, suffix: str) -> None:
     pairs = read_pair_list(file(*GOOD))
     assert pairs.origin is None
     made = replace(pairs, origin=PairListOrigin("published", "cafe", 5, 3))
@@ -195,7 +195,7 @@ def test_a_list_remembers_what_it_was_made_of(file: Callable[..., str], tmp_path
         (("4", "-1"), "of_scenes=4: must be at least its 2 scenes and the of_missing=-1 others"),
     ],
 )
-def test_an_origin_that_cannot_be_is_refused(file: Callable[..., str], cells: tuple[str, str], said: str) -> None:
+def test_an_impossible_origin_is_refused(file: Callable[..., str], cells: tuple[str, str], said: str) -> None:
     rows = [f"{row},published,cafe,{','.join(cells)}" for row in GOOD]
     with pytest.raises(ValueError, match=said) as caught:
         read_pair_list(file(*rows, head=f"{HEAD},of_id,of_hash,of_scenes,of_missing"))

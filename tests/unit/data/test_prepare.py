@@ -1,4 +1,4 @@
-"""Videos in, a dataset out: a folder full of trouble, stopping and going on, the same bytes everywhere, refusals."""
+"""`prepare_dataset`: bad files, interruption and resumption, the same bytes for any number of workers, refusals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from raymix.data.preparation.pipeline import NoUsableClips, PrepareReport, prepa
 from tests.support.make_videos import film, turned
 from tests.support.numbered_videos import Picture, Sounding, tones, write
 
-HOUSE = Path(records.__file__).resolve().parents[2]
+ROOT = Path(records.__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def content(prepared: str) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def trouble(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the acceptance test: good videos of many kinds between files of every kind of trouble."""
+    """A folder with good videos of many kinds and bad files of every kind."""
     root = tmp_path_factory.mktemp("trouble") / "in"
     film(root / "good" / "plain.mp4", 3.0)
     film(root / "good" / "mono 44.1.mp4", 3.0, rate=44_100)
@@ -86,7 +86,7 @@ def trouble(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_one_bad_file_never_stops_the_others(tmp_path: Path, trouble: Path) -> None:
+def test_bad_files_do_not_stop_preparation(tmp_path: Path, trouble: Path) -> None:
     lines: list[str] = []
     chosen = settings(tmp_path, root=str(trouble), classes="parent")
     report = prepare_dataset(chosen, lines.append)
@@ -153,7 +153,7 @@ def test_other_settings_are_refused_with_the_difference(tmp_path: Path) -> None:
     assert prepared.read_clips(chosen.prepared, "train", 16, truth=False).stft.shape == (4, 101, 81, 2)
 
 
-def test_it_goes_on_where_it_stopped_and_the_bytes_are_the_same(
+def test_an_interrupted_preparation_resumes_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "UNIT_FILES", 2)
@@ -212,7 +212,7 @@ def test_the_rows_of_a_shard_are_shuffled(tmp_path: Path) -> None:
     assert len(set(found.video[:18])) >= 5  # the first of the two files has clips of nearly all videos
 
 
-def test_a_split_file_and_its_gaps(tmp_path: Path) -> None:
+def test_split_file_with_missing_and_unlisted_videos(tmp_path: Path) -> None:
     for name in ("a.mp4", "b.mp4", "c.mp4"):
         film(tmp_path / "in" / name, 1.0)
     (tmp_path / "splits.csv").write_text("file,split\na.mp4,train\nb.mp4,test\ngone.mp4,test\n")
@@ -230,7 +230,7 @@ def test_a_split_file_and_its_gaps(tmp_path: Path) -> None:
         prepare_dataset(chosen, quiet)
 
 
-def test_links_to_nothing_have_rows(tmp_path: Path) -> None:
+def test_broken_links_have_manifest_rows(tmp_path: Path) -> None:
     film(tmp_path / "in" / "a.mp4", 1.0)
     (tmp_path / "in" / "linked.mp4").symlink_to(film(tmp_path / "elsewhere" / "b.mp4", 2.0))
     (tmp_path / "in" / "dangling.mp4").symlink_to("nowhere.mp4")
@@ -259,13 +259,13 @@ def test_links_to_nothing_have_rows(tmp_path: Path) -> None:
 
 
 def rows_of(prepared: str) -> dict[str, dict[str, Any]]:
-    """Every row of the clips by its id."""
+    """All rows of all shards by clip id."""
     tables = [pq.read_table(path) for path in sorted(Path(prepared).glob("train-*.parquet"))]
     return {row["clip_id"]: row for table in tables for row in table.to_pylist()}
 
 
-def test_odd_media_leave_the_others_as_they_are(tmp_path: Path) -> None:
-    """Videos that FFmpeg cannot decode or mix by itself, between good ones: rows of the good ones are the same bytes."""
+def test_unusual_media_do_not_change_the_rows_of_others(tmp_path: Path) -> None:
+    """Videos that need special decoding, between usual ones: the rows of the usual ones are the same bytes."""
     for name in ("alone", "mixed"):
         film(tmp_path / name / "a.mp4", 2.0, codecs=("libx264", "aac"), layout="stereo")
         film(tmp_path / name / "z.mov", 2.0, codecs=("libx264", "pcm_s16le"))
@@ -297,7 +297,7 @@ def test_odd_media_leave_the_others_as_they_are(tmp_path: Path) -> None:
         assert np.isfinite(np.frombuffer(row["stft"], np.float16)).all()
 
 
-def test_a_surprise_in_one_file_is_an_error_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_of_one_file_is_an_error_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a.mp4", "b.mp4"):
         film(tmp_path / "in" / name, 1.0)
     honest = clips.extract_clips
@@ -313,7 +313,7 @@ def test_a_surprise_in_one_file_is_an_error_row(tmp_path: Path, monkeypatch: pyt
     assert (row["status"], row["reason"], row["clips"]) == ("error", "RuntimeError: something odd", 0)
 
 
-def test_a_file_that_kills_the_process_is_given_up(tmp_path: Path) -> None:
+def test_a_file_that_crashes_the_process_is_given_up(tmp_path: Path) -> None:
     for name in ("a.mp4", "b.mp4"):
         film(tmp_path / "in" / name, 1.0)
     script = (
@@ -326,7 +326,7 @@ def test_a_file_that_kills_the_process_is_given_up(tmp_path: Path) -> None:
         f"prepare(Dataset(**{dataclasses.asdict(settings(tmp_path))!r}))\n"
     )
     codes = [
-        subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=HOUSE).returncode for _ in range(4)
+        subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=ROOT).returncode for _ in range(4)
     ]
     assert codes == [9, 9, 9, 0]
     rows = manifest(str(tmp_path / "out"))
@@ -334,7 +334,7 @@ def test_a_file_that_kills_the_process_is_given_up(tmp_path: Path) -> None:
     assert rows["b.mp4"]["clips"] == 1
 
 
-def test_nothing_usable_and_wrong_folders(tmp_path: Path) -> None:
+def test_no_usable_clips_and_wrong_folders(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such folder"):
         prepare_dataset(settings(tmp_path), quiet)
     with pytest.raises(ValueError, match="name the folder of your videos"):
@@ -354,7 +354,7 @@ def test_nothing_usable_and_wrong_folders(tmp_path: Path) -> None:
     assert prepare_dataset(settings(tmp_path), quiet).clips["train"] == 1
 
 
-def test_the_demo_goes_the_same_way(tmp_path: Path) -> None:
+def test_demo_dataset_is_prepared_like_a_folder(tmp_path: Path) -> None:
     chosen = settings(
         tmp_path,
         name="demo",
@@ -383,13 +383,13 @@ def test_the_demo_goes_the_same_way(tmp_path: Path) -> None:
     assert not prepare_dataset(chosen, quiet).fresh
 
 
-def test_the_door_answers_in_exit_codes(tmp_path: Path) -> None:
+def test_exit_codes_of_the_prepare_command(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "x.mp4").write_text("no video")
     base = [sys.executable, "-m", "raymix.prepare", "dataset=folder"]
     env = {**os.environ, "RAYMIX_HOME": str(tmp_path / "home")}
     for root, code, words in ((tmp_path / "gone", 2, "no such folder"), (tmp_path / "in", 3, "none of 1 files")):
-        done = subprocess.run([*base, f"dataset.root={root}"], capture_output=True, text=True, env=env, cwd=HOUSE)
+        done = subprocess.run([*base, f"dataset.root={root}"], capture_output=True, text=True, env=env, cwd=ROOT)
         assert done.returncode == code, done.stderr
         assert words in done.stderr and done.stderr.count("\n") == 1
 
@@ -417,7 +417,7 @@ def test_two_workers_write_the_same_bytes(tmp_path: Path, trouble: Path, monkeyp
     assert lines[0] == "prepare: 12 files" and any("12/12 files, 18 clips, 0 s left" in line for line in lines)
     over_ray = dataclasses.replace(alone, prepared=str(tmp_path / "ray"))
     done = subprocess.run(
-        [sys.executable, "-c", RAY, json.dumps(dataclasses.asdict(over_ray))], capture_output=True, text=True, cwd=HOUSE
+        [sys.executable, "-c", RAY, json.dumps(dataclasses.asdict(over_ray))], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
     assert content(alone.prepared) == content(over_ray.prepared)
@@ -432,7 +432,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_a_full_disk_ends_in_one_line_and_the_same_command_resumes(tmp_path: Path) -> None:
     whole = film(tmp_path / "in" / "0.mp4", 3.0)
     for number in range(1, 4):
         (tmp_path / "in" / f"{number}.mp4").write_bytes(whole.read_bytes())
@@ -442,11 +442,11 @@ def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(tmp_path: Pat
     words += ["dataset.allow_leaks=true", "dataset.frame_size=32", "dataset.clip_seconds=1", "dataset.stride_seconds=1"]
     words += ["cluster.cpus=1", "dataset.val=0", "dataset.test=0"]
     words += ["dataset.seed=1"]  # one process reads the films in an order in which the long one is not the first
-    env = {**os.environ, "PYTHONPATH": str(HOUSE), "RAYMIX_HOME": str(tmp_path / "home")}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "RAYMIX_HOME": str(tmp_path / "home")}
 
     def run(quota: int) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(tmp_path / "door.py"), str(quota), *words]
-        return subprocess.run(command, capture_output=True, text=True, env=env, cwd=HOUSE)
+        return subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT)
 
     done = run(400_000)  # enough for three clips, not for twelve
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
@@ -461,7 +461,7 @@ def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(tmp_path: Pat
     assert prepared.read_dataset_json(str(tmp_path / "out"))["splits"]["train"]["clips"] == 24
 
 
-def test_after_a_kill_only_what_was_at_hand_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_kill_only_the_current_source_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(6):
         film(tmp_path / "in" / f"{number}.mp4", 1.0 + number / 10)
     one_go, chosen = settings(tmp_path, prepared=str(tmp_path / "one go")), settings(tmp_path)
@@ -479,7 +479,7 @@ def test_after_a_kill_only_what_was_at_hand_is_read_again(tmp_path: Path, monkey
         "folder.import_clips = clips\n"
         f"prepare(Dataset(**{dataclasses.asdict(chosen)!r}))\n"
     )
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=HOUSE).returncode == -9
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=ROOT).returncode == -9
     assert not list((tmp_path / "out").glob("*.parquet")) and len(list(tmp_path.rglob("*.arrow"))) == 3
     read, honest = [], extract_clips
 
@@ -492,7 +492,7 @@ def test_after_a_kill_only_what_was_at_hand_is_read_again(tmp_path: Path, monkey
     assert len(read) == 3 and content(chosen.prepared) == content(one_go.prepared)
 
 
-def test_a_list_that_puts_one_file_into_two_splits_stops_before_any_work(
+def test_a_split_file_with_one_file_in_two_splits_is_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     film(tmp_path / "in" / "a.mp4", 1.0)
@@ -514,7 +514,7 @@ def test_a_list_that_puts_one_file_into_two_splits_stops_before_any_work(
 
 
 @pytest.mark.parametrize("listed", [False, True])
-def test_of_files_of_one_content_one_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: bool) -> None:
+def test_one_of_several_identical_files_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: bool) -> None:
     names = [f"{folder}/{n}.mp4" for folder in ("cello", "flute") for n in range(6)]
     film(tmp_path / "in" / names[0], 1.0)
     for name in names[1:]:
@@ -576,7 +576,7 @@ def test_files_that_differ_in_the_middle_are_both_used_in_one_split(tmp_path: Pa
     )
 
 
-def test_folders_that_may_be_classes_are_told_at_the_end(tmp_path: Path) -> None:
+def test_folders_that_could_be_classes_are_reported_at_the_end(tmp_path: Path) -> None:
     for name in ("bell/a.mp4", "drum/loud/b.mp4"):
         film(tmp_path / "in" / name, 1.0)
     lines: list[str] = []
@@ -595,7 +595,7 @@ def test_folders_that_may_be_classes_are_told_at_the_end(tmp_path: Path) -> None
     assert four.startswith("all videos lie in folders (a, b, c, ...); to use")
 
 
-def test_a_sound_that_is_not_finite_is_a_row_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_non_finite_sound_is_a_manifest_row_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a.mp4", "b.mp4"):
         film(tmp_path / "in" / name, 1.0)
     honest = clips.extract_clips
@@ -613,7 +613,7 @@ def test_a_sound_that_is_not_finite_is_a_row_with_its_reason(tmp_path: Path, mon
     assert np.isfinite(prepared.read_clips(str(tmp_path / "out"), "train", 32, truth=False).stft).all()
 
 
-def test_a_unit_of_other_settings_in_between_is_not_taken_for_done(tmp_path: Path) -> None:
+def test_a_unit_record_of_other_settings_does_not_count_as_complete(tmp_path: Path) -> None:
     film(tmp_path / "in" / "a.mp4", 1.0)
     first, second = settings(tmp_path), settings(tmp_path, frame_size=24)
     (unit,), (other,) = (
@@ -630,7 +630,7 @@ def test_a_unit_of_other_settings_in_between_is_not_taken_for_done(tmp_path: Pat
     assert writer.read_unit_records(first, [unit]) == {}
 
 
-def test_lists_that_say_something_else_now_are_another_dataset(tmp_path: Path) -> None:
+def test_changed_annotation_lists_are_refused(tmp_path: Path) -> None:
     film(tmp_path / "in" / "abcdefghijk_000030.mp4", 10.0)
     boxes = tmp_path / "in" / "vggss.json"
     entry = {"file": "abcdefghijk_000030", "class": "bell", "bbox": [[0.1, 0.2, 0.3, 0.4]]}
@@ -662,7 +662,7 @@ def test_lists_that_say_something_else_now_are_another_dataset(tmp_path: Path) -
         ("vggss", {"train": "dataset.annotations, dataset.val", "test": "dataset.annotations"}),
     ],
 )
-def test_a_split_without_clips_is_told_with_what_decides_it(name: str, hints: dict[str, str]) -> None:
+def test_an_empty_split_is_reported_with_the_settings_that_decide_it(name: str, hints: dict[str, str]) -> None:
     lines: list[str] = []
     clips = {split: 0 if split in hints else 9 for split in records.SPLITS}
     print_report(
@@ -675,7 +675,7 @@ def test_a_split_without_clips_is_told_with_what_decides_it(name: str, hints: di
     ]
 
 
-def test_a_root_that_is_lost_is_no_fault_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_root_is_not_recorded_as_a_fault_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a.mp4", "b.mp4"):
         film(tmp_path / "in" / name, 1.0)
     honest = clips.extract_clips

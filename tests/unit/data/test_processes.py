@@ -1,4 +1,4 @@
-"""A crew of processes: every task is done once, a dying process loses only its own, none outlives who leads it."""
+"""`map_in_processes`: each task is done once, a crash affects only its own task, no process outlives its parent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from raymix.data.preparation import pipeline
 
-HOUSE = Path(pipeline.__file__).resolve().parents[3]
+ROOT = Path(pipeline.__file__).resolve().parents[3]
 
 
 def square(task: int) -> int:
@@ -24,8 +24,8 @@ def square(task: int) -> int:
     return task * task
 
 
-class Falls:
-    """Ends its process at task 3 so many times."""
+class CrashesAtThree:
+    """Task that crashes its process at task 3, a given number of times."""
 
     def __init__(self, folder: Path, times: int) -> None:
         self.folder, self.times = folder, times
@@ -37,7 +37,7 @@ class Falls:
         return task
 
 
-def test_all_tasks_are_done_and_more_may_come() -> None:
+def test_all_tasks_are_done_also_those_added_meanwhile() -> None:
     queue, found = deque(range(6)), []
     for result in pipeline.map_in_processes(queue, square, 2):
         found.append(result)
@@ -46,18 +46,18 @@ def test_all_tasks_are_done_and_more_may_come() -> None:
     assert sorted(found) == [0, 1, 4, 9, 16, 25, 100]
 
 
-def test_an_error_ends_the_work_with_its_own_words() -> None:
+def test_an_error_of_a_task_is_raised() -> None:
     with pytest.raises(OSError, match="no room for -1") as caught:
         list(pipeline.map_in_processes(deque([1, -1, 2]), square, 2))
     assert caught.value.errno == 28
 
 
-def test_a_process_that_dies_loses_its_own_task_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sorted(pipeline.map_in_processes(deque(range(6)), Falls(tmp_path, 2), 2)) == [0, 1, 2, 3, 4, 5]
+def test_a_crashed_task_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sorted(pipeline.map_in_processes(deque(range(6)), CrashesAtThree(tmp_path, 2), 2)) == [0, 1, 2, 3, 4, 5]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0-0", "1-0", "2-0", "3-0", "3-1", "3-2", "4-0", "5-0"]
     monkeypatch.setattr(pipeline, "MAX_CRASHES_PER_TASK", 2)
     with pytest.raises(RuntimeError, match="2 processes ended at one task, the last with code 7"):
-        list(pipeline.map_in_processes(deque([3]), Falls(tmp_path, 99), 1))
+        list(pipeline.map_in_processes(deque([3]), CrashesAtThree(tmp_path, 99), 1))
 
 
 def who(task: int) -> tuple[int, int]:
@@ -110,13 +110,13 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_nobody_outlives_the_leader(tmp_path: Path, number: int) -> None:
+def test_no_process_outlives_its_parent(tmp_path: Path, number: int) -> None:
     (tmp_path / "leader.py").write_text(LEADER)
     leader = subprocess.Popen(
         [sys.executable, tmp_path / "leader.py", tmp_path],
-        cwd=HOUSE,
+        cwd=ROOT,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(HOUSE)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     until = time.monotonic() + 60
     while len(list(tmp_path.glob("began-*"))) < 2 and time.monotonic() < until:

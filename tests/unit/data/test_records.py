@@ -1,4 +1,4 @@
-"""The Parquet row: what goes in comes out, plain pyarrow reads it, and foreign files are refused in one line."""
+"""Clips as Parquet rows: encoding and decoding, reading with plain pyarrow, and refusal of other files in one line."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def prepared(folder: Path, rows: pa.Table, split: str = "train") -> Path:
     return folder
 
 
-def test_a_row_comes_back_as_it_went_in(tmp_path: Path) -> None:
+def test_a_clip_is_decoded_as_it_was_encoded(tmp_path: Path) -> None:
     one = make()
     found = data_prepared.read_clips(str(prepared(tmp_path, table(one, make(1)))), "train", 48, truth=False)
     assert len(found) == 2 and list(found.clip_id) == ["folder:a/v0.mp4:0", "folder:a/v1.mp4:0"]
@@ -112,7 +112,7 @@ def test_masks_are_the_union_of_what_sounds_in_the_first_frame() -> None:
     assert list(found.has_truth) == [True, False]
 
 
-def test_sources_are_the_labels_that_sound_each_for_itself() -> None:
+def test_sources_are_the_sounding_labels_one_by_one() -> None:
     regions = (
         ObjectRegion("flute", box_xyxy=(0.0, 0.0, 0.5, 0.5)),
         ObjectRegion("cello", box_xyxy=(0.5, 0.5, 1.0, 1.0)),
@@ -139,14 +139,14 @@ def test_sources_are_the_labels_that_sound_each_for_itself() -> None:
 
 
 def votes(*agreed: float, alone: float) -> tuple[ObjectRegion, ...]:
-    """Regions of several annotators, from the left edge so far each."""
+    """Regions of several annotators, each from the left edge to a given fraction of the width."""
     mask = np.arange(40)[None].repeat(20, 0) < 40 * alone
     return ObjectRegion("", mask=png(mask), weight=0.5), *(
         ObjectRegion("", box_xyxy=(0.0, 0.0, edge, 1.0)) for edge in agreed
     )
 
 
-def test_what_one_annotator_alone_has_is_beside_the_mask() -> None:
+def test_pixels_of_a_single_annotator_are_apart_from_the_mask() -> None:
     silent = (
         ObjectRegion("", sounding=False, box_xyxy=(0.0, 0.0, 1.0, 1.0), weight=0.5),
         ObjectRegion("", frame=1, weight=0.5),
@@ -179,7 +179,7 @@ def test_clips_with_and_without_single_votes_are_joined() -> None:
     assert ClipTable.concat([without, without]).halves is None
 
 
-def test_a_region_weighs_one_or_a_half() -> None:
+def test_the_weight_of_a_region_is_one_or_a_half() -> None:
     with pytest.raises(ValueError, match=r"a region's weight is 1 or 0.5, not 0.25"):
         ObjectRegion("a", weight=0.25)
 
@@ -214,7 +214,7 @@ def test_limit_and_rows_that_are_not_ok(tmp_path: Path) -> None:
 def test_a_few_rows_are_read_without_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_of_a_group: int
 ) -> None:
-    """Bytes read from a shard of 160 clips: in proportion to what is wanted, whatever the row groups."""
+    """Bytes read from a shard of 160 clips are in proportion to the rows, for any row groups."""
     noise = np.random.default_rng(0)
     one = writer.encode_clip(make())
     rows = [
@@ -250,7 +250,7 @@ def test_a_few_rows_are_read_without_the_rest(
 
 
 def test_a_shard_of_one_large_row_group_and_page_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As folders of an earlier raymix are: the shape needs no picture and no sound."""
+    """As in datasets of earlier versions: the shape is read without images and sounds."""
     written = table(*(make(number) for number in range(8)))
     pq.write_table(written, prepared(tmp_path, written) / "train-00000.parquet", row_group_size=8)
     handler = Handler()
@@ -311,7 +311,7 @@ def test_rows_of_several_lengths_are_refused() -> None:
         (lambda f: pq.write_table(pa.table({"x": [1]}), f / "train-00000.parquet"), "not clips of raymix"),
     ],
 )
-def test_what_is_no_dataset_is_refused_in_one_line(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_other_folders_are_refused_in_one_line(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
     prepared(tmp_path, table(make()))
     change(tmp_path)
     with pytest.raises(ValueError, match=message) as caught:

@@ -1,4 +1,4 @@
-"""Scenes must hold the truth they claim: what sounds is what the sounding panels show, and shuffled sound is strange."""
+"""Evaluation scenes: the sound is that of the sounding panels, ground truth fits, and shuffled audio is of other videos."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_scene_shapes_and_truth(clips: ClipTable, layout: str):
             assert scenes.masks_NSYX[n, s, y0 : y0 + 16, x0 : x0 + 16].all() and (y1 - y0, x1 - x0) == (32, 32)
 
 
-def test_what_sounds_is_what_the_sounding_panels_show(clips: ClipTable):
+def test_the_sound_is_that_of_the_clips_in_the_sounding_panels(clips: ClipTable):
     scenes = compose_scenes(clips, layout="grid2x2", count=40, seed=1)
     colour_of = {tuple(c > 0): label for label, c in enumerate(COLOURS)}
     seen_panels = set()
@@ -79,7 +79,7 @@ def test_scenes_depend_on_seed_and_clip_ids_not_on_the_order_of_clips(clips: Cli
 
 
 def test_rare_labels_sound_as_often_as_common_ones():
-    """Else a model that always names the same two classes would pass for one that listens."""
+    """Otherwise a model that always names the same two classes would score above chance."""
     clips = make_clips(120, labels=4)
     clips.video = np.array([f"v{i}" for i in range(120)])
     clips.label = np.array(["a"] * 90 + ["b"] * 10 + ["c"] * 10 + ["d"] * 10)
@@ -95,7 +95,7 @@ def test_single_scenes_hold_each_clip_once(clips: ClipTable):
     assert len(scenes) == 24
 
 
-def test_few_labels_or_none_still_make_scenes():
+def test_scenes_of_clips_with_few_or_no_labels():
     two = make_clips(labels=2)
     assert len(compose_scenes(two, layout="grid2x2", count=5, seed=0)) == 5
     two.label[:] = ""
@@ -126,7 +126,7 @@ def test_batches_are_the_scenes_in_order(clips: ClipTable):
 
 
 @pytest.mark.parametrize("layout", PANELLED)
-def test_single_votes_stand_where_the_masks_do(clips: ClipTable, layout: str):
+def test_single_annotator_pixels_are_in_the_panels_of_the_masks(clips: ClipTable, layout: str):
     voted = clips.take(np.arange(len(clips)))
     voted.halves = np.zeros_like(clips.masks)
     voted.halves[::2, 20:, 4:30] = True  # of every other clip, below its mask
@@ -146,7 +146,7 @@ def test_single_votes_stand_where_the_masks_do(clips: ClipTable, layout: str):
     assert torch.equal(compose_listed_scenes(voted, listed).halves_NSYX, scenes.halves_NSYX)
 
 
-def test_duets_have_no_single_votes(clips: ClipTable):
+def test_natural_scenes_have_no_single_annotator_pixels(clips: ClipTable):
     voted = duets(clips)
     voted.halves = np.ones_like(clips.masks)
     assert compose_scenes(voted, layout="natural", count=4, seed=0).halves_NSYX is None
@@ -157,7 +157,7 @@ def sounding(scenes: SceneBatch, n: int) -> set[str]:
 
 
 @pytest.mark.parametrize("layout", PANELLED)
-def test_deranged_scenes_hear_strangers(clips: ClipTable, layout: str):
+def test_shuffled_audio_comes_from_scenes_without_a_common_video(clips: ClipTable, layout: str):
     scenes = compose_scenes(clips, layout=layout, count=24, seed=0)
     for seed in range(5):
         index = shuffled_audio_permutation(scenes, seed)
@@ -169,7 +169,7 @@ def test_deranged_scenes_hear_strangers(clips: ClipTable, layout: str):
     assert float(scenes.silent().mixture_NTF.abs().max()) == 0
 
 
-def test_derangement_refuses_where_nobody_is_a_stranger(clips: ClipTable):
+def test_shuffled_audio_is_refused_where_all_scenes_share_a_video(clips: ClipTable):
     scenes = compose_scenes(clips.take(np.arange(4)), layout="hconcat", count=3, seed=0)  # two videos
     with pytest.raises(ValueError, match="use more scenes"):
         shuffled_audio_permutation(scenes, 0)
@@ -184,7 +184,7 @@ def test_hashes_never_change(clips: ClipTable, layout: str):
     assert len(hashes | {GOLDEN[layout]}) == 4  # another mixture is another scene
 
 
-def test_the_golden_scenes_show_what_they_showed(clips: ClipTable):
+def test_golden_scenes(clips: ClipTable):
     scenes = compose_scenes(clips, layout="grid2x2", count=12, seed=4)
     assert scenes.videos[0] == ("video007", "video009", "video004", "video006")
     assert scenes.panels_NS[:3].tolist() == [[0, 3], [2, 3], [0, 1]]
@@ -207,7 +207,7 @@ def test_one_to_four_sources_in_a_row_or_a_column(clips: ClipTable, layout: str,
 @pytest.mark.parametrize(
     ("layout", "canvas", "cells"), [("hconcat", (224, 448), (14, 28)), ("vconcat", (448, 224), (28, 14))]
 )
-def test_the_canvases_of_the_tables(layout: str, canvas: tuple[int, int], cells: tuple[int, int]):
+def test_canvas_sizes_of_the_paper(layout: str, canvas: tuple[int, int], cells: tuple[int, int]):
     scenes = compose_scenes(make_clips(4, size=224, per_video=1), layout=layout, count=2, seed=0)
     truth = SceneGroundTruth.of(scenes)
     assert truth.canvas == canvas and scenes.frames_N3YX.shape == (2, 3, *canvas)
@@ -250,7 +250,7 @@ def duets(clips: ClipTable) -> ClipTable:
     return found
 
 
-def test_a_duet_is_one_clip_with_sources_of_its_own(clips: ClipTable):
+def test_a_natural_scene_is_one_clip_with_several_sources(clips: ClipTable):
     scenes = compose_scenes(duets(clips), layout="natural", count=50, seed=0)
     assert len(scenes) == 12 and scenes.frames_N3YX.shape == (12, 3, 32, 32)  # each clip with two sources, once
     assert scenes.panels_NS.eq(0).all() and scenes.masks_NSYX.sum((2, 3)).eq(256).all()
@@ -274,8 +274,8 @@ def test_a_duet_is_one_clip_with_sources_of_its_own(clips: ClipTable):
         compose_scenes(clips, layout="natural", count=50, seed=0)
 
 
-def test_a_duet_may_be_heard_with_one_of_its_sources_unannotated(clips: ClipTable):
-    """As in the duets of MUSIC: the source without pixels counts in no mean."""
+def test_a_natural_scene_may_have_an_unannotated_source(clips: ClipTable):
+    """As in the duets of MUSIC: a source without pixels is left out of means."""
     scenes = compose_scenes(duets(clips), layout="natural", count=50, seed=0, fewer=True)
     assert len(scenes) == 24 and sorted(scenes.masks_NSYX.any(-1).any(-1).sum(1).tolist()) == [1] * 12 + [2] * 12
     assert scenes.hash != compose_scenes(duets(clips), layout="natural", count=50, seed=0).hash
@@ -285,7 +285,7 @@ def test_a_duet_may_be_heard_with_one_of_its_sources_unannotated(clips: ClipTabl
     assert found.counts["ciou"] == 24 and found["ciou"].value == pytest.approx((12 * 1 + 12 * 0.5) / 24)
 
 
-def test_a_list_of_duets_may_hold_solos_too(clips: ClipTable):
+def test_a_list_of_natural_scenes_may_have_clips_with_one_source(clips: ClipTable):
     pairs = PairList("mine", "natural", ((ScenePanel("a", 0, "clip000"),), (ScenePanel("b", 0, "clip001"),)))
     scenes = compose_listed_scenes(duets(clips), pairs)
     assert scenes.masks_NSYX.sum((2, 3)).tolist() == [[256, 256], [256, 0]]
@@ -325,7 +325,7 @@ def test_the_list_the_rule_and_the_level_are_part_of_the_hash(clips: ClipTable):
     assert again.hash == one.hash and torch.equal(again.mixture_NTF, one.mixture_NTF)
 
 
-def test_gains_and_silent_panels_of_a_list_are_heard(clips: ClipTable):
+def test_gains_and_silent_panels_of_a_list_are_applied(clips: ClipTable):
     panels = [
         ScenePanel("a", 0, "clip000"),
         ScenePanel("a", 1, "clip002", gain=0.5),
