@@ -325,9 +325,7 @@ def test_a_file_that_crashes_the_process_is_given_up(tmp_path: Path) -> None:
         "folder.import_clips = lambda s, source, e: os._exit(9) if source.path == 'a.mp4' else honest(s, source, e)\n"
         f"prepare(Dataset(**{dataclasses.asdict(settings(tmp_path))!r}))\n"
     )
-    codes = [
-        subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=ROOT).returncode for _ in range(4)
-    ]
+    codes = [subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=ROOT).returncode for _ in range(4)]
     assert codes == [9, 9, 9, 0]
     rows = manifest(str(tmp_path / "out"))
     assert rows["a.mp4"]["status"] == "error" and "ended the process 3 times" in rows["a.mp4"]["reason"]
