@@ -1,9 +1,11 @@
 """From media files to batches: importers, extraction, preparation as Parquet, mixing, evaluation scenes and loading.
 
-`records` is the schema of a prepared dataset, `prepared` reads it, `audio` has STFT and log-mel, `batches` the batches
-that methods take, `mixing` makes training mixtures, `layouts`, `scenes` and `pair_lists` evaluation scenes, `loader`
-streams clips through Ray (the only module here that imports Ray at its top). `importers`, `extraction` and `preparation`
-turn media files into Parquet. Models are in `raymix.methods`, scores in `raymix.metrics`. See raymix/data/README.md.
+`media` describes media files, `records` is the schema of prepared clips, `prepared` reads them, `audio` has STFT and
+log-mel, `batches` the batches that methods take, `mixing` makes training mixtures, `layouts`, `scenes` and `pair_lists`
+evaluation scenes, `loader` streams clips through Ray (the only module here that imports Ray at its top). `importers`,
+`extraction` and `preparation` turn media files into Parquet.
+
+Models are in `raymix.methods`, scores in `raymix.metrics`. See raymix/data/README.md.
 
 The names in `__all__` are imported when they are first used.
 """
@@ -16,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raymix.data.batches import ClipBatch, DataRequirements, HeatMaps, MixtureBatch, SceneBatch
     from raymix.data.layouts import LAYOUTS
+    from raymix.data.media import ManifestRow, MediaSource
     from raymix.data.pair_lists import PairList, make_pair_list, read_pair_list, write_pair_list
     from raymix.data.prepared import PreparedDataset, read_clip_metadata, read_clips, read_prepared_dataset
-    from raymix.data.records import ClipMetadata, ClipRecord, ClipTable, ManifestRow
+    from raymix.data.records import ClipMetadata, ClipRecord, ClipTable
     from raymix.data.scenes import (
         compose_ground_truth,
         compose_listed_ground_truth,
@@ -35,6 +38,7 @@ __all__ = [
     "DataRequirements",
     "HeatMaps",
     "ManifestRow",
+    "MediaSource",
     "MixtureBatch",
     "PairList",
     "PreparedDataset",
@@ -51,7 +55,7 @@ __all__ = [
     "write_pair_list",
 ]
 
-_MODULES = ("batches", "layouts", "pair_lists", "prepared", "records", "scenes")
+_MODULES = ("batches", "layouts", "media", "pair_lists", "prepared", "records", "scenes")
 
 
 if not TYPE_CHECKING:

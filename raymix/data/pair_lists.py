@@ -150,7 +150,9 @@ class PairList:
             if panel.heard:
                 other = index.locate(ScenePanel(panel.scene_id, 0, panel.heard), where)
                 if clips.video[other] == clips.video[audio_N1[scene, 0]]:
-                    raise ValueError(f"{where}: clip {panel.heard!r} is of the same video, which is no other's sound")
+                    raise ValueError(
+                        f"{where}: clip {panel.heard!r} is of the same video; name a clip of another video"
+                    )
                 audio_N1[scene, 0] = other
         return audio_N1
 

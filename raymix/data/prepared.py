@@ -18,13 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from raymix.data.media import ManifestRow
 from raymix.data.records import (
     METADATA_COLUMNS,
     SCHEMA_VERSION,
     VERSION_KEY,
     ClipMetadata,
     ClipTable,
-    ManifestRow,
     columns_to_read,
     decode_clip_metadata,
     decode_clips,

@@ -1,8 +1,8 @@
-"""Schema of a prepared dataset: its clips as Parquet rows, the rows of its manifest, and decoded clips as columns.
+"""Schema of prepared clips: a clip before encoding, its Parquet row, and decoded clips as columns.
 
 A clip is a part of a video with sound. Its sound is stored as a complex short-time Fourier transform in half precision
 (constants of section 4.1 of the paper), so that mixing is an addition and shifting a slice. Every row of a shard is
-usable; `manifest.parquet` has the others. `raymix.data.preparation.writer` encodes clips.
+usable; the manifest (`raymix.data.media.ManifestRow`) names the others. `raymix.data.preparation.writer` encodes clips.
 """
 
 from __future__ import annotations
@@ -87,31 +87,6 @@ class ClipRecord:
     wave: np.ndarray  # float32, in [-1, 1]
     regions: tuple[ObjectRegion, ...] = ()
     status: str = "ok"
-
-
-@dataclass
-class ManifestRow:
-    """A row of the manifest: how the import of one source ended."""
-
-    file: str
-    split: str
-    id: str = ""
-    group: str = ""
-    status: str = "ok"
-    reason: str = ""
-    clips: int = 0
-    silent_clips: int = 0
-    duration_s: float = 0.0
-    fps: float = 0.0
-    width: int = 0  # px, as displayed
-    height: int = 0
-    rotation: int = 0  # degrees counter-clockwise that the file asks for
-    sample_rate: int = 0
-    channels: int = 0
-    size_bytes: int = -1
-    repairs: int = 0  # in its annotation
-    media: str = ""  # `importers.base.media_fingerprint` of the media file
-    video: str = ""  # name of the video in its clips
 
 
 class NonFiniteValueError(ValueError):

@@ -27,8 +27,8 @@ from raymix.config import DatasetConfig, EvaluateConfig
 from raymix.data import prepared
 from raymix.data.extraction import clips
 from raymix.data.importers import demo, folder
+from raymix.data.media import ManifestRow
 from raymix.data.preparation.pipeline import prepare_dataset
-from raymix.data.records import ManifestRow
 from raymix.runtime import storage
 from raymix.runtime.storage import atomic_output_file, read_bytes, resolve_uri, write_atomic
 from raymix.tracking import checkpoint

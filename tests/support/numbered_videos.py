@@ -12,7 +12,7 @@ import numpy as np
 
 from raymix.data.extraction import video
 from raymix.data.extraction.clip_plan import SAMPLE_RATE, CutSettings, RawClip
-from raymix.data.records import ManifestRow
+from raymix.data.media import ManifestRow
 
 FPS, WIDE, HIGH, LEVEL = 10, 160, 120, 0.3
 CORNERS = np.array([(200, 40, 40), (40, 180, 60), (40, 60, 200), (200, 200, 40)])  # top left, top right, bottom ...

@@ -14,7 +14,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from raymix.data.extraction.clip_plan import SAMPLE_RATE
-from raymix.data.importers.base import UnusableMediaError
+from raymix.data.media import UnusableMediaError
 
 # Weights of ITU-R BS.775 for a mix to one channel; heights count as surrounds, and low-frequency effects are left out.
 _FRONT, _CENTRE, _SURROUND = 0.5**0.5, 1.0, 0.5

@@ -8,8 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from raymix.data.importers.base import UnusableMediaError
-from raymix.data.records import ManifestRow
+from raymix.data.media import ManifestRow, UnusableMediaError
 
 SAMPLE_RATE = 16_000  # Hz, mono: the paper's sampling rate
 

@@ -13,8 +13,8 @@ from pyarrow import fs
 from raymix.config import DatasetConfig
 from raymix.data.extraction import frames_and_audio, video
 from raymix.data.extraction.clip_plan import CutSettings, RawClip
-from raymix.data.importers.base import BROKEN_LINK, MediaSource, UnusableMediaError, media_fingerprint
-from raymix.data.records import ClipRecord, ManifestRow
+from raymix.data.media import BROKEN_LINK, ManifestRow, MediaSource, UnusableMediaError, media_fingerprint
+from raymix.data.records import ClipRecord
 from raymix.metrics.regions import ObjectRegion
 from raymix.runtime.storage import RetryingReader, read_bytes, resolve_uri
 
@@ -66,8 +66,8 @@ def _clip(settings: DatasetConfig, source: MediaSource, cut: RawClip) -> ClipRec
         clip_id=f"{settings.name}:{source.name}:{round(cut.start_s * 1000)}",
         dataset=settings.name,
         split=source.split,
-        video=source.film,
-        group=source.unit,
+        video=source.video_name,
+        group=source.group_name,
         start_s=cut.start_s,
         duration_s=settings.clip_seconds,
         labels=source.labels,

@@ -11,7 +11,7 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from raymix.data.importers.base import UnusableMediaError
+from raymix.data.media import UnusableMediaError
 
 UNSPECIFIED = 2
 

@@ -25,8 +25,7 @@ from pyarrow import fs
 from raymix.data.extraction.audio_decoding import AudioTrack, detect_integer_scale
 from raymix.data.extraction.clip_plan import END_TOLERANCE_S, TICK_S, CutSettings, RawClip
 from raymix.data.extraction.track_selection import channel_names, choose_audio_track, decoded_blocks, lossless_floats
-from raymix.data.importers.base import FRAME_RATE_SETTING, IMAGE_SUFFIXES, MediaSource, UnusableMediaError
-from raymix.data.records import ManifestRow
+from raymix.data.media import FRAME_RATE_SETTING, IMAGE_SUFFIXES, ManifestRow, MediaSource, UnusableMediaError
 from raymix.runtime.storage import read_bytes, resolve_uri
 
 TRAILING = re.compile(r"(?P<stem>(?:.*\D)?)(?P<number>\d+)(?:\.\w+)?")

@@ -14,7 +14,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from raymix.data.extraction.audio_decoding import AudioFrameReader
-from raymix.data.importers.base import UnusableMediaError
+from raymix.data.media import UnusableMediaError
 
 COUNTED_PACKETS = 5000  # of several video tracks whose containers state no number of frames
 

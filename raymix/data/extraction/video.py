@@ -35,8 +35,7 @@ from raymix.data.extraction.track_selection import (
     decoded_blocks,
     lossless_floats,
 )
-from raymix.data.importers.base import UnusableMediaError
-from raymix.data.records import ManifestRow
+from raymix.data.media import ManifestRow, UnusableMediaError
 from raymix.runtime.storage import RetryingReader
 
 

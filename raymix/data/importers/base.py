@@ -1,4 +1,4 @@
-"""What an importer is: sources in, clips out, one manifest row a source; splits by seeded hash; published lists with hashes."""
+"""The contract of importers, splits by seeded hash, and reading of published lists whose hashes are recorded."""
 
 from __future__ import annotations
 
@@ -6,127 +6,44 @@ import contextlib
 import hashlib
 import itertools
 import json
-import re
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from pyarrow import fs
 
 from raymix.config import DatasetConfig
-from raymix.data.records import ClipRecord, ManifestRow
+from raymix.data.media import ManifestRow, MediaSource, normalize_path
+from raymix.data.records import ClipRecord
 from raymix.runtime import storage
-
-# "repaired": all its clips are there, and something of its annotation or of its sound was mended or left out; "leaked":
-# left out, since a list of another split or of another set has it; "duplicate": left out, since a file of the same content
-# is used; "no face": its clips are there, without the truth looked for.
-STATUSES = (
-    "ok",
-    "repaired",
-    "corrupt",
-    "no video",
-    "no audio",
-    "silent",
-    "too short",
-    "error",
-    "missing",
-    "unlisted",
-    "leaked",
-    "duplicate",
-    "no face",
-)
-
-BROKEN_LINK = ("missing", "link to nothing")  # status and reason
-
-
-@dataclass(frozen=True)
-class MediaSource:
-    """What becomes one run of clips: a medium below the root (paths with '/'), its split, and what is known about it.
-
-    Times are seconds on the medium's own clock, which begins with its first frame.
-    """
-
-    path: str  # a video, a picture, or a folder of pictures
-    split: str  # '' = leave out
-    size_bytes: int = -1  # -1: no such file, or not made yet
-    labels: tuple[str, ...] = ()
-    regions: tuple[dict[str, Any], ...] = ()  # entries of the region sidecar, see `folder`
-    sound: str = ""  # the sound file that belongs to the pictures; '' where the medium holds its sound
-    id: str = ""  # what its publisher calls it; '': the path
-    video: str = ""  # which video it is of; '': the path
-    group: str = ""  # unit of independence, never in two splits; '': the video
-    at: tuple[float, ...] = ()  # one clip around each of these times, whose first frame is that of the time itself
-    span: tuple[float, float] | None = None  # only from here to here: the publisher's clip in a whole video
-    repairs: tuple[str, ...] = ()  # what was mended in its annotation
-    refused: tuple[str, str] | None = None  # (status, reason): known to give nothing before the medium is opened
-
-    @property
-    def name(self) -> str:
-        """What the manifest calls it."""
-        return self.id or normalize_path(self.path)
-
-    @property
-    def film(self) -> str:
-        """The video that its clips are of."""
-        return self.video or self.name
-
-    @property
-    def unit(self) -> str:
-        """The video, or the speaker: what must not be in two splits."""
-        return self.group or self.film
-
-    def manifest_row(self) -> ManifestRow:
-        """The manifest row of this source before anything of it is read."""
-        return ManifestRow(
-            self.path,
-            self.split,
-            self.name,
-            self.unit,
-            size_bytes=self.size_bytes,
-            repairs=len(self.repairs),
-            video=self.film,
-        )
-
 
 FEWEST = 6  # videos of val and of test
 
 SCENE = 4  # videos of the largest scene
 
 
-class UnusableMediaError(Exception):
-    """A file gives no (more) clips; `status` is one of STATUSES, the message is the reason."""
-
-    def __init__(self, status: str, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-
-
-class MediaRootLostError(ValueError):
-    """The folder of the media is gone in the middle of the work."""
-
-
 ImportClips = Callable[[DatasetConfig, MediaSource, ManifestRow], Iterator[ClipRecord]]
 
 
 class DatasetImporter(Protocol):
-    """The contract of a module in `raymix.data.importers.registry`."""
+    """The contract of a module that `raymix.data.importers.registry` loads."""
 
-    OPTIONAL_SETTINGS: tuple[
-        str, ...
-    ]  # settings that it reads and not every importer does: others do not decide what is in its rows
+    # Settings that it reads and some importers ignore. Those of other importers do not change its rows.
+    OPTIONAL_SETTINGS: tuple[str, ...]
 
     def list_sources(self, settings: DatasetConfig) -> list[MediaSource]:
-        """Every id that the publisher lists, in the order of the shards; ValueError where settings or files are wrong."""
+        """Return all ids that the publisher lists, in the order of the shards.
+
+        Raises:
+            ValueError: a setting or a list is wrong.
+        """
 
     def import_clips(self, settings: DatasetConfig, source: MediaSource, entry: ManifestRow) -> Iterator[ClipRecord]:
-        """The clips of one source, in time; fills `entry`, raises Unusable where it ends being one."""
+        """Yield the clips of one source in the order of time, and fill its manifest row `entry`.
 
-
-def normalize_path(path: str) -> str:
-    """The path as every file system spells it: '/' between folders and composed Unicode."""
-    return unicodedata.normalize("NFC", path.replace("\\", "/"))
+        Raises:
+            UnusableMediaError: the source gives no more clips.
+        """
 
 
 def hash_fraction(seed: int, path: str) -> float:
@@ -224,30 +141,5 @@ def listing_hash(uri: str) -> str:
     return hashlib.blake2b(json.dumps(known).encode(), digest_size=8).hexdigest()
 
 
-def media_fingerprint(filesystem: fs.FileSystem, paths: list[str]) -> str:
-    """A hash of the size, the first and the last mebibyte of files: two media with the same one are the same files."""
-    digest = hashlib.blake2b(digest_size=12)
-    for path in paths:
-        with filesystem.open_input_file(path) as file:
-            size = file.size()
-            ends = (
-                file.read_at(min(FINGERPRINT_BYTES, size), 0),
-                file.read_at(min(FINGERPRINT_BYTES, size), max(0, size - FINGERPRINT_BYTES)),
-            )
-        digest.update(b"".join((str(size).encode(), *ends)))
-    return digest.hexdigest()
-
-
 def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=8).hexdigest()
-
-
-FINGERPRINT_BYTES = 1 << 20  # bytes at either end of a medium that its fingerprint reads
-
-FRAME_RATE_SETTING = "dataset.frames_per_second"
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
-
-SECOND_FOLDER = re.compile(r"frame_\d+")

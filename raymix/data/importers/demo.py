@@ -20,10 +20,11 @@ from pyarrow import fs
 
 from raymix.config import DatasetConfig
 from raymix.data.extraction.clips import extract_clips
-from raymix.data.importers.base import MediaSource, assign_split, shuffle_sources
+from raymix.data.importers.base import assign_split, shuffle_sources
 from raymix.data.importers.demo_root import SIDECAR, claim_demo_root
 from raymix.data.importers.video_folder import labels_from_folder
-from raymix.data.records import ClipRecord, ManifestRow
+from raymix.data.media import ManifestRow, MediaSource
+from raymix.data.records import ClipRecord
 from raymix.metrics.regions import encode_png
 from raymix.runtime.storage import atomic_output_file, resolve_uri, write_atomic
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from raymix.data.importers.base import MediaSource, media_fingerprint
+from raymix.data.media import MediaSource, media_fingerprint
 from raymix.runtime.storage import resolve_uri
 
 STATUS = "duplicate"

@@ -36,9 +36,10 @@ from pyarrow import fs
 from raymix.config import DatasetConfig, did_you_mean
 from raymix.data.extraction import clips, video
 from raymix.data.importers import base
-from raymix.data.importers.base import MediaSource, assign_split, shuffle_sources
+from raymix.data.importers.base import assign_split, shuffle_sources
 from raymix.data.importers.media_index import AUDIO_SUFFIXES, MEDIA_SUFFIXES, MediaFile, MediaIndex
-from raymix.data.records import ClipRecord, ManifestRow
+from raymix.data.media import ManifestRow, MediaSource
+from raymix.data.records import ClipRecord
 from raymix.metrics.regions import encode_mask
 from raymix.runtime.storage import RetryingReader, list_files, resolve_uri
 

@@ -23,16 +23,9 @@ from PIL import Image
 from raymix.config import DatasetConfig
 from raymix.data.extraction.clips import extract_clips as import_clips
 from raymix.data.importers import base, duplicates
-from raymix.data.importers.base import (
-    BROKEN_LINK,
-    VIDEO_SUFFIXES,
-    MediaSource,
-    assign_split,
-    assign_splits,
-    normalize_path,
-    shuffle_sources,
-)
+from raymix.data.importers.base import assign_split, assign_splits, shuffle_sources
 from raymix.data.importers.video_folder import is_video, labels_from_folder, list_videos
+from raymix.data.media import BROKEN_LINK, VIDEO_SUFFIXES, MediaSource, normalize_path
 from raymix.data.records import SPLITS
 from raymix.runtime.storage import list_broken_links, resolve_uri
 

@@ -20,7 +20,7 @@ from pathlib import PurePosixPath
 
 from pyarrow import fs
 
-from raymix.data.importers.base import IMAGE_SUFFIXES, SECOND_FOLDER, VIDEO_SUFFIXES, normalize_path
+from raymix.data.media import IMAGE_SUFFIXES, SECOND_FOLDER, VIDEO_SUFFIXES, normalize_path
 from raymix.runtime.storage import list_broken_links, list_files, resolve_uri
 
 MEDIA_SUFFIXES = VIDEO_SUFFIXES

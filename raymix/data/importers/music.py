@@ -40,9 +40,10 @@ from pyarrow import fs
 from raymix.config import DatasetConfig, did_you_mean
 from raymix.data.extraction import clips
 from raymix.data.importers import base
-from raymix.data.importers.base import MediaSource, assign_split, normalize_path, shuffle_sources
+from raymix.data.importers.base import assign_split, shuffle_sources
 from raymix.data.importers.media_index import MediaIndex
-from raymix.data.records import SPLITS, ClipRecord, ManifestRow
+from raymix.data.media import ManifestRow, MediaSource, normalize_path
+from raymix.data.records import SPLITS, ClipRecord
 from raymix.runtime.storage import list_files, read_bytes, resolve_uri
 
 INSTRUMENTS = {

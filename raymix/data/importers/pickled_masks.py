@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from raymix.data.importers.base import UnusableMediaError
+from raymix.data.media import UnusableMediaError
 
 MAX_STEPS = 1 << 22  # instructions; a mask as lists of numbers has one or two a pixel
 

@@ -22,9 +22,10 @@ from raymix.config import DatasetConfig, did_you_mean
 from raymix.data.extraction.clips import extract_clips
 from raymix.data.extraction.frames_and_audio import AUDIO_FORMATS
 from raymix.data.importers import base
-from raymix.data.importers.base import IMAGE_SUFFIXES, MediaSource, hash_fraction
+from raymix.data.importers.base import hash_fraction
 from raymix.data.importers.media_index import AUDIO_SUFFIXES, MediaFile, MediaIndex
-from raymix.data.records import ClipRecord, ManifestRow
+from raymix.data.media import IMAGE_SUFFIXES, ManifestRow, MediaSource
+from raymix.data.records import ClipRecord
 from raymix.runtime.storage import list_files, read_bytes, resolve_uri, split_uri
 
 SECONDS, MIDDLE_S = 10.0, 5.0
@@ -233,7 +234,7 @@ def import_clips(settings: DatasetConfig, source: MediaSource, entry: ManifestRo
         start_s = round(clip.start_s + late_s, 6)
         yield replace(
             clip,
-            clip_id=f"{settings.name}:{source.film}:{round(start_s * 1000)}",
+            clip_id=f"{settings.name}:{source.video_name}:{round(start_s * 1000)}",
             start_s=start_s,
             frame_times=[round(time_s + late_s, 6) for time_s in clip.frame_times],
         )

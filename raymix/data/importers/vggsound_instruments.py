@@ -22,9 +22,10 @@ import numpy as np
 
 from raymix.config import DatasetConfig, did_you_mean
 from raymix.data.importers import base, pickled_masks, vggsound, vggss
-from raymix.data.importers.base import IMAGE_SUFFIXES, MediaSource, UnusableMediaError, shuffle_sources
+from raymix.data.importers.base import shuffle_sources
 from raymix.data.importers.media_index import AUDIO_SUFFIXES, MEDIA_SUFFIXES, MediaIndex
-from raymix.data.records import ClipRecord, ManifestRow
+from raymix.data.media import IMAGE_SUFFIXES, ManifestRow, MediaSource, UnusableMediaError
+from raymix.data.records import ClipRecord
 from raymix.metrics.regions import encode_mask
 from raymix.runtime.storage import read_bytes, resolve_uri
 

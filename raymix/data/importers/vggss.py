@@ -16,9 +16,10 @@ from typing import Any
 
 from raymix.config import DatasetConfig
 from raymix.data.importers import base, vggsound
-from raymix.data.importers.base import MediaSource, shuffle_sources
+from raymix.data.importers.base import shuffle_sources
 from raymix.data.importers.media_index import MediaIndex
 from raymix.data.importers.vggsound import import_clips as import_clips
+from raymix.data.media import MediaSource
 
 OPTIONAL_SETTINGS: tuple[str, ...] = ("annotations", "subset", "frames_per_second", "allow_leaks")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pyarrow import fs
 
 from raymix.config import DatasetConfig
-from raymix.data.importers.base import VIDEO_SUFFIXES, normalize_path
+from raymix.data.media import VIDEO_SUFFIXES, normalize_path
 from raymix.runtime.storage import list_files, resolve_uri
 
 

@@ -29,7 +29,7 @@ from pyarrow import fs
 from raymix.config import DatasetConfig, did_you_mean
 from raymix.data.extraction import clips
 from raymix.data.importers import base, face_detection
-from raymix.data.importers.base import IMAGE_SUFFIXES, MediaSource, assign_split, normalize_path, shuffle_sources
+from raymix.data.importers.base import assign_split, shuffle_sources
 from raymix.data.importers.media_index import (
     AUDIO_SUFFIXES,
     MEDIA_SUFFIXES,
@@ -38,7 +38,8 @@ from raymix.data.importers.media_index import (
     choose_path,
     is_mask_path,
 )
-from raymix.data.records import ClipRecord, ManifestRow
+from raymix.data.media import IMAGE_SUFFIXES, ManifestRow, MediaSource, normalize_path
+from raymix.data.records import ClipRecord
 from raymix.metrics.regions import ObjectRegion, encode_mask
 from raymix.runtime.storage import resolve_uri
 

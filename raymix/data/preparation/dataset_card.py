@@ -18,8 +18,8 @@ from omegaconf import OmegaConf
 
 from raymix.config import DatasetConfig, package_data_folder
 from raymix.data import prepared
+from raymix.data.media import ManifestRow
 from raymix.data.prepared import CARD_FILE, SCENES_FILE, PreparedDataset
-from raymix.data.records import ManifestRow
 from raymix.runtime.storage import read_bytes, resolve_uri, write_atomic
 
 OWN_SPLITS = "Ours: by a seeded hash of the group (the video, or the speaker), so that a group is in one split only."
@@ -182,16 +182,16 @@ def _length(seconds: float) -> str:
 
 
 def _counts(dataset: PreparedDataset) -> CardSection:
-    each_s, rows = float(dataset.description["settings"]["clip_seconds"]), []
+    clip_s, rows = float(dataset.description["settings"]["clip_seconds"]), []
     total = [0, 0.0, 0, 0.0]
-    for split, found in dataset.description["splits"].items():
-        seen_s = sum(entry.duration_s for entry in dataset.manifest if entry.split == split and entry.clips)
-        counts = [found["clips"], found["clips"] * each_s, found["videos"], seen_s]
+    for split, part in dataset.description["splits"].items():
+        media_s = sum(entry.duration_s for entry in dataset.manifest if entry.split == split and entry.clips)
+        counts = [part["clips"], part["clips"] * clip_s, part["videos"], media_s]
         total = [before + now for before, now in zip(total, counts, strict=True)]
-        boxes = str(found["with_regions"]) if "with_regions" in found else "?"
+        boxes = str(part["with_regions"]) if "with_regions" in part else "?"
         rows.append((split, str(counts[0]), _length(counts[1]), boxes, str(counts[2]), _length(counts[3])))
-    known = all("with_regions" in found for found in dataset.description["splits"].values())
-    boxes = str(sum(found["with_regions"] for found in dataset.description["splits"].values())) if known else "?"
+    known = all("with_regions" in part for part in dataset.description["splits"].values())
+    boxes = str(sum(part["with_regions"] for part in dataset.description["splits"].values())) if known else "?"
     rows.append(("all", str(total[0]), _length(total[1]), boxes, str(total[2]), _length(total[3])))
     columns = ("split", "clips", "length of clips", "clips with regions", "files with clips", "length of these files")
     return CardSection("Counts", table=(columns, *rows))
@@ -200,7 +200,7 @@ def _counts(dataset: PreparedDataset) -> CardSection:
 def _classes(dataset: PreparedDataset) -> CardSection:
     if not dataset.description["classes"]:
         return CardSection("Classes", ("None: the clips carry no class names.",))
-    splits = {split: found["labels"] for split, found in dataset.description["splits"].items() if "labels" in found}
+    splits = {split: part["labels"] for split, part in dataset.description["splits"].items() if "labels" in part}
     rows = []
     for name in dataset.description["classes"]:
         counts = [Counter(labels)[name] for labels in splits.values()]

@@ -30,9 +30,11 @@ from pyarrow import fs
 
 from raymix.config import DatasetConfig
 from raymix.config.errors import NoUsableResult
+from raymix.data import media
 from raymix.data.importers import base, demo_root, face_detection, video_folder
-from raymix.data.importers.base import DatasetImporter, MediaRootLostError, MediaSource
+from raymix.data.importers.base import DatasetImporter
 from raymix.data.importers.registry import load_importer, optional_settings
+from raymix.data.media import MediaRootLostError, MediaSource
 from raymix.data.preparation import output_folder, split_leaks, writer
 from raymix.data.preparation.split_leaks import SplitLeak
 from raymix.data.preparation.writer import PreparationJob, WorkUnit
@@ -492,7 +494,7 @@ def _list_sources(settings: DatasetConfig, importer: DatasetImporter) -> _Inputs
     with base.remember_lists() as list_hashes:
         sources = importer.list_sources(settings)
     if not sources:
-        raise NoUsableClips(f"{settings.root}: no video files ({' '.join(base.VIDEO_SUFFIXES)}) below it")
+        raise NoUsableClips(f"{settings.root}: no video files ({' '.join(media.VIDEO_SUFFIXES)}) below it")
     leaks = split_leaks.find_source_leaks(sources)
     if settings.name == "folder" and settings.splits:  # a split file may put identical files into two splits
         leaks += split_leaks.find_duplicate_leaks(settings.root, sources)
@@ -542,14 +544,14 @@ def duration_mismatch_note(entries: Sequence[Mapping[str, Any]]) -> str:
     Args:
         entries: manifest rows as dictionaries.
     """
-    with_frames = [each for each in entries if each["fps"] and not each["file"].lower().endswith(base.VIDEO_SUFFIXES)]
-    differing = [entry for entry in with_frames if base.FRAME_RATE_SETTING in entry["reason"]]
+    with_frames = [each for each in entries if each["fps"] and not each["file"].lower().endswith(media.VIDEO_SUFFIXES)]
+    differing = [entry for entry in with_frames if media.FRAME_RATE_SETTING in entry["reason"]]
     if 2 * len(differing) <= len(with_frames) or not differing:
         return ""
     example = f"{differing[0]['id'] or differing[0]['file']}: {differing[0]['reason']}"
     return (
         f"pictures and sound of {len(differing)} of {len(with_frames)} differ in length, "
-        f"look at {base.FRAME_RATE_SETTING} ({example})"
+        f"look at {media.FRAME_RATE_SETTING} ({example})"
     )
 
 

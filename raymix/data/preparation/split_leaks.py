@@ -11,8 +11,8 @@ from typing import Any
 
 from pyarrow import fs
 
-from raymix.data.importers.base import MediaSource
 from raymix.data.importers.duplicates import find_duplicates, source_fingerprint
+from raymix.data.media import MediaSource
 from raymix.data.prepared import LEAKS_FILE
 from raymix.runtime.storage import resolve_uri, write_atomic
 
@@ -40,8 +40,8 @@ def find_source_leaks(sources: Iterable[MediaSource]) -> list[SplitLeak]:
     videos, groups = _Places(set), _Places(set)
     for source in sources:
         if source.split and source.refused is None:
-            videos[source.film].add((source.split, source.name))
-            groups[source.unit].add((source.split, source.name))
+            videos[source.video_name].add((source.split, source.name))
+            groups[source.group_name].add((source.split, source.name))
     leaks = [SplitLeak("video", name, tuple(sorted(at))) for name, at in sorted(videos.items()) if _in_two_splits(at)]
     only_groups = {name: at for name, at in groups.items() if _in_two_splits(at) and name not in videos}
     return leaks + [SplitLeak("group", name, tuple(sorted(at))) for name, at in sorted(only_groups.items())]

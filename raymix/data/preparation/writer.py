@@ -28,7 +28,8 @@ from PIL import Image
 from pyarrow import fs
 
 from raymix.config import DatasetConfig
-from raymix.data.importers.base import ImportClips, MediaRootLostError, MediaSource, UnusableMediaError, hash_fraction
+from raymix.data.importers.base import ImportClips, hash_fraction
+from raymix.data.media import ManifestRow, MediaRootLostError, MediaSource, UnusableMediaError
 from raymix.data.preparation import dataset_card, output_folder
 from raymix.data.preparation.output_folder import PARTS_FOLDER
 from raymix.data.prepared import CARD_FILE, DATASET_FILE, MANIFEST_FILE, PreparedDataset
@@ -36,7 +37,6 @@ from raymix.data.records import (
     SCHEMA_VERSION,
     SPLITS,
     ClipRecord,
-    ManifestRow,
     NonFiniteValueError,
     clip_schema,
     describe_non_finite_values,

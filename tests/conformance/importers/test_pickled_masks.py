@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from raymix.data.importers import pickled_masks
-from raymix.data.importers.base import UnusableMediaError
+from raymix.data.media import UnusableMediaError
 from tests.support import malicious_pickles as pickles
 
 MASK = np.arange(12).reshape(3, 4) % 5 == 1

@@ -16,8 +16,8 @@ from PIL import Image
 from raymix.config import DatasetConfig
 from raymix.data.extraction import clips
 from raymix.data.importers import voxceleb2
-from raymix.data.importers.base import MediaSource
 from raymix.data.importers.voxceleb2 import VoxCelebClipName
+from raymix.data.media import MediaSource
 from raymix.data.preparation import pipeline
 from raymix.data.preparation.pipeline import prepare_dataset
 from raymix.data.preparation.split_leaks import find_source_leaks

@@ -12,7 +12,7 @@ import pytest
 from raymix.config import DatasetConfig
 from raymix.data.extraction import audio_decoding, clips
 from raymix.data.extraction.audio_decoding import ChannelMixdown, channel_weights, detect_integer_scale
-from raymix.data.importers.base import MediaSource, UnusableMediaError
+from raymix.data.media import MediaSource, UnusableMediaError
 from tests.support.numbered_videos import LEVEL, Picture, Sounding, assert_right, cuts, tone_of, tones, write
 
 DECLARED = {

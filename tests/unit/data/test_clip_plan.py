@@ -14,9 +14,8 @@ from raymix.config import DatasetConfig
 from raymix.data.extraction import clips, video
 from raymix.data.extraction.clip_plan import SAMPLE_RATE, CutSettings, RawClip
 from raymix.data.extraction.video import cut_video
-from raymix.data.importers.base import MediaSource, UnusableMediaError
 from raymix.data.importers.media_index import MediaIndex
-from raymix.data.records import ManifestRow
+from raymix.data.media import ManifestRow, MediaSource, UnusableMediaError
 from tests.support.make_videos import film
 
 

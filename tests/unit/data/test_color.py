@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from raymix.data.extraction import color
-from raymix.data.importers.base import UnusableMediaError
+from raymix.data.media import UnusableMediaError
 from tests.support.numbered_videos import CORNERS, HIGH, WIDE, Picture, Sounding, corners_of, cuts, tones, write
 
 SOUND = Sounding(tones(1)[None])

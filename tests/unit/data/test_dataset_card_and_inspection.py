@@ -20,7 +20,7 @@ from raymix import prepare
 from raymix.cli.commands import compose_config
 from raymix.config import DatasetConfig, PrepareConfig
 from raymix.data import pair_lists, prepared
-from raymix.data.importers.base import MediaSource
+from raymix.data.media import MediaSource
 from raymix.data.preparation import dataset_card, pipeline, scene_lists, split_leaks
 from raymix.data.preparation.dataset_card import PUBLISHERS
 from raymix.data.preparation.pipeline import prepare_dataset

@@ -11,11 +11,11 @@ import pytest
 from raymix.config import DatasetConfig
 from raymix.data.extraction import clips
 from raymix.data.extraction.frames_and_audio import NumberedFiles
-from raymix.data.importers.base import MediaSource, UnusableMediaError
 from raymix.data.importers.media_index import MediaIndex
+from raymix.data.media import ManifestRow, MediaSource, UnusableMediaError
 from raymix.data.preparation import pipeline
 from raymix.data.preparation.pipeline import prepare_dataset
-from raymix.data.records import ClipRecord, ManifestRow
+from raymix.data.records import ClipRecord
 from tests.support.vggsound_files import picture, sound
 
 

@@ -16,9 +16,9 @@ import pytest
 from raymix.config import DatasetConfig
 from raymix.data.extraction import clip_plan, clips, video
 from raymix.data.importers import demo, demo_root, folder
-from raymix.data.importers.base import MediaSource, UnusableMediaError, assign_split, assign_splits, hash_fraction
+from raymix.data.importers.base import assign_split, assign_splits, hash_fraction
 from raymix.data.importers.registry import load_importer
-from raymix.data.records import ManifestRow
+from raymix.data.media import ManifestRow, MediaSource, UnusableMediaError
 from raymix.metrics.regions import region_mask
 from tests.support.make_videos import displayed, film, turned
 

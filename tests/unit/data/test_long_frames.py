@@ -11,8 +11,7 @@ import pytest
 
 from raymix.data.extraction import video
 from raymix.data.extraction.clip_plan import CutSettings
-from raymix.data.importers.base import UnusableMediaError
-from raymix.data.records import ManifestRow
+from raymix.data.media import ManifestRow, UnusableMediaError
 from tests.support.make_videos import _sound_packets, film
 
 CODECS = {

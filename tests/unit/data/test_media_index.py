@@ -9,8 +9,8 @@ import pytest
 
 from raymix.config import DatasetConfig
 from raymix.data.importers import flickr_soundnet, music, vggsound, vggss, voxceleb2
-from raymix.data.importers.base import UnusableMediaError
 from raymix.data.importers.media_index import MediaIndex
+from raymix.data.media import UnusableMediaError
 from tests.support.make_videos import film
 from tests.support.vggsound_files import picture, sound
 

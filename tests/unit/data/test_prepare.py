@@ -21,8 +21,8 @@ from raymix.data.extraction import clips
 from raymix.data.extraction.clips import extract_clips
 from raymix.data.importers import folder as data_importers_folder
 from raymix.data.importers import video_folder
-from raymix.data.importers.base import STATUSES
 from raymix.data.importers.registry import load_importer
+from raymix.data.media import STATUSES
 from raymix.data.preparation import pipeline, writer
 from raymix.data.preparation.pipeline import NoUsableClips, PrepareReport, prepare_dataset, print_report
 from tests.support.make_videos import film, turned

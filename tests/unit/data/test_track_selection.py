@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raymix.data.importers.base import UnusableMediaError
+from raymix.data.media import UnusableMediaError
 from tests.support.make_videos import film
 from tests.support.numbered_videos import Picture, Sounding, assert_right, cuts, tones, write
 

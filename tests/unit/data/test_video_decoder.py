@@ -9,11 +9,11 @@ import av
 import numpy as np
 import pytest
 
+from raymix.data import media
 from raymix.data.extraction import video as data_extraction_video
 from raymix.data.extraction.clip_plan import CutSettings, RawClip
 from raymix.data.extraction.video import FrameSelector
-from raymix.data.importers import base
-from raymix.data.records import ManifestRow
+from raymix.data.media import ManifestRow
 
 FPS, SECONDS, WIDE, HIGH = 25, 7, 64, 48
 PYRAMID = "b-adapt=0:bframes=7:b-pyramid=normal:ref=4:scenecut=0"
@@ -91,7 +91,7 @@ def cuts(path: Path, how: CutSettings) -> tuple[list[RawClip], ManifestRow, str]
     try:
         for cut in data_extraction_video.cut_video(str(path), how, entry):
             found.append(cut)
-    except base.UnusableMediaError as error:
+    except media.UnusableMediaError as error:
         ends = f"{error.status}: {error}"
     return found, entry, ends
 
