@@ -68,11 +68,11 @@ class NonFiniteGuard:
     Args:
         optimizer: Steps the parameters of all its groups.
         device: Where losses and gradients are.
-        clip_gradient: Largest 2-norm of the gradient; 0 leaves it as it is.
+        max_grad_norm: Largest 2-norm of the gradient; 0 leaves it as it is.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, clip_gradient: float = 0.0) -> None:
-        self._optimizer, self._clip = optimizer, clip_gradient
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, max_grad_norm: float = 0.0) -> None:
+        self._optimizer, self._clip = optimizer, max_grad_norm
         self._parameters = [each for group in optimizer.param_groups for each in group["params"]]
         self._fused = all(group.get("fused") for group in optimizer.param_groups)
         self._found = torch.zeros(
@@ -128,7 +128,7 @@ def train_epochs(
     settings: TrainingConfig,
     *,
     first: int = 1,
-    clip_gradient: float = 0.0,
+    max_grad_norm: float = 0.0,
     device: torch.device | str = "cpu",
     agree: Callable[[list[float]], list[float]] = lambda flags: flags,
     stop: Callable[[], bool] = lambda: False,
@@ -146,7 +146,7 @@ def train_epochs(
     before that step.
     """
     device, clock = torch.device(device), clock or StepTimer()
-    guard = NonFiniteGuard(optimizer, device, clip_gradient)
+    guard = NonFiniteGuard(optimizer, device, max_grad_norm)
     half = torch.autocast(device.type, torch.bfloat16) if settings.precision == "bf16" else contextlib.nullcontext()
     alone = getattr(method, "no_sync", contextlib.nullcontext)  # DDP: leave the gradient on this rank for now
     for number in range(first, settings.epochs + 1):

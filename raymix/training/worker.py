@@ -164,7 +164,7 @@ class _TrialRun:
             lambda number: self.loader.epoch(run, number, model.requirements),
             run.training,
             first=first,
-            clip_gradient=run.optimizer.max_grad_norm,
+            max_grad_norm=run.optimizer.max_grad_norm,
             device=device,
             agree=self._agree,
             stop=self._superseded,

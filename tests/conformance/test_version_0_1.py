@@ -171,7 +171,8 @@ def test_scores_of_checkpoints_stay(demo: Path, tmp_path: Path) -> None:
     }
     assert scores.keys() == expected.keys() == {"trial 0", "trial 1"}
     for name, before in expected.items():
-        assert len(before) == 16 and scores[name] == pytest.approx(before, abs=1e-6)
+        # PIAP depends on the order of nearly equal scores: between two CPU types it differed by 1.7e-5
+        assert len(before) == 16 and scores[name] == pytest.approx(before, abs=1e-4)
 
 
 def test_settings_are_renamed() -> None:

@@ -141,10 +141,9 @@ def _picture(frame: av.VideoFrame, frame_size: int, ratio: float, turn: tuple[in
     return np.ascontiguousarray(np.rot90(small[:, ::-1] if mirrored else small, turns))
 
 
-TIMESTAMPED_FORMATS = (
-    "mov",
-    "matroska",
-)  # containers with a presentation time for every packet, and an index to be trusted
+TIMESTAMPED_FORMATS = ("mov", "matroska")  # containers with a presentation time for every packet and a reliable index
+
+SKIPPABLE_CODECS = ("h264", "vp9")  # of which packets before the next key frame may stay undecoded
 
 MAX_REORDERED_FRAMES = (
     17  # packets: the frame shown next is at most 16 later in the file; with fewer in sight more is decoded
@@ -162,7 +161,7 @@ class VideoDecoder:
         self.stream, self.pictures, self.origin = stream, pictures, pictures.origin
         self.broken = 0  # packets
         self.codec = stream.codec_context.name
-        self.skipping = self.codec in ("h264", "vp9") and container.format.name.split(",")[0] in TIMESTAMPED_FORMATS
+        self.skipping = self.codec in SKIPPABLE_CODECS and container.format.name.split(",")[0] in TIMESTAMPED_FORMATS
         self._times: list[float] = []  # of all packets, in order
         self._queue: deque[av.Packet] = deque()  # not decoded yet
         self._starts: deque[float] = deque()  # times of those in the queue that decoding can begin at

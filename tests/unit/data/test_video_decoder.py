@@ -100,7 +100,7 @@ def whole_decode(
     monkeypatch: pytest.MonkeyPatch, path: Path, how: CutSettings
 ) -> tuple[list[RawClip], ManifestRow, str]:
     with monkeypatch.context() as patch:
-        patch.setattr(data_extraction_video, "TIMESTAMPED_FORMATS", ())
+        patch.setattr(data_extraction_video, "SKIPPABLE_CODECS", ())
         return cuts(path, how)
 
 

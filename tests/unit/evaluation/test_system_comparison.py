@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from raymix import compare, tune
+from raymix import compare
 from raymix.config import config_from_plain, config_to_plain, override_config
 from raymix.config.errors import NoUsableResult
 from raymix.evaluation import system_comparison
 from raymix.methods import METHODS, method_from_config
 from raymix.runtime import ray_cluster
-from raymix.search import planning
+from raymix.search import planning, runner
 from raymix.search.space_file import shared_search_space
 from raymix.tracking import checkpoint
 from raymix.tracking.event_log import EventLog
@@ -78,7 +78,7 @@ def home(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[planning.StudyPlan]:
     """The studies that would have been searched, in order; each is made small instead."""
     plans: list[planning.StudyPlan] = []
-    monkeypatch.setattr(tune, "run_study", lambda plan, began: plans.append(plan) or study_of(plan))
+    monkeypatch.setattr(runner, "run_study", lambda plan, began: plans.append(plan) or study_of(plan))
     return plans
 
 
@@ -206,7 +206,7 @@ def test_one_table_of_the_test_split(
     assert {"null: full frame", "null: centre box 0.5", "null: radial prior", "null: random panels"} <= set(names)
     assert len(names) == len(set(names))
 
-    monkeypatch.setattr(tune, "run_study", pytest.fail)  # the same command again: nothing is searched or scored twice
+    monkeypatch.setattr(runner, "run_study", pytest.fail)  # the same command again: nothing is searched or scored twice
     monkeypatch.setattr(system_comparison, "measure_checkpoint", pytest.fail)
     assert call(*WORDS, home=home) == 0
     again = json.loads((folder / "comparison.json").read_text())
@@ -245,14 +245,14 @@ def test_an_interruption_leaves_at_once(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plans: list[planning.StudyPlan] = []
-    monkeypatch.setattr(tune, "run_study", lambda plan, began: plans.append(plan) or 143)
+    monkeypatch.setattr(runner, "run_study", lambda plan, began: plans.append(plan) or 143)
     assert call(*WORDS, home=home) == 143
     assert len(plans) == 1 and not (home / "comparisons").exists()
 
     def interrupted(*_: Any) -> None:
         raise ray_cluster.InterruptedBySignal(2)
 
-    monkeypatch.setattr(tune, "run_study", lambda plan, began: study_of(plan))
+    monkeypatch.setattr(runner, "run_study", lambda plan, began: study_of(plan))
     monkeypatch.setattr(system_comparison, "measure_checkpoint", interrupted)
     assert call(*WORDS, home=home) == 130
     assert "go on with: python -m raymix.compare 'systems=[cycle]' 'seeds=[0,3]'" in capsys.readouterr().err
@@ -269,7 +269,7 @@ def test_what_gave_nothing_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) 
             plan.ledger.append("trial_ended", {"trial": number, "state": "failed", "reason": "not finite"})
         raise NoUsableResult("no trial gave a score")
 
-    monkeypatch.setattr(tune, "run_study", half)
+    monkeypatch.setattr(runner, "run_study", half)
     assert call(*WORDS, home=home) == 0
     table = (home / f"comparisons/{NAME}/comparison.md").read_text()
     assert "- cycle, seed 3: no trial gave a usable checkpoint" in table and "| 1/1/2 " in table

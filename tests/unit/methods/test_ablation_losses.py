@@ -85,11 +85,11 @@ def drawn(name: str, k: int, groups: int, monkeypatch: pytest.MonkeyPatch, **kno
     nodes, shifted = (F.normalize(torch.randn(groups, k, 2, generator=rng), dim=-1) for _ in range(2))
     mixture = make_mixture(groups, k)
 
-    def hear(*views: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def encode_audio(*views: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(nodes if torch.equal(view, mixture.mixture_BTF) else shifted for view in views)
 
     monkeypatch.setattr(method.image, "forward", lambda frames: cells)
-    monkeypatch.setattr(method, "hear", hear)
+    monkeypatch.setattr(method, "encode_audio", encode_audio)
     return method, mixture, cells.unflatten(0, (groups, k)), nodes, shifted
 
 

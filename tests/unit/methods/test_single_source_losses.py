@@ -95,7 +95,7 @@ def test_ots_mix_sees_frames_side_by_side_and_needs_no_single_sounds() -> None:
     assert torch.equal(sounds_NTF, mixture.mixture_BTF)
     plain = MixtureBatch(mixture.frames_BK3YX, mixture.mixture_BTF, mixture.shifted_BTF)
     make("ots_mix", 3)(plain)
-    with pytest.raises(ValueError, match="Ots learns from single sounds"):
+    with pytest.raises(ValueError, match="ObjectsThatSound learns from single sounds"):
         make("ots", 3)(plain)
     with pytest.raises(ValueError, match="a batch of one over all workers has no negatives"):
         make("ots_mix", 3)(take(plain, slice(1)))
@@ -156,7 +156,7 @@ def pretend(method: Any, cells_NCHW: Any, sounds_NC: Any, monkeypatch: pytest.Mo
         monkeypatch.setattr(method, "look_and_listen", answer(9 * cells_NCHW, -sounds_NC, cells_NCHW, sounds_NC))
     elif hasattr(method, "ask"):  # cells are compared with what is made of the pooled sound
         monkeypatch.setattr(method.image, "forward", answer(cells_NCHW))
-        monkeypatch.setattr(method, "hear", answer(-sounds_NC))
+        monkeypatch.setattr(method, "encode_audio", answer(-sounds_NC))
         monkeypatch.setattr(method, "ask", lambda pooled_NC: -pooled_NC)
     else:
         monkeypatch.setattr(method, "encode", answer(cells_NCHW, sounds_NC))
@@ -221,7 +221,7 @@ def test_attention_in_a_plain_loop(k: int, monkeypatch: pytest.MonkeyPatch) -> N
         for each in method.answer[::2]:
             each.weight.mul_(20)
     monkeypatch.setattr(method.image, "forward", lambda frames_N3YX: cells_NCHW)
-    monkeypatch.setattr(method, "hear", lambda sounds_NTF: pooled_NC)
+    monkeypatch.setattr(method, "encode_audio", lambda sounds_NTF: pooled_NC)
     loss, signs = method(make_mixture(2, k))
     cells = cells_NCHW.double().flatten(2).numpy()
     for i in range(n):

@@ -172,9 +172,9 @@ class Watched(torch.nn.Module):
 
 WAYS: dict[str, dict[str, Any]] = {
     "frozen": {"frozen_batch_norm": True},
-    "frozen, accumulated": {"frozen_batch_norm": True, "accumulate": 2},
+    "frozen, accumulated": {"frozen_batch_norm": True, "gradient_accumulation_steps": 2},
     "synchronised": {"sync_batch_norm": True},
-    "synchronised, accumulated": {"sync_batch_norm": True, "accumulate": 2},
+    "synchronised, accumulated": {"sync_batch_norm": True, "gradient_accumulation_steps": 2},
 }
 
 
@@ -197,7 +197,7 @@ def first_losses(rank: int, world: int, home: str) -> dict[str, list[float]]:
             optimizer,
             lambda n, own=own, run=run: own.epoch(run, n, data_requirements(run)),
             run.training,
-            clip_gradient=1.0,
+            max_grad_norm=1.0,
         )
         for epoch in epochs:
             pieces = run.training.gradient_accumulation_steps * epoch.steps
@@ -271,7 +271,7 @@ def test_the_gradient_is_clipped_once_an_update() -> None:
             optimizer,
             Fixed([0.5, 0.7]),
             TrainingConfig(epochs=1, gradient_accumulation_steps=2),
-            clip_gradient=0.1,
+            max_grad_norm=0.1,
         )
     )
     assert float(method.weight.detach()) == pytest.approx(-0.1, abs=1e-5)
@@ -283,7 +283,7 @@ def test_the_gradient_is_clipped_once_an_update() -> None:
             optimizer,
             Fixed([5.0, -4.9]),
             TrainingConfig(epochs=1, gradient_accumulation_steps=2),
-            clip_gradient=0.1,
+            max_grad_norm=0.1,
         )
     )
     assert float(method.weight.detach()) == pytest.approx(-0.05, abs=1e-5)  # each piece alone would have been clipped
@@ -307,7 +307,7 @@ def test_python_reads_numbers_every_few_steps_only(demo: Path) -> None:
     method, mixtures = method_from_config(run), list(loader(run).epoch(run, 1, data_requirements(run)))
     optimizer = build_optimizer(method, run.optimizer)
     with Looks() as looks:
-        [epoch] = train_epochs(method, optimizer, lambda n: mixtures, run.training, clip_gradient=1.0)
+        [epoch] = train_epochs(method, optimizer, lambda n: mixtures, run.training, max_grad_norm=1.0)
     assert epoch.steps >= 12
     assert looks.count <= epoch.steps // CHECK_EVERY + 1 + len(epoch.train)
 
