@@ -51,11 +51,14 @@ OLD_SETTINGS = {
     "mixture.shift": "mixture.second_view",
 }  # today's settings by those of version 0.1 whose own name changed, too
 
+OLD_SPACE_SECTIONS = {"first": "initial_points", "require": "constraints"}  # sections of a search space, as above
+_OLD_CONDITION, _CONDITION = "when", "condition"  # option of a searched setting
 
 _OLD_IN_JSON = re.compile(
     "|".join(
         [
             "/solo/",
+            rf'"(?:first":\[|require":|{_OLD_CONDITION}":)',
             rf'"(?:{"|".join([*OLD_LAYOUTS, *OLD_SECTIONS])})":',
             *(rf"\b{section}\." for section in OLD_SECTIONS),
             *(rf"\b{setting.replace('.', '[.]')}\b" for setting in OLD_SETTINGS),
@@ -94,7 +97,8 @@ def rename_settings(value: Any, rule: bool = False) -> Any:
     """Returns plain values with today's configuration keys in place of those of version 0.1.
 
     In a whole config (a dictionary with the sections `mixture` and `optimizer`) sections and settings are renamed; elsewhere
-    dotted names that are keys or items of a list, and the expressions of `require` and `when`. Everything else stays.
+    dotted names that are keys or items of a list, the sections of `search_spaces` and the expressions of its constraints
+    and conditions. Everything else stays.
 
     Args:
         value: a ledger record or the config of a checkpoint.
@@ -105,8 +109,11 @@ def rename_settings(value: Any, rule: bool = False) -> Any:
             value = {
                 OLD_SECTIONS.get(section, section): _rename_section(section, each) for section, each in value.items()
             }
+        if isinstance(value.get("search_spaces"), dict):
+            value = {**value, "search_spaces": _rename_space(value["search_spaces"])}
         return {
-            current_setting_names(key): rename_settings(each, key in ("require", "when")) for key, each in value.items()
+            current_setting_names(key): rename_settings(each, key in ("constraints", _CONDITION))
+            for key, each in value.items()
         }
     if isinstance(value, list):
         return [
@@ -122,6 +129,19 @@ def _rename_section(section: str, values: Any) -> Any:
     if not isinstance(values, dict):
         return values
     return {OLD_SETTINGS.get(f"{section}.{key}", f".{key}").partition(".")[2]: each for key, each in values.items()}
+
+
+def _rename_space(sections: dict[str, Any]) -> dict[str, Any]:
+    """A search space with today's names of its sections and of the condition of a searched setting."""
+    renamed = {OLD_SPACE_SECTIONS.get(section, section): each for section, each in sections.items()}
+    if isinstance(renamed.get("space"), dict):
+        renamed["space"] = {
+            name: {_CONDITION if key == _OLD_CONDITION else key: each for key, each in entry.items()}
+            if isinstance(entry, dict)
+            else entry
+            for name, entry in renamed["space"].items()
+        }
+    return renamed
 
 
 def current_names(value: Any) -> Any:

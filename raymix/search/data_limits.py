@@ -153,9 +153,9 @@ def _cut(space: SearchSpace, changed: dict[str, list[Any]], run: TrainConfig) ->
         raise ConfigError(
             "search space: the clips leave one value of every parameter; python -m raymix.train trains it"
         )
-    rules = [*space.rules, *_rule(space, distributions, run)]
+    rules = [*space.constraints, *_rule(space, distributions, run)]
     made = space.changed(distributions, fixed, rules)
-    made.first = [moved for point in space.first if (moved := _moved(point, made, changed))]
+    made.initial_points = [moved for point in space.initial_points if (moved := _moved(point, made, changed))]
     return made
 
 
@@ -170,7 +170,7 @@ def _rule(
 ) -> Iterable[SettingExpression]:
     """Batches hold whole groups: a rule, where both are searched, some pairs break it, and the space does not say so."""
     if not {BATCH_KEY, GROUP_SIZE_KEY} <= set(distributions) or any(
-        {BATCH_KEY, GROUP_SIZE_KEY} <= rule.names for rule in space.rules
+        {BATCH_KEY, GROUP_SIZE_KEY} <= rule.names for rule in space.constraints
     ):
         return
     batches, ks = distribution_values(distributions[BATCH_KEY]), distribution_values(distributions[GROUP_SIZE_KEY])
@@ -187,7 +187,7 @@ def _moved(point: dict[str, Any], space: SearchSpace, changed: dict[str, list[An
         for name, value in point.items()
         if name in space.distributions
     }
-    whole = set(space.walk(lambda name, _: moved.get(name))) <= set(moved)
+    whole = set(space.sample_with(lambda name, _: moved.get(name))) <= set(moved)
     return {} if whole and space.check(moved) else moved
 
 
@@ -214,7 +214,7 @@ def space_warnings(space: SearchSpace, settings: dict[str, Any], points: int, sh
             found.append(
                 f"search space: {name} is searched in {describe_distribution(distribution)}, without your setting {value}"
             )
-    if space.rules and (refused := space.rejected_share(points)) > share:
+    if space.constraints and (refused := space.rejected_share(points)) > share:
         found.append(f"search space: its rules reject {refused:.0%} of random points, which are drawn anew")
     return found
 

@@ -69,13 +69,13 @@ def _space(space: Any) -> Iterator[str]:
     for name in space.names:
         condition = f", when {space.conditions[name].text}" if name in space.conditions else ""
         yield f"space: {name:{width}}  {describe_distribution(space.distributions[name])}{condition}"
-    for rule in space.rules:
+    for rule in space.constraints:
         yield f"space: requires {rule.text}"
-    if space.rules:
+    if space.constraints:
         share = space.rejected_share(SAMPLED_POINTS)
         yield f"space: the rules reject {share:.0%} of {SAMPLED_POINTS} random points, which are drawn anew"
-    if space.first:
-        yield f"space: {len(space.first)} point{'s' if len(space.first) > 1 else ''} of your own tried first"
+    if space.initial_points:
+        yield f"space: {len(space.initial_points)} point{'s' if len(space.initial_points) > 1 else ''} of your own tried first"
 
 
 def _search(run: TrainConfig, study: StudyState, n: int) -> str:

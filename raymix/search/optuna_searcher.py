@@ -57,10 +57,10 @@ def restore_optuna_study(target: optuna.Study, known: StudyState, space: SearchS
 
     Numbers that the ledger does not know, or not as ended, wait in the queue with what is known of their parameters.
     """
-    last = max([*known.trials, min(len(space.first), known.expected) - 1], default=-1)
+    last = max([*known.trials, min(len(space.initial_points), known.expected) - 1], default=-1)
     for number in range(last + 1):
         row = known.trials.get(number, TrialRecord(number, known.objective, known.mode))
-        point = row.params or (space.first[number] if number < len(space.first) else {})
+        point = row.params or (space.initial_points[number] if number < len(space.initial_points) else {})
         target.add_trial(_ended(row, space) if row.state in END_STATES else _waiting(row, point))
 
 

@@ -228,14 +228,14 @@ def load_search_space(config: TuneConfig) -> tuple[Any, list[str]]:
     for sentence in config_problems(config_from_plain(base, TuneConfig)):
         if not ("divisible" in sentence and {"mixture.k", "training.batch_size"} & set(space.names)):
             raise ConfigError(f"search space, fixed: {sentence}")
-    for name, values in space.ends().items():
+    for name, values in space.bounds().items():
         for value in values:
             found = [
                 p
                 for p in config_problems(config_from_plain(override_config(base, {name: value})))
                 if p.startswith(f"{name}=")
             ]
-            # A rule between two searched settings says nothing about either's range; `require` says which pairs are drawn.
+            # A rule between two searched settings does not limit either's range: the space's `constraints` choose the pairs.
             crossing = name in ("mixture.k", "training.batch_size") and found and "divisible" in found[0]
             crossing = crossing or any(f"{other}=" in found[0] for other in space.names if found and other != name)
             if found and not crossing:

@@ -128,7 +128,7 @@ class ConstrainedSampler(BaseSampler):
             return None if self.space.key_of(whole) in taken else whole
         rng, repeated = np.random.default_rng([self.seed, number]), False
         for _ in range(RANDOM_DRAWS):
-            point = self.space.walk(lambda name, distribution: fixed.get(name, draw_uniform(distribution, rng)))
+            point = self.space.sample_with(lambda name, distribution: fixed.get(name, draw_uniform(distribution, rng)))
             if not self._keeps(point):
                 continue
             if self.space.key_of(point) not in taken:
@@ -143,7 +143,9 @@ class ConstrainedSampler(BaseSampler):
         if left:
             return left[int(rng.integers(len(left)))]
         if not repeated and self.space.points is None:
-            raise ConfigError(f"require: no allowed point in {RANDOM_DRAWS} draws; refused by {dict(self.rejected)}")
+            raise ConfigError(
+                f"constraints: no allowed point in {RANDOM_DRAWS} draws; refused by {dict(self.rejected)}"
+            )
         return None
 
     def _modelled(self, study: Study, trial: FrozenTrial, fixed: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,7 +161,7 @@ class ConstrainedSampler(BaseSampler):
                 return draw_uniform(distribution, np.random.default_rng(0))
             return self._base.sample_independent(study, trial, name, distribution)
 
-        return self.space.walk(choose)
+        return self.space.sample_with(choose)
 
     def _keeps(self, point: Mapping[str, Any]) -> bool:
         broken = self.space.check(point)

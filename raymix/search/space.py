@@ -1,6 +1,6 @@
-"""The points of a search: what may be drawn, under which conditions and rules, in Optuna's distributions.
+"""The points of a search: what may be drawn, under which conditions and constraints, in Optuna's distributions.
 
-Conditions and rules see the searched values over the fixed ones over the config, so a parameter that is not searched in
+Conditions and constraints see the searched values over the fixed ones over the config, so a parameter that is not searched in
 a trial counts with the value that the trial will really use. `raymix.search.space_file` reads spaces from YAML.
 """
 
@@ -26,35 +26,35 @@ MAX_GRID_POINTS = 100_000  # points
 
 
 class SearchSpace:
-    """Distributions, conditions and rules over dotted names; made by `raymix.search.space_file.parse_search_space`."""
+    """Distributions, conditions and constraints over dotted names; made by `raymix.search.space_file.parse_search_space`."""
 
     def __init__(
         self,
         distributions: dict[str, BaseDistribution],
         conditions: dict[str, SettingExpression],
-        rules: list[SettingExpression],
+        constraints: list[SettingExpression],
         fixed: dict[str, Any],
         base: dict[str, Any],
     ) -> None:
         self.distributions = distributions  # in an order in which each condition is decided before its parameter
         self.conditions = conditions
-        self.rules = rules
+        self.constraints = constraints
         self.fixed = fixed
-        self.first: list[dict[str, Any]] = []
+        self.initial_points: list[dict[str, Any]] = []
         self._base = {**base, **fixed}
 
     def changed(
-        self, distributions: dict[str, BaseDistribution], fixed: dict[str, Any], rules: list[SettingExpression]
+        self, distributions: dict[str, BaseDistribution], fixed: dict[str, Any], constraints: list[SettingExpression]
     ) -> SearchSpace:
-        """A space like this one with other distributions, fixed values and rules, and no point that is tried first."""
+        """A space like this one with other distributions, fixed values and constraints, and no point that is tried first."""
         conditions = {name: text for name, text in self.conditions.items() if name in distributions}
-        return SearchSpace(distributions, conditions, rules, fixed, self._base)
+        return SearchSpace(distributions, conditions, constraints, fixed, self._base)
 
     @property
     def names(self) -> list[str]:
         return list(self.distributions)
 
-    def ends(self) -> dict[str, list[Any]]:
+    def bounds(self) -> dict[str, list[Any]]:
         """Lowest and highest value of each range, or all choices: what a config must be able to take."""
         return {
             name: list(d.choices) if isinstance(d, CategoricalDistribution) else [d.low, d.high]  # type: ignore[attr-defined]
@@ -63,7 +63,7 @@ class SearchSpace:
 
     @property
     def hash(self) -> str:
-        """Twelve hex digits for ranges, conditions, rules and fixed values; the points tried first are not in it.
+        """Twelve hex digits for ranges, conditions, constraints and fixed values; the points tried first are not in it.
 
         They are of our own text (`canonical_distribution`), which no other version of Optuna changes.
         """
@@ -73,12 +73,12 @@ class SearchSpace:
         whole = [
             dict(sorted(ranges.items())),
             dict(sorted(conditions.items())),
-            sorted(old(rule.text) for rule in self.rules),
+            sorted(old(constraint.text) for constraint in self.constraints),
             sorted((old(name), value) for name, value in self.fixed.items()),
         ]
         return hashlib.blake2b(json.dumps(whole).encode(), digest_size=6).hexdigest()
 
-    def walk(self, choose: Callable[[str, BaseDistribution], Any]) -> dict[str, Any]:
+    def sample_with(self, choose: Callable[[str, BaseDistribution], Any]) -> dict[str, Any]:
         """One point: asks `choose` for each parameter whose condition holds, in order."""
         params: dict[str, Any] = {}
         for name, distribution in self.distributions.items():
@@ -90,7 +90,7 @@ class SearchSpace:
     def point_of(self, params: Mapping[str, Any]) -> dict[str, Any] | None:
         """The searched parameters in `params` whose conditions hold; None where one of them is missing."""
         try:
-            return self.walk(lambda name, _: params[name])
+            return self.sample_with(lambda name, _: params[name])
         except KeyError:
             return None
 
@@ -120,27 +120,27 @@ class SearchSpace:
             assert isinstance(distribution, CategoricalDistribution)
             return trial.suggest_categorical(name, distribution.choices)
 
-        return self.walk(choose)
+        return self.sample_with(choose)
 
     def check(self, params: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> list[str]:
-        """The rules that a point breaks, as written; a nested plain `config` replaces the one of `load`."""
+        """The constraints that a point breaks, as written; a nested plain `config` replaces the one of `load`."""
         base = self._base if config is None else {**flatten_config(config), **self.fixed}
         values = {**base, **params}
-        return [rule.text for rule in self.rules if not rule(values)]
+        return [constraint.text for constraint in self.constraints if not constraint(values)]
 
     def sample(self, rng: np.random.Generator) -> dict[str, Any]:
-        """A random point; conditions are obeyed, rules are not looked at."""
-        return self.walk(lambda _, distribution: draw_uniform(distribution, rng))
+        """A random point; conditions are obeyed, constraints are not looked at."""
+        return self.sample_with(lambda _, distribution: draw_uniform(distribution, rng))
 
     def rejected_share(self, n: int, seed: int = 0) -> float:
-        """The share of n random points that some rule refuses."""
+        """The share of n random points that some constraint refuses."""
         rng = np.random.default_rng(seed)
         return sum(bool(self.check(self.sample(rng))) for _ in range(n)) / n
 
     def perturb(self, params: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """A neighbour of `params` for population-based training: each float x 0.8 or 1.2, now and then drawn anew.
 
-        Whole numbers and choices stay, since sizes shape the weights that are handed over. Keeps ranges and rules;
+        Whole numbers and choices stay, since sizes shape the weights that are handed over. Keeps ranges and constraints;
         gives `params` back where no neighbour does.
         """
 
@@ -152,13 +152,13 @@ class SearchSpace:
             return clip_to(distribution, params[name] * float(rng.choice([0.8, 1.2])))
 
         for _ in range(100):
-            point = self.walk(choose)
+            point = self.sample_with(choose)
             if not self.check(point):
                 return point
         return dict(params)
 
     def grid(self) -> list[dict[str, Any]]:
-        """All points that conditions and rules allow, in the order of the YAML file.
+        """All points that conditions and constraints allow, in the order of the YAML file.
 
         Raises ConfigError where a float has no step, or for more than 100,000 points.
         """
@@ -174,7 +174,7 @@ class SearchSpace:
         seen: set[str] = set()
         for values in product(*axes.values()):
             full = dict(zip(axes, values, strict=True))
-            point = self.walk(lambda name, _, full=full: full[name])  # type: ignore[misc]
+            point = self.sample_with(lambda name, _, full=full: full[name])  # type: ignore[misc]
             key = json.dumps(point, sort_keys=True)
             if key not in seen and not self.check(point):
                 yield point

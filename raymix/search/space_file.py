@@ -4,11 +4,11 @@ space:
   method.temperature: {float: [0.02, 0.3], log: true}
   method.embedding_size: {categorical: [64, 128, 256]}
   mixture.k: {int: [2, 4]}
-  method.pool_sharpness: {float: [1.0, 20.0], when: "method.pool == 'lse'"}
-require: ["method.embedding_size * mixture.k <= 1024"]
+  method.pool_sharpness: {float: [1.0, 20.0], condition: "method.pool == 'lse'"}
+constraints: ["method.embedding_size * mixture.k <= 1024"]
 fixed: {training.batch_size: 96}
 recipe_ranges: true   # configs/ranges/RECIPE.yaml replaces ranges of the same name (raymix.search.space_file.apply_recipe_ranges)
-first: [{method.temperature: 0.07, method.embedding_size: 128, mixture.k: 2}]   # tried first; gaps are drawn
+initial_points: [{method.temperature: 0.07, method.embedding_size: 128, mixture.k: 2}]   # tried first; gaps are drawn
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from raymix.config import ConfigError, did_you_mean, did_you_mean_setting, flatten_config
+from raymix.config.migration import OLD_SPACE_SECTIONS
 from raymix.runtime.expressions import SettingExpression
 from raymix.search.space import SearchSpace
 
@@ -39,13 +40,15 @@ def apply_recipe_ranges(
     entries = {name: _replaced(entry, ranges.get(name)) for name, entry in (own.get("space") or {}).items()}
     start = {n: settings[n] for n, entry in entries.items() if n in settings and range_contains(entry, settings[n])}
     start = {name: value for name, value in start.items() if _active(entries[name], settings)}
-    return {**space, "space": entries, "first": [start] if start else []}
+    return {**space, "space": entries, "initial_points": [start] if start else []}
 
 
 def _replaced(entry: Any, by: Any) -> Any:
     if by is None:
         return entry
-    condition = {"when": entry["when"]} if isinstance(entry, Mapping) and entry.get("when") is not None else {}
+    condition = (
+        {"condition": entry["condition"]} if isinstance(entry, Mapping) and entry.get("condition") is not None else {}
+    )
     return {**by, **condition}
 
 
@@ -58,7 +61,7 @@ def remove_fixed_parameters(
     """
     entries = {name: entry for name, entry in (own.get("space") or {}).items() if name not in given}
     first = []
-    for point in own.get("first") or []:
+    for point in own.get("initial_points") or []:
         if isinstance(point, Mapping):
             left = {name: value for name, value in point.items() if name not in given}
             values = {**settings, **left}
@@ -67,12 +70,12 @@ def remove_fixed_parameters(
                 continue
         first.append(point)
     fixed = {name: value for name, value in (own.get("fixed") or {}).items() if name not in given}
-    return {**own, "space": entries, "first": first, "fixed": fixed}
+    return {**own, "space": entries, "initial_points": first, "fixed": fixed}
 
 
 def _active(entry: Any, values: Mapping[str, Any]) -> bool:
     """Whether the condition of a parameter holds; what is no condition is refused where the space is read."""
-    condition = entry.get("when") if isinstance(entry, Mapping) else None
+    condition = entry.get("condition") if isinstance(entry, Mapping) else None
     try:
         return condition is None or bool(SettingExpression(condition)(values))
     except (ValueError, KeyError):
@@ -110,12 +113,17 @@ def shared_search_space(
         if name in settings and range_contains(entry, settings[name])
     }
     first: list[dict[str, Any]] = []
-    for point in own.get("first") or [{}]:
+    for point in own.get("initial_points") or [{}]:
         begun = {name: value for name, value in point.items() if name in searched} | start
         if begun and begun not in first:
             first.append(begun)
     fixed = {name: value for name, value in fixed.items() if name not in space}
-    return {"space": {**searched, **space}, "require": own.get("require"), "fixed": fixed, "first": first}
+    return {
+        "space": {**searched, **space},
+        "constraints": own.get("constraints"),
+        "fixed": fixed,
+        "initial_points": first,
+    }
 
 
 SEARCHABLE = [
@@ -126,9 +134,13 @@ SEARCHABLE = [
     "training",
 ]  # what a trial may change; the rest is the study's
 
-FILE_SECTIONS = ["space", "require", "fixed", "first", RECIPE_RANGES_KEY]
+FILE_SECTIONS = ["space", "constraints", "fixed", "initial_points", RECIPE_RANGES_KEY]
 
-PARAMETER_OPTIONS = {"float": ["log", "step", "when"], "int": ["log", "step", "when"], "categorical": ["when"]}
+PARAMETER_OPTIONS = {
+    "float": ["log", "step", "condition"],
+    "int": ["log", "step", "condition"],
+    "categorical": ["condition"],
+}
 
 PROBED_POINTS = 512  # random points that a new space is tried on
 
@@ -141,7 +153,9 @@ def parse_search_space(mapping: Mapping[str, Any], config: Mapping[str, Any]) ->
     """
     for section in mapping:
         if section not in FILE_SECTIONS:
-            raise ConfigError(f"search space: {section} is no section{did_you_mean(str(section), FILE_SECTIONS)}")
+            renamed = OLD_SPACE_SECTIONS.get(section)
+            hint = f"; it is called {renamed} now" if renamed else did_you_mean(str(section), FILE_SECTIONS)
+            raise ConfigError(f"search space: {section} is no section{hint}")
     if not isinstance(mapping.get(RECIPE_RANGES_KEY, False), bool):
         raise ConfigError(
             f"search space: {RECIPE_RANGES_KEY} must be true or false, not {mapping[RECIPE_RANGES_KEY]!r}"
@@ -157,16 +171,18 @@ def parse_search_space(mapping: Mapping[str, Any], config: Mapping[str, Any]) ->
         if name.split(".")[0] not in SEARCHABLE:
             raise ConfigError(f"space {name}: cannot differ between trials; only {', '.join(SEARCHABLE)} can")
         distributions[name] = _distribution(name, _mapping(entry, f"space {name}"), current)
-        if entry.get("when") is not None:
-            conditions[name] = _expression(entry["when"], known, f"space {name}, when")
+        if entry.get("condition") is not None:
+            conditions[name] = _expression(entry["condition"], known, f"space {name}, condition")
     fixed = _fixed(_mapping(mapping.get("fixed"), "fixed"), known, distributions)
-    rules = [_expression(text, known, "require") for text in _list(mapping.get("require"), "require")]
+    rules = [_expression(text, known, "constraints") for text in _list(mapping.get("constraints"), "constraints")]
     ordered = {name: distributions[name] for name in _order(distributions, conditions)}
     space = SearchSpace(ordered, conditions, rules, fixed, known)
-    space.first = [_point(space, point, i) for i, point in enumerate(_list(mapping.get("first"), "first"))]
+    space.initial_points = [
+        _point(space, point, i) for i, point in enumerate(_list(mapping.get("initial_points"), "initial_points"))
+    ]
     if rules and space.rejected_share(PROBED_POINTS) == 1.0:
         texts = " and ".join(rule.text for rule in rules)
-        raise ConfigError(f"require: none of {PROBED_POINTS} random points of the space keeps {texts}")
+        raise ConfigError(f"constraints: none of {PROBED_POINTS} random points of the space keeps {texts}")
     return space
 
 
@@ -229,7 +245,7 @@ def _kind(value: Any) -> str:
 def _distribution(name: str, entry: Mapping[str, Any], current: Any) -> BaseDistribution:
     types = [key for key in entry if key in PARAMETER_OPTIONS]
     if len(types) != 1:
-        unknown = next((str(key) for key in entry if key not in ("log", "step", "when", *PARAMETER_OPTIONS)), None)
+        unknown = next((str(key) for key in entry if key not in ("log", "step", "condition", *PARAMETER_OPTIONS)), None)
         hint = (
             f"; {unknown} is not one{did_you_mean(unknown, list(PARAMETER_OPTIONS))}"
             if unknown
@@ -239,7 +255,8 @@ def _distribution(name: str, entry: Mapping[str, Any], current: Any) -> BaseDist
     kind, options = types[0], PARAMETER_OPTIONS[types[0]]
     for key in entry:
         if key != kind and key not in options:
-            raise ConfigError(f"space {name}: {key} is no option of {kind}{did_you_mean(str(key), options)}")
+            hint = "; it is called condition now" if key == "when" else did_you_mean(str(key), options)
+            raise ConfigError(f"space {name}: {key} is no option of {kind}{hint}")
     values = _list(entry[kind], f"space {name}, {kind}")
     if kind == "categorical":
         return _choices(name, values, current)
@@ -319,7 +336,7 @@ def _order(distributions: Mapping[str, Any], conditions: Mapping[str, SettingExp
     while waiting:
         ready = [n for n in waiting if n not in conditions or not conditions[n].names & set(waiting)]
         if not ready:
-            raise ConfigError(f"space: the conditions (when) of {', '.join(waiting)} wait for each other")
+            raise ConfigError(f"space: the conditions of {', '.join(waiting)} wait for each other")
         ordered.append(ready[0])
         waiting.remove(ready[0])
     return ordered
@@ -327,12 +344,12 @@ def _order(distributions: Mapping[str, Any], conditions: Mapping[str, SettingExp
 
 def _point(space: SearchSpace, point: Any, index: int) -> dict[str, Any]:
     """A point to try first, its values as the distributions hold them; ValueError where it is not in the space."""
-    where, values = f"first[{index}]", dict(_mapping(point, f"first[{index}]"))
+    where, values = f"initial_points[{index}]", dict(_mapping(point, f"initial_points[{index}]"))
     for name, value in values.items():
         if name not in space.distributions:
             raise ConfigError(f"{where} {name}: is not searched{did_you_mean_setting(str(name), space.names)}")
         values[name] = _inside(space.distributions[name], value, f"{where} {name}")
-    active = space.walk(lambda name, _: values.get(name))
+    active = space.sample_with(lambda name, _: values.get(name))
     if all(name in values for name in active) and (broken := space.check(values)):
         raise ConfigError(f'{where}: breaks the rule "{broken[0]}"')
     if surplus := [name for name in values if name not in active and _decided(space, name, values)]:

@@ -185,7 +185,12 @@ def test_settings_are_renamed() -> None:
             "study": {"name": "fit.batch", "trials": 3, "plan": False},
             "search": {"startup": 10, "grace": 3, "reduction": 3},
             "dataset": {"root": "/videos/fit.batch", "name": "folder"},
-            "search_spaces": {"require": ["fit.batch % mixture.k == 0"], "fixed": {"fit.epochs": 30}},
+            "search_spaces": {
+                "space": {"fit.batch": {"int": [8, 24], "when": "fit.accumulate == 1"}, "mixture.k": {"int": [2, 3]}},
+                "require": ["fit.batch % mixture.k == 0"],
+                "first": [{"fit.batch": 24, "mixture.k": 2}],
+                "fixed": {"fit.epochs": 30},
+            },
         },
         "searched": ["fit.batch", "mixture.shift", "method.pool"],
         "params": {"fit.batch": 24, "mixture.k": 2},
@@ -205,7 +210,18 @@ def test_settings_are_renamed() -> None:
             "study": {"name": "fit.batch", "n_trials": 3, "dry_run": False},
             "search": {"n_startup_trials": 10, "grace_period": 3, "reduction_factor": 3},
             "dataset": {"root": "/videos/fit.batch", "name": "folder"},
-            "search_spaces": {"require": ["training.batch_size % mixture.k == 0"], "fixed": {"training.epochs": 30}},
+            "search_spaces": {
+                "space": {
+                    "training.batch_size": {
+                        "int": [8, 24],
+                        "condition": "training.gradient_accumulation_steps == 1",
+                    },
+                    "mixture.k": {"int": [2, 3]},
+                },
+                "constraints": ["training.batch_size % mixture.k == 0"],
+                "initial_points": [{"training.batch_size": 24, "mixture.k": 2}],
+                "fixed": {"training.epochs": 30},
+            },
         },
         "searched": ["training.batch_size", "mixture.second_view", "method.pool"],
         "params": {"training.batch_size": 24, "mixture.k": 2},

@@ -249,7 +249,7 @@ SPACE = """
 space:
   method.temperature: {float: [1.0e-44, 1.0], log: true}
   mixture.k: {int: [2, 4]}
-first:
+initial_points:
   - {method.temperature: 1.0e-44, mixture.k: 2}
   - {method.temperature: 0.1, mixture.k: 4}
   - {method.temperature: 0.1, mixture.k: 2}

@@ -15,7 +15,7 @@ DEMO_ROOT = (
 
 SPACES = {
     "good": "space:\n  method.temperature: {float: [0.05, 0.3], log: true}\n  mixture.k: {int: [2, 3]}\n"
-    "require: [training.batch_size % mixture.k == 0]\nfixed: {optimizer.weight_decay: 1.0e-4}\n",
+    "constraints: [training.batch_size % mixture.k == 0]\nfixed: {optimizer.weight_decay: 1.0e-4}\n",
     "upside": "space: {method.temperature: {float: [0.3, 0.02]}}",
     "zero": "space: {optimizer.learning_rate: {float: [0.0, 0.001], log: true}}",
     "misspelt": "space: {method.temprature: {float: [0.02, 0.3]}}",
@@ -26,8 +26,8 @@ SPACES = {
     "foreign": "space: {dataset.val: {float: [0.1, 0.2]}}",
     "kind": "space: {method.temperature: {flaot: [0.02, 0.3]}}",
     "choice": "space: {method.pool: {categorical: [max, mean]}}",
-    "never": "space: {mixture.k: {int: [2, 3]}}\nrequire: [mixture.k > 5]",
-    "first": "space: {mixture.k: {int: [2, 3]}}\nfirst: [{mixture.k: 4}]",
+    "never": "space: {mixture.k: {int: [2, 3]}}\nconstraints: [mixture.k > 5]",
+    "first": "space: {mixture.k: {int: [2, 3]}}\ninitial_points: [{mixture.k: 4}]",
     "section": "spaces: {mixture.k: {int: [2, 3]}}",
     "empty": "",
     "broken": "space: {mixture.k: {int: [2, 3]}",
@@ -295,7 +295,7 @@ OWN_SPACES: list[Case] = [
         "kind": "flaot is not one (did you mean float?)",
         "choice": "method.pool=mean: must be one of max, lse",
         "never": "random points of the space keeps mixture.k > 5",
-        "first": "first[0] mixture.k: 4 is not in [2, 3]",
+        "first": "initial_points[0] mixture.k: 4 is not in [2, 3]",
         "section": "spaces is no section (did you mean space?)",
         "empty": "names no parameter to search",
         "broken": "broken.yaml",

@@ -67,9 +67,9 @@ def test_every_space_has_the_recipes_own_values_and_wastes_few_points(
     settings = flatten_config(config_to_plain(config))
     assert config.recipe == sizes and notes == []
     assert data_limits.space_warnings(space, settings, 1024, 0.1) == []
-    assert set(space.names) - set(space.conditions) <= set(space.first[0]) <= set(space.names)
+    assert set(space.names) - set(space.conditions) <= set(space.initial_points[0]) <= set(space.names)
     if sizes != "paper":  # there it is the published setting of the method
-        assert space.first == [{name: settings[name] for name in space.first[0]}]
+        assert space.initial_points == [{name: settings[name] for name in space.initial_points[0]}]
     rng = np.random.default_rng(0)
     for _ in range(20):  # points that can run
         point = space.sample(rng)
@@ -82,13 +82,13 @@ def test_every_space_has_the_recipes_own_values_and_wastes_few_points(
 def test_the_papers_first_trial_of_cycle(monkeypatch: pytest.MonkeyPatch) -> None:
     _, space, _ = searched(monkeypatch, "dataset=music", "recipe=paper")
     paper = {"method.temperature": 0.07, "optimizer.learning_rate": 1e-4, "training.batch_size": 128}  # section 4.1
-    assert paper.items() <= space.first[0].items()
+    assert paper.items() <= space.initial_points[0].items()
 
 
 def test_the_demo_has_its_own_space(monkeypatch: pytest.MonkeyPatch) -> None:
     config, space, _ = searched(monkeypatch)
     assert config.recipe == "demo" and config.method["node_norm"] == "batch"
-    ends = {name: list(values) for name, values in space.ends().items()}
+    ends = {name: list(values) for name, values in space.bounds().items()}
     assert ends["optimizer.learning_rate"] == [5e-4, 3e-3] and "training.batch_size" not in ends
 
 
@@ -125,9 +125,9 @@ def test_what_the_command_line_gives_is_not_searched(monkeypatch: pytest.MonkeyP
     assert notes == [
         "search space: method.pool=max, mixture.k=2, training.batch_size=8 from the command line, not searched"
     ]
-    assert not {"training.batch_size", "method.pool_sharpness"} & set(space.first[0])
+    assert not {"training.batch_size", "method.pool_sharpness"} & set(space.initial_points[0])
     _, space, notes = searched(monkeypatch, "dataset=music", "recipe=paper", "method.pool=lse")
-    assert "method.pool_sharpness" in space.names and "method.pool" not in space.first[0]
+    assert "method.pool_sharpness" in space.names and "method.pool" not in space.initial_points[0]
 
 
 def test_nothing_left_to_search_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

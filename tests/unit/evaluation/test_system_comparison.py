@@ -43,7 +43,7 @@ def study_of(plan: planning.StudyPlan, score: float = 0.5) -> int:
     """Instead of a search: a study whose trials hold untrained networks, the second one the better."""
     assert plan.space is not None
     planning.record_study_start(plan)
-    for number, params in enumerate([plan.space.first[0], plan.space.first[0]]):
+    for number, params in enumerate([plan.space.initial_points[0], plan.space.initial_points[0]]):
         run = config_from_plain(override_config(config_to_plain(plan.run), params))
         torch.manual_seed(number + 10 * plan.run.study.seed)
         path = checkpoint.checkpoint_path(number, 2)
@@ -89,9 +89,9 @@ def test_only_its_own_knobs_are_a_systems_own() -> None:
             "optimizer.learning_rate": {"float": [1e-6, 1e-5]},
             "training.batch_size": {"categorical": [4, 8]},
         },
-        "require": ["training.batch_size % mixture.k == 0"],
+        "constraints": ["training.batch_size % mixture.k == 0"],
         "fixed": {"mixture.k": 1, "training.epochs": 99, "optimizer.weight_decay": 0.1},
-        "first": [
+        "initial_points": [
             {"method.a": 0.5, "optimizer.learning_rate": 1e-6, "training.batch_size": 4},
             {"method.a": 0.5, "optimizer.learning_rate": 1e-5},
             {"method.a": 0.7},
@@ -104,11 +104,11 @@ def test_only_its_own_knobs_are_a_systems_own() -> None:
     settings = {"optimizer.learning_rate": 1e-4, "optimizer.weight_decay": 0.3, "training.batch_size": 8}
     found = shared_search_space(own, space, settings)
     assert found["space"] == {"method.a": own["space"]["method.a"], **space}
-    assert found["fixed"] == {"mixture.k": 1} and found["require"] == own["require"]
+    assert found["fixed"] == {"mixture.k": 1} and found["constraints"] == own["constraints"]
     begin = {"optimizer.learning_rate": 1e-4}  # weight decay is not in the range: drawn for all
-    assert found["first"] == [{"method.a": 0.5, **begin}, {"method.a": 0.7, **begin}]
+    assert found["initial_points"] == [{"method.a": 0.5, **begin}, {"method.a": 0.7, **begin}]
     bare = shared_search_space({"space": {"method.b": {"int": [1, 2]}}}, space, settings)
-    assert bare["first"] == [begin]  # a system without published settings begins no worse
+    assert bare["initial_points"] == [begin]  # a system without published settings begins no worse
 
 
 def test_every_system_can_be_compared(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_a_common_space_of_ones_own(home: Path, monkeypatch: pytest.MonkeyPatch)
     assert call(*WORDS, *words, home=home) == 0
     for plan in plans:
         assert [name for name in plan.space.names if not name.startswith("method.")] == ["mixture.crop"]
-        assert plan.space.first[0]["mixture.crop"] == plan.run.mixture.crop
+        assert plan.space.initial_points[0]["mixture.crop"] == plan.run.mixture.crop
 
 
 def test_one_table_of_the_test_split(

@@ -35,9 +35,9 @@ def videos(clips: int, of: int) -> list[str]:
 def test_batches_that_the_clips_do_not_fill_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     config, space, _ = searched(monkeypatch, "dataset=folder", "dataset.root=/videos")
     left, base, notes = data_limits.fit_space_to_data(space, config, videos(41, 14))
-    assert left.ends()["training.batch_size"] == [12, 24] and left.ends()["mixture.k"] == [2, 3] and base == {}
+    assert left.bounds()["training.batch_size"] == [12, 24] and left.bounds()["mixture.k"] == [2, 3] and base == {}
     assert notes == ["cut from the search space: training.batch_size 48 (more than the 41 training clips)"]
-    assert left.first == space.first and left.first[0]["training.batch_size"] == 24
+    assert left.initial_points == space.initial_points and left.initial_points[0]["training.batch_size"] == 24
     again = data_limits.fit_space_to_data(space, config, videos(41, 14)[::-1])[0]
     assert again.hash == left.hash != space.hash  # so the same command resumes
     whole, _, notes = data_limits.fit_space_to_data(space, config, videos(48, 14))
@@ -67,9 +67,9 @@ def test_where_nothing_is_left_it_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 def test_groups_that_the_videos_do_not_give_are_cut() -> None:
     space = space_of("{mixture.k: {int: [2, 5]}, training.batch_size: {categorical: [20, 30]}}", small(batch_size=30))
     left, base, notes = data_limits.fit_space_to_data(space, small(batch_size=30), videos(60, 4))
-    assert left.ends() == {"mixture.k": [2, 4], "training.batch_size": [20, 30]} and base == {}
+    assert left.bounds() == {"mixture.k": [2, 4], "training.batch_size": [20, 30]} and base == {}
     assert notes == ["cut from the search space: mixture.k 5 (more than the 4 training videos)"]
-    assert [rule.text for rule in left.rules] == ["training.batch_size % (mixture.k * 1) == 0"]  # 20 % 3, 30 % 4
+    assert [rule.text for rule in left.constraints] == ["training.batch_size % (mixture.k * 1) == 0"]  # 20 % 3, 30 % 4
     uneven = ["long"] * 50 + ["a", "b", "c"]
     with pytest.raises(ConfigError, match="53 clips of 4 videos give no groups of different videos"):
         data_limits.fit_space_to_data(space, small(batch_size=30), uneven)
@@ -78,7 +78,7 @@ def test_groups_that_the_videos_do_not_give_are_cut() -> None:
 def test_groups_that_the_batch_of_the_command_line_does_not_hold_are_cut() -> None:
     space = space_of("{mixture.k: {int: [2, 4]}, method.temperature: {float: [0.1, 0.2]}}", small(batch_size=8))
     left, base, notes = data_limits.fit_space_to_data(space, small(batch_size=8), videos(41, 41))
-    assert left.ends()["mixture.k"] == [2, 4] and left.rejected_share(64) == 0
+    assert left.bounds()["mixture.k"] == [2, 4] and left.rejected_share(64) == 0
     assert notes == ["cut from the search space: mixture.k 3 (training.batch_size=8 holds no whole groups)"]
     config = small(batch_size=8)
     config.cluster.workers = 2
@@ -101,7 +101,7 @@ def test_clusters_of_clips_are_no_more_than_the_clips(monkeypatch: pytest.Monkey
     words = ("dataset=folder", "dataset.root=/videos", "method=dsol", "training.batch_size=8", "method.first_stage=0.5")
     config, space, _ = searched(monkeypatch, *words)
     left, _, notes = data_limits.fit_space_to_data(space, config, videos(15, 15))
-    assert left.ends()["method.clusters"] == [4, 15]
+    assert left.bounds()["method.clusters"] == [4, 15]
     assert notes == ["cut from the search space: method.clusters 16, 17, 18, 19, 20 (more than the 15 training clips)"]
 
 
@@ -109,12 +109,12 @@ def test_a_point_to_try_first_moves_to_what_is_left() -> None:
     config = small(batch_size=128)
     mapping: dict[str, Any] = {
         "space": {"training.batch_size": {"categorical": [12, 24, 128]}, "method.temperature": {"float": [0.1, 0.2]}},
-        "first": [{"training.batch_size": 128, "method.temperature": 0.1}],
+        "initial_points": [{"training.batch_size": 128, "method.temperature": 0.1}],
     }
     left, _, _ = data_limits.fit_space_to_data(
         parse_search_space(mapping, config_to_plain(config)), config, videos(41, 41)
     )
-    assert left.first == [{"training.batch_size": 24, "method.temperature": 0.1}]
+    assert left.initial_points == [{"training.batch_size": 24, "method.temperature": 0.1}]
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -36,15 +36,15 @@ CONFIG: dict[str, Any] = {
 SPACE: dict[str, Any] = {
     "space": {
         "method.temperature": {"float": [0.02, 0.3], "log": True},
-        "method.pool_beta": {"float": [1, 20], "when": "method.pool == 'lse'"},
+        "method.pool_beta": {"float": [1, 20], "condition": "method.pool == 'lse'"},
         "method.embedding_size": {"categorical": [64, 128, 256]},
         "method.pool": {"categorical": ["max", "lse"]},
         "mixture.k": {"int": [2, 4]},
         "mixture.crop": {"float": [0.2, 1.0], "step": 0.2},
     },
-    "require": ["method.embedding_size * mixture.k <= 512", "training.batch_size % mixture.k == 0"],
+    "constraints": ["method.embedding_size * mixture.k <= 512", "training.batch_size % mixture.k == 0"],
     "fixed": {"training.batch_size": 36},
-    "first": [
+    "initial_points": [
         {
             "method.temperature": 0.07,
             "method.embedding_size": 128,
@@ -76,8 +76,8 @@ def test_reads_a_whole_space() -> None:
     )
     assert repr(space.distributions["mixture.crop"]) == repr(optuna.distributions.FloatDistribution(0.2, 1.0, step=0.2))
     assert space.fixed == {"training.batch_size": 36}
-    assert space.first[1] == {"method.pool": "lse", "mixture.k": 3}
-    assert space.ends()["mixture.k"] == [2, 4] and space.ends()["method.pool"] == ["max", "lse"]
+    assert space.initial_points[1] == {"method.pool": "lse", "mixture.k": 3}
+    assert space.bounds()["mixture.k"] == [2, 4] and space.bounds()["method.pool"] == ["max", "lse"]
 
 
 def test_random_points_obey() -> None:
@@ -87,7 +87,7 @@ def test_random_points_obey() -> None:
         assert ("method.pool_beta" in point) == (point["method.pool"] == "lse")
         assert 0.02 <= point["method.temperature"] <= 0.3 and point["mixture.k"] in (2, 3, 4)
         assert min(abs(point["mixture.crop"] - c) for c in (0.2, 0.4, 0.6, 0.8, 1.0)) < 1e-9
-        broken = [rule for rule in SPACE["require"] if not eval_rule(rule, point)]
+        broken = [rule for rule in SPACE["constraints"] if not eval_rule(rule, point)]
         assert space.check(point) == broken
     assert {point["mixture.k"] for point in points} == {2, 3, 4}
     share = sum(bool(space.check(point)) for point in points) / 500
@@ -103,7 +103,9 @@ def eval_rule(rule: str, point: dict[str, Any]) -> bool:
 
 
 def test_rules_see_fixed_over_config_and_searched_over_fixed() -> None:
-    space = parse_search_space(changed(require=["training.batch_size == 36", "mixture.k < 3"], first=[]), CONFIG)
+    space = parse_search_space(
+        changed(constraints=["training.batch_size == 36", "mixture.k < 3"], initial_points=[]), CONFIG
+    )
     assert space.check({"mixture.k": 2}) == []
     assert space.check({"mixture.k": 3}) == ["mixture.k < 3"]
     other = copy.deepcopy(CONFIG)
@@ -122,9 +124,9 @@ def test_suggest_is_define_by_run() -> None:
 
 def test_the_hash_names_what_is_searched() -> None:
     base = parse_search_space(SPACE, CONFIG).hash
-    reordered = {"space": dict(reversed(SPACE["space"].items())), **{k: SPACE[k] for k in ("fixed", "require")}}
+    reordered = {"space": dict(reversed(SPACE["space"].items())), **{k: SPACE[k] for k in ("fixed", "constraints")}}
     assert parse_search_space(reordered, CONFIG).hash == base, "order and the points tried first do not matter"
-    for other in (changed(require=SPACE["require"][:1]), changed(fixed={"training.batch_size": 72})):
+    for other in (changed(constraints=SPACE["constraints"][:1]), changed(fixed={"training.batch_size": 72})):
         assert parse_search_space(other, CONFIG).hash != base
     wider = copy.deepcopy(SPACE)
     wider["space"]["mixture.k"]["int"] = [2, 5]
@@ -158,9 +160,9 @@ def test_grid() -> None:
             **searching(
                 method__pool={"categorical": ["max", "lse"]},
                 mixture__k={"int": [2, 4]},
-                method__pool_beta={"float": [5, 10], "step": 5, "when": "method.pool == 'lse'"},
+                method__pool_beta={"float": [5, 10], "step": 5, "condition": "method.pool == 'lse'"},
             ),
-            "require": ["mixture.k != 3"],
+            "constraints": ["mixture.k != 3"],
         },
         CONFIG,
     )
@@ -207,6 +209,9 @@ T = {"float": [0.02, 0.3]}
         (searching(method__temperature={**T, "int": [1, 2]}), "not 2"),
         (searching(method__temperature={**T, "lgo": True}), "did you mean log?"),
         (searching(method__pool={"categorical": ["max"], "log": True}), "log is no option of categorical"),
+        (searching(mixture__k={"int": [2, 3], "when": "true"}), "when is no option of int; it is called condition now"),
+        ({**searching(method__temperature=T), "require": []}, "require is no section; it is called constraints now"),
+        ({**searching(method__temperature=T), "first": []}, "first is no section; it is called initial_points now"),
         (searching(method__temperature=[0.1, 0.3]), "must be a mapping"),
         (searching(method__temperature={"float": 0.1}), "must be a list"),
         (searching(method__temperature={"float": [0.1]}), "needs [low, high]"),
@@ -228,33 +233,42 @@ T = {"float": [0.02, 0.3]}
         (searching(method__pool={"categorical": ["max", "max"]}), "repeats a choice"),
         (searching(mixture__k={"categorical": [2, True]}), "choice True does not fit"),
         (searching(mixture__k={"categorical": [[2], 3]}), "does not fit"),
-        (searching(method__temperature={**T, "when": "method.pol == 'lse'"}), "did you mean method.pool?"),
-        (searching(method__temperature={**T, "when": "method.temperature > 1"}), "wait for each other"),
+        (searching(method__temperature={**T, "condition": "method.pol == 'lse'"}), "did you mean method.pool?"),
+        (searching(method__temperature={**T, "condition": "method.temperature > 1"}), "wait for each other"),
         (
             searching(
-                method__temperature={**T, "when": "mixture.k > 2"},
-                mixture__k={"int": [2, 3], "when": "method.temperature > 0.1"},
+                method__temperature={**T, "condition": "mixture.k > 2"},
+                mixture__k={"int": [2, 3], "condition": "method.temperature > 0.1"},
             ),
             "wait for each other",
         ),
-        (searching(method__temperature={**T, "when": "import os"}), "not an expression"),
-        (searching(method__temperature={**T, "when": "method.pool < 3"}), "method.pool < 3"),
-        ({**searching(method__temperature=T), "require": "mixture.k > 1"}, "require: must be a list"),
-        ({**searching(method__temperature=T), "require": ["mixture.kk > 1"]}, "did you mean mixture.k?"),
-        ({**searching(method__temperature=T), "require": ["__import__('os')"]}, "not allowed"),
-        ({**searching(method__temperature=T), "require": [3]}, "must be text"),
-        ({**searching(method__temperature=T), "require": ["method.temperature > 1"]}, "none of 512 random points"),
+        (searching(method__temperature={**T, "condition": "import os"}), "not an expression"),
+        (searching(method__temperature={**T, "condition": "method.pool < 3"}), "method.pool < 3"),
+        ({**searching(method__temperature=T), "constraints": "mixture.k > 1"}, "constraints: must be a list"),
+        ({**searching(method__temperature=T), "constraints": ["mixture.kk > 1"]}, "did you mean mixture.k?"),
+        ({**searching(method__temperature=T), "constraints": ["__import__('os')"]}, "not allowed"),
+        ({**searching(method__temperature=T), "constraints": [3]}, "must be text"),
+        ({**searching(method__temperature=T), "constraints": ["method.temperature > 1"]}, "none of 512 random points"),
         ({**searching(method__temperature=T), "fixed": {"training.batch_siz": 3}}, "did you mean training.batch_size?"),
         ({**searching(method__temperature=T), "fixed": {"training.batch_size": 3.5}}, "does not fit"),
         ({**searching(method__temperature=T), "fixed": {"method.temperature": 0.1}}, "searched as well"),
-        ({**searching(method__temperature=T), "first": {"method.temperature": 0.1}}, "first: must be a list"),
-        ({**searching(method__temperature=T), "first": [{"method.temperature": 0.4}]}, "0.4 is not in [0.02, 0.3]"),
-        ({**searching(method__temperature=T), "first": [{"mixture.k": 2}]}, "is not searched"),
-        (changed(first=[{"method.pool": "mean"}]), "not one of"),
-        (changed(first=[{"mixture.k": 2.5}]), "not a whole number"),
-        (changed(first=[{"mixture.crop": 0.5}]), "in steps of 0.2"),
-        (changed(first=[{"method.pool": "max", "method.pool_beta": 3.0}]), "has no use here"),
-        (changed(first=[{**SPACE["first"][0], "method.embedding_size": 256, "mixture.k": 4}]), "breaks the rule"),
+        (
+            {**searching(method__temperature=T), "initial_points": {"method.temperature": 0.1}},
+            "initial_points: must be a list",
+        ),
+        (
+            {**searching(method__temperature=T), "initial_points": [{"method.temperature": 0.4}]},
+            "0.4 is not in [0.02, 0.3]",
+        ),
+        ({**searching(method__temperature=T), "initial_points": [{"mixture.k": 2}]}, "is not searched"),
+        (changed(initial_points=[{"method.pool": "mean"}]), "not one of"),
+        (changed(initial_points=[{"mixture.k": 2.5}]), "not a whole number"),
+        (changed(initial_points=[{"mixture.crop": 0.5}]), "in steps of 0.2"),
+        (changed(initial_points=[{"method.pool": "max", "method.pool_beta": 3.0}]), "has no use here"),
+        (
+            changed(initial_points=[{**SPACE["initial_points"][0], "method.embedding_size": 256, "mixture.k": 4}]),
+            "breaks the rule",
+        ),
     ],
 )
 def test_refuses_in_one_line(mapping: dict[str, Any], said: str) -> None:
@@ -266,7 +280,7 @@ def test_refuses_in_one_line(mapping: dict[str, Any], said: str) -> None:
 
 def test_a_range_that_misses_its_last_step_is_cut_without_a_warning() -> None:
     space = parse_search_space(searching(mixture__crop={"float": [0.1, 1.0], "step": 0.4}), CONFIG)
-    assert space.ends() == {"mixture.crop": [0.1, pytest.approx(0.9)]}
+    assert space.bounds() == {"mixture.crop": [0.1, pytest.approx(0.9)]}
 
 
 def test_the_shipped_spaces_open_with_their_command() -> None:

@@ -40,10 +40,13 @@ SPACE = {
         "mixture.k": {"int": [2, 4]},
         "method.size": {"categorical": [64, 128, 256]},
         "method.pool": {"categorical": ["max", "lse"]},
-        "method.beta": {"float": [1.0, 20.0], "when": "method.pool == 'lse'"},
+        "method.beta": {"float": [1.0, 20.0], "condition": "method.pool == 'lse'"},
     },
-    "require": ["method.size * mixture.k <= 384"],
-    "first": [{"method.temperature": 0.07, "mixture.k": 2, "method.size": 128, "method.pool": "max"}, {"mixture.k": 3}],
+    "constraints": ["method.size * mixture.k <= 384"],
+    "initial_points": [
+        {"method.temperature": 0.07, "mixture.k": 2, "method.size": 128, "method.pool": "max"},
+        {"mixture.k": 3},
+    ],
 }
 
 
@@ -106,7 +109,7 @@ def test_states_values_and_reasons(tmp_path: Path, space: Any) -> None:
     searcher = StudyOptunaSearch(space, study, SearchConfig(), EPOCHS, open_journal(str(tmp_path)))
     params = [searcher.suggest(str(i)) for i in range(6)]
     assert [p["trial"] for p in params] == list(range(6)) and {p["attempt"] for p in params} == {1}
-    assert params[0]["params"] == SPACE["first"][0] and params[1]["params"]["mixture.k"] == 3
+    assert params[0]["params"] == SPACE["initial_points"][0] and params[1]["params"]["mixture.k"] == 3
     for i, epochs in enumerate([4, 2, 1, 0, 0, 3]):
         for epoch in range(1, epochs):
             searcher.on_trial_result(str(i), {METRIC: [0.2, 0.8, 0.5, 0.4][epoch - 1], "epoch": epoch})
@@ -244,7 +247,8 @@ def test_the_sampler_learns_from_the_ledger(tmp_path: Path, space: Any) -> None:
 
 def test_a_rule_that_refuses_nearly_everything(space: Any) -> None:
     narrow = parse_search_space(
-        {"space": {"training.batch_size": {"int": [1, 4000]}}, "require": ["training.batch_size % 100 == 0"]}, CONFIG
+        {"space": {"training.batch_size": {"int": [1, 4000]}}, "constraints": ["training.batch_size % 100 == 0"]},
+        CONFIG,
     )
     searcher = StudyOptunaSearch(narrow, StudyState("s", METRIC, planned=20), SearchConfig(n_startup_trials=3), EPOCHS)
     dealt = run_alone_batches(searcher)
@@ -261,7 +265,10 @@ def run_alone_batches(searcher: StudyOptunaSearch) -> list[int]:
 
 
 def test_grid_visits_each_point_once_over_restarts(tmp_path: Path) -> None:
-    rules = {"require": ["mixture.k != 3 or method.pool == 'max'"], "first": [{"mixture.k": 2, "method.pool": "max"}]}
+    rules = {
+        "constraints": ["mixture.k != 3 or method.pool == 'max'"],
+        "initial_points": [{"mixture.k": 2, "method.pool": "max"}],
+    }
     small = parse_search_space(
         {"space": {"mixture.k": {"int": [2, 4]}, "method.pool": {"categorical": ["max", "lse"]}}, **rules}, CONFIG
     )
@@ -278,7 +285,7 @@ def test_grid_visits_each_point_once_over_restarts(tmp_path: Path) -> None:
             ledger.append("trial_started", {"trial": config["trial"], "params": config["params"]})
             ledger.append("trial_ended", {"trial": config["trial"], "state": "pruned"})
             searcher.on_trial_complete(f"{i}{j}", {METRIC: 0.5, "epoch": 1})
-    assert [d["trial"] for d in dealt] == list(range(5)) and dealt[0]["params"] == rules["first"][0]
+    assert [d["trial"] for d in dealt] == list(range(5)) and dealt[0]["params"] == rules["initial_points"][0]
     assert len({json.dumps(d["params"], sort_keys=True) for d in dealt}) == 5
 
 
@@ -286,9 +293,9 @@ FEW = {  # 5 points: beta is searched with lse alone, and one pair is not allowe
     "space": {
         "mixture.k": {"int": [2, 3]},
         "method.pool": {"categorical": ["max", "lse"]},
-        "method.beta": {"float": [1.0, 2.0], "step": 1.0, "when": "method.pool == 'lse'"},
+        "method.beta": {"float": [1.0, 2.0], "step": 1.0, "condition": "method.pool == 'lse'"},
     },
-    "require": ["mixture.k != 3 or method.pool == 'max' or method.beta > 1"],
+    "constraints": ["mixture.k != 3 or method.pool == 'max' or method.beta > 1"],
 }
 
 
@@ -329,17 +336,17 @@ def test_points_tried_first_are_not_trained_twice_either(space: Any) -> None:
     """Of a whole point given twice the second is drawn instead, and of one with a gap only the gap, where it can be."""
     point = {"mixture.k": 2, "method.pool": "max"}
     small = parse_search_space(
-        {**FEW, "first": [point, point, {"mixture.k": 2}, {"mixture.k": 2}, {"mixture.k": 2}]}, CONFIG
+        {**FEW, "initial_points": [point, point, {"mixture.k": 2}, {"mixture.k": 2}, {"mixture.k": 2}]}, CONFIG
     )
     searcher = StudyOptunaSearch(small, StudyState("s", METRIC, planned=9), SearchConfig(), EPOCHS)
     dealt = [config["params"] for i in range(9) if isinstance(config := searcher.suggest(str(i)), dict)]
     assert dealt[0] == point and len({small.key_of(each) for each in dealt}) == len(dealt) == 5
-    endless = {**SPACE, "first": [SPACE["first"][0]] * 2}
+    endless = {**SPACE, "initial_points": [SPACE["initial_points"][0]] * 2}
     searcher = StudyOptunaSearch(
         parse_search_space(endless, CONFIG), StudyState("s", METRIC, planned=2), SearchConfig(), EPOCHS
     )
     first, second = (searcher.suggest(name)["params"] for name in "ab")
-    assert first == SPACE["first"][0] and second != first
+    assert first == SPACE["initial_points"][0] and second != first
 
 
 def test_repeats_have_seeds_of_their_own(tmp_path: Path) -> None:
