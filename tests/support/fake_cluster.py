@@ -21,8 +21,8 @@ os.environ.update(
     OMP_NUM_THREADS="1",
     RAY_health_check_initial_delay_ms="2000",
     RAY_health_check_period_ms="1000",
-    RAY_health_check_timeout_ms="3000",
-    RAY_health_check_failure_threshold="3",
+    RAY_health_check_timeout_ms="5000",
+    RAY_health_check_failure_threshold="5",
 )
 
 import ray
@@ -97,7 +97,7 @@ class Search:
         """In the middle of a trial, take away the node that holds `victim`; what was seen until two epochs later."""
         seen = len(self.records("epoch_scored"))
         self.until(lambda: len(self.records("epoch_scored")) >= seen + 2 and self._midway())
-        actors = [a for a in list_actors(limit=1000) if a.state == "ALIVE" and a.class_name == VICTIMS[victim]]
+        actors = [a for a in list_actors(self.cluster.address, limit=1000) if a.state == "ALIVE" and a.class_name == VICTIMS[victim]]
         (node,) = {actors[-1].node_id}
         kept, scored, began = self.newest(), len(self.records("epoch_scored")), time.time()
         self.cluster.remove_node(self.nodes.pop(node), allow_graceful=False)
