@@ -45,19 +45,24 @@ SMALL = (
 MARKS = {"ray_session": "ray", "store": "s3", "s3": "s3", "rough": "s3"}  # by the fixtures of a test
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their fixtures; with pytest-xdist, tests that start Ray share one process, others one for each file.
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test by its fixtures; with pytest-xdist, tests that start Ray share one process, others one for each file.
 
-    Tests that start Ray come first: one process needs about as long for them as another for all the rest.
+    Groups are set here, since pytest-xdist reads them before `pytest_collection_modifyitems` of this file runs.
     """
-    for item in items:
-        names = set(getattr(item, "fixturenames", ()))
-        if "ray_session" in names and "s3" not in names:
-            names.discard("store")  # which `ray_session` needs, and not the test
-        for fixture in names & MARKS.keys():
-            item.add_marker(MARKS[fixture])
-        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.path.name))
+    names = set(getattr(item, "fixturenames", ()))
+    if "ray_session" in names and "s3" not in names:
+        names.discard("store")  # which `ray_session` needs, and not the test
+    for fixture in names & MARKS.keys():
+        item.add_marker(MARKS[fixture])
+    item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.path.name))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that start Ray come first: one process needs about as long for them as another for all the rest."""
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    if getattr(config.option, "loadgroup", False) and not all("@" in item.nodeid for item in items):
+        raise pytest.UsageError("this version of pytest-xdist does not group tests under this version of pytest")
 
 
 @pytest.fixture(scope="session")

@@ -97,7 +97,11 @@ class Search:
         """In the middle of a trial, take away the node that holds `victim`; what was seen until two epochs later."""
         seen = len(self.records("epoch_scored"))
         self.until(lambda: len(self.records("epoch_scored")) >= seen + 2 and self._midway())
-        actors = [a for a in list_actors(self.cluster.address, limit=1000) if a.state == "ALIVE" and a.class_name == VICTIMS[victim]]
+        actors = [
+            a
+            for a in list_actors(self.cluster.address, limit=1000)
+            if a.state == "ALIVE" and a.class_name == VICTIMS[victim]
+        ]
         (node,) = {actors[-1].node_id}
         kept, scored, began = self.newest(), len(self.records("epoch_scored")), time.time()
         self.cluster.remove_node(self.nodes.pop(node), allow_graceful=False)
