@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from raymix.config.errors import ConfigError
+from raymix.config.migration import current_setting_names
 from raymix.config.schema import TrainConfig
 
 SIMILAR = 0.75  # smallest ratio of two names of which one is taken for the other, mistyped
@@ -48,8 +49,11 @@ def did_you_mean(name: str, names: Sequence[str]) -> str:
 def did_you_mean_setting(name: str, names: Sequence[str]) -> str:
     """` (did you mean X?)` for a setting whose last component is like that of `name`; else ''.
 
-    Of several, the one whose other components are most like those of `name`, then the first.
+    Of several, the one whose other components are most like those of `name`, then the first. A name of version 0.1 is
+    answered with the one that it has now.
     """
+    if (renamed := current_setting_names(name)) != name and renamed in names:
+        return f" (did you mean {renamed}?)"
     section, _, leaf = _simplified(name).rpartition(".")
     parts = [(each, *_simplified(each).rpartition(".")[::2]) for each in names]
     likeness = {each: (_ratio(leaf, own), _ratio(section, of)) for each, of, own in parts}

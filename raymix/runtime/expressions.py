@@ -1,6 +1,6 @@
 """Small safe expressions over dotted names: `mixture.k == 2 and method.temperature < 0.1`.
 
-They say when a parameter is searched, which combinations are allowed (`when:` and `require:` of a search space) and
+They say when a parameter is searched, which combinations are allowed (`condition:` and `constraints:` of a search space) and
 which rows a leaderboard shows (`--where`). Nothing is called, indexed or imported: there are names, numbers, text,
 lists, arithmetic and comparisons.
 """

@@ -20,10 +20,12 @@ from raymix.config import (
     config_to_plain,
     default_method_settings,
     did_you_mean,
+    did_you_mean_setting,
     flatten_config,
     override_config,
     package_data_folder,
 )
+from raymix.config.migration import OLD_SETTINGS, current_setting_names
 from raymix.config.validation import config_problems, range_violation, validate_config
 
 
@@ -91,6 +93,12 @@ def test_nearest_and_flatten() -> None:
     assert did_you_mean("cycel", ["cycle", "isi"]) == " (did you mean cycle?)"
     assert did_you_mean("zzz", ["a", "b"]) == " (one of: a, b)"
     assert flatten_config({"a": {"b": 1, "c": {}}, "d": 2}) == {"a.b": 1, "a.c": {}, "d": 2}
+
+
+@pytest.mark.parametrize("old", [*OLD_SETTINGS, "fit.epochs"])
+def test_a_setting_of_version_0_1_is_answered_with_its_new_name(old: str) -> None:
+    names = list(flatten_config(config_to_plain(TuneConfig())))
+    assert did_you_mean_setting(old, names) == f" (did you mean {current_setting_names(old)}?)"
 
 
 def test_ranges_of_method_knobs() -> None:
