@@ -33,17 +33,17 @@ from raymix.config.errors import EXIT_DONE, NoUsableResult, value_error_as_confi
 from raymix.data.importers.video_folder import list_videos
 from raymix.data.preparation.pipeline import find_prepared
 from raymix.evaluation import system_comparison
-from raymix.evaluation.candidates import CandidateCheckpoint, CheckpointSource, choose_checkpoints
+from raymix.evaluation.candidates import CheckpointSource, choose_checkpoints
 from raymix.evaluation.system_comparison import NUMBERS_FILE, TABLE_FILE, ComparisonEntry, MetricRows
-from raymix.evaluation.validation import EvaluationScenes
+from raymix.evaluation.validation import CandidateCheckpoint, EvaluationScenes
 from raymix.methods import METHODS
 from raymix.reporting.rendering import render_markdown
 from raymix.reporting.results_folder import write_results
 from raymix.runtime import ray_cluster
 from raymix.runtime.storage import assert_writable
-from raymix.search import dry_run, planning, preflight, runner, space_file
-from raymix.search.planning import StudyPlan
+from raymix.search import dry_run, planning, preflight, runner, space_file, study_plan
 from raymix.search.space_file import parse_search_space, shared_search_space
+from raymix.search.study_plan import StudyPlan
 from raymix.tracking.event_log import EventLog
 
 SystemSeed = tuple[str, int]  # a system and a seed
@@ -157,7 +157,7 @@ def run_studies(plans: Mapping[SystemSeed, StudyPlan]) -> int:
     """Run what the studies owe, one study after another; the exit code of the one that was interrupted, else 0."""
     for place, ((system, seed), plan) in enumerate(plans.items(), 1):
         where = f"[{place}/{len(plans)}] {system}, seed {seed}"
-        if not planning.has_pending_trials(plan):
+        if not study_plan.has_pending_trials(plan):
             print(f"{where}: study {plan.run.study.name} has ended before", flush=True)
             continue
         print(f"{where}: study {plan.run.study.name}", flush=True)

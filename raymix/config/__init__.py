@@ -4,10 +4,10 @@
 that a search space may search and a column of the leaderboard. `validation` checks ranges and rules between fields,
 `values` turns configs into plain dictionaries and hashes, `errors` has the exceptions that end a command with one line.
 
-Imports neither Ray nor torch nor Hydra. Composing a config from the command line is in `raymix.cli`.
+Imports neither Ray nor torch nor Hydra. `raymix.cli` composes a config from the command line.
 """
 
-from raymix.config.errors import ConfigError, UnavailableServiceError
+from raymix.config.errors import ConfigError, UnavailableServiceError, did_you_mean
 from raymix.config.methods import (
     METHOD_CONFIGS,
     AttentionConfig,
@@ -29,6 +29,8 @@ from raymix.config.methods import (
     default_method_settings,
     method_config,
     method_config_class,
+    method_config_problems,
+    range_problems,
 )
 from raymix.config.schema import (
     ClusterConfig,
@@ -54,7 +56,6 @@ from raymix.config.values import (
     config_from_plain,
     config_hash,
     config_to_plain,
-    did_you_mean,
     did_you_mean_setting,
     flatten_config,
     override_config,
@@ -107,9 +108,11 @@ __all__ = [
     "flatten_config",
     "method_config",
     "method_config_class",
+    "method_config_problems",
     "number_field",
     "override_config",
     "package_data_folder",
+    "range_problems",
     "raymix_home",
     "setting_field",
 ]

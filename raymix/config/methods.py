@@ -12,9 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raymix.config.errors import ConfigError
+from raymix.config.errors import ConfigError, did_you_mean, range_violation
 from raymix.config.schema import choice_field, number_field
-from raymix.config.values import did_you_mean
 
 MAX_POOLING, LOG_SUM_EXP_POOLING = "max", "lse"
 
@@ -263,3 +262,44 @@ def method_config(name: str, settings: Mapping[str, Any]) -> MethodConfig:
 def default_method_settings(name: str) -> dict[str, Any]:
     """`{"name": name}` and every setting of the method with its default, as plain values in the order of the dataclass."""
     return {"name": name} | dataclasses.asdict(method_config_class(name)())
+
+
+def range_problems(config: Any, prefix: str = "") -> Iterator[str]:
+    """A sentence for each field whose value is outside its range; `prefix` is that of the fields' dotted names."""
+    for item in dataclasses.fields(config):
+        value, name = getattr(config, item.name), prefix + item.name
+        if dataclasses.is_dataclass(value):
+            yield from range_problems(value, name + ".")
+        elif item.name == "method" and isinstance(value, Mapping):
+            yield from _method_problems(value)
+        elif item.metadata.get("workers"):
+            yield from filter(None, [_broken_workers(name, value)])
+        elif value is not None or "None" not in str(item.type):
+            rule = {**item.metadata, "whole": item.type in (int, "int")}
+            yield from filter(None, [range_violation(name, value, rule)])
+
+
+def _method_problems(settings: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for each broken rule of `method.*`; a config without a method has none."""
+    if not settings:
+        return
+    try:
+        config = method_config(str(settings.get("name", "")), {k: v for k, v in settings.items() if k != "name"})
+    except ConfigError as error:
+        yield str(error)
+    else:
+        yield from method_config_problems(config)
+
+
+def method_config_problems(config: MethodConfig) -> list[str]:
+    """A sentence for each setting of a method that is out of its range; if there is none, for each broken rule between them."""
+    return list(range_problems(config, "method.")) or list(config.conflicts())
+
+
+def _broken_workers(name: str, value: Any) -> str | None:
+    """A whole number from 1, or [fewest, most]."""
+    span = value if isinstance(value, list) else [value, value]
+    whole = len(span) == 2 and all(isinstance(each, int) and not isinstance(each, bool) for each in span)
+    if not whole or not 1 <= span[0] <= span[1]:
+        return f"{name}={value}: must be a whole number from 1, or [fewest, most] for raymix.train"
+    return None

@@ -2,77 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from raymix.config.errors import ConfigError
-from raymix.config.methods import MethodConfig, method_config
+from raymix.config.methods import range_problems
 from raymix.config.schema import PrepareConfig, TrainConfig
-from raymix.config.values import did_you_mean
-
-
-def range_violation(name: str, value: Any, rule: Mapping[str, Any]) -> str | None:
-    """The sentence that refuses `value`, or None."""
-    if rule.get("choices") and value not in rule["choices"]:
-        choices = list(rule["choices"])
-        near = did_you_mean(str(value), choices)
-        return f"{name}={value}: must be one of {', '.join(choices)}{near if 'did you' in near else ''}"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return f"{name}={value!r}: must be a number" if {"low", "above"} & set(rule) else None
-    low, high, above = rule.get("low"), rule.get("high"), rule.get("above")
-    if value != value:
-        return f"{name}={value}: must be a number"
-    if rule.get("whole") and not isinstance(value, int):
-        return f"{name}={value}: must be a whole number"
-    if above is not None and not value > above:
-        return f"{name}={value}: must be greater than {above:g}"
-    if (low is not None and value < low) or (high is not None and value > high):
-        span = f"at least {low:g}" if high is None else f"at most {high:g}" if low is None else f"{low:g} to {high:g}"
-        return f"{name}={value}: must be {span}"
-    return None
-
-
-def range_problems(config: Any, prefix: str = "") -> Iterator[str]:
-    """A sentence for each field whose value is outside its range; `prefix` is that of the fields' dotted names."""
-    for item in dataclasses.fields(config):
-        value, name = getattr(config, item.name), prefix + item.name
-        if dataclasses.is_dataclass(value):
-            yield from range_problems(value, name + ".")
-        elif item.name == "method" and isinstance(value, Mapping):
-            yield from _method_problems(value)
-        elif item.metadata.get("workers"):
-            yield from filter(None, [_broken_workers(name, value)])
-        elif value is not None or "None" not in str(item.type):
-            rule = {**item.metadata, "whole": item.type in (int, "int")}
-            yield from filter(None, [range_violation(name, value, rule)])
-
-
-def _method_problems(settings: Mapping[str, Any]) -> Iterator[str]:
-    """A sentence for each broken rule of `method.*`; a config without a method has none."""
-    if not settings:
-        return
-    try:
-        config = method_config(str(settings.get("name", "")), {k: v for k, v in settings.items() if k != "name"})
-    except ConfigError as error:
-        yield str(error)
-    else:
-        yield from method_config_problems(config)
-
-
-def method_config_problems(config: MethodConfig) -> list[str]:
-    """A sentence for each setting of a method that is out of its range; if there is none, for each broken rule between them."""
-    return list(range_problems(config, "method.")) or list(config.conflicts())
-
-
-def _broken_workers(name: str, value: Any) -> str | None:
-    """A whole number from 1, or [fewest, most]."""
-    span = value if isinstance(value, list) else [value, value]
-    whole = len(span) == 2 and all(isinstance(each, int) and not isinstance(each, bool) for each in span)
-    if not whole or not 1 <= span[0] <= span[1]:
-        return f"{name}={value}: must be a whole number from 1, or [fewest, most] for raymix.train"
-    return None
 
 
 def _between(run: TrainConfig) -> Iterator[str]:

@@ -15,11 +15,9 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from raymix.config.errors import ConfigError
+from raymix.config.errors import SIMILAR, ConfigError, simplified_name
 from raymix.config.migration import current_setting_names
 from raymix.config.schema import TrainConfig
-
-SIMILAR = 0.75  # smallest ratio of two names of which one is taken for the other, mistyped
 
 
 def package_data_folder(name: str) -> Path:
@@ -34,18 +32,6 @@ def raymix_home() -> str:
     return os.path.expanduser(os.environ.get("RAYMIX_HOME") or os.path.join("~", "raymix"))
 
 
-def did_you_mean(name: str, names: Sequence[str]) -> str:
-    """` (did you mean X?)` for a typing mistake; else ` (one of: ...)` where `names` are few; else ''."""
-    plain = {_simplified(each): each for each in reversed(names)}
-    wanted = _simplified(name)
-    close = difflib.get_close_matches(wanted, list(plain), n=1, cutoff=SIMILAR)
-    swapped = [each for each in plain if len(each) > 2 and sorted(each) == sorted(wanted)]  # of the same letters
-    begun = [each for each in plain if min(len(wanted), len(each)) >= 3 and each[: len(wanted)] == wanted[: len(each)]]
-    if close or swapped or len(begun) == 1:
-        return f" (did you mean {plain[(close or swapped or begun)[0]]}?)"
-    return f" (one of: {', '.join(sorted(names))})" if 0 < len(names) <= 12 else ""
-
-
 def did_you_mean_setting(name: str, names: Sequence[str]) -> str:
     """` (did you mean X?)` for a setting whose last component is like that of `name`; else ''.
 
@@ -54,8 +40,8 @@ def did_you_mean_setting(name: str, names: Sequence[str]) -> str:
     """
     if (renamed := current_setting_names(name)) != name and renamed in names:
         return f" (did you mean {renamed}?)"
-    section, _, leaf = _simplified(name).rpartition(".")
-    parts = [(each, *_simplified(each).rpartition(".")[::2]) for each in names]
+    section, _, leaf = simplified_name(name).rpartition(".")
+    parts = [(each, *simplified_name(each).rpartition(".")[::2]) for each in names]
     likeness = {each: (_ratio(leaf, own), _ratio(section, of)) for each, of, own in parts}
     best = max(likeness, key=lambda each: likeness[each], default="")  # the first of equals
     begun = [each for each, of, own in parts if len(leaf) >= 4 and own.startswith(leaf) and section in ("", of)]
@@ -68,12 +54,8 @@ def did_you_mean_setting(name: str, names: Sequence[str]) -> str:
 
 def _one_letter_more(leaf: str, section: str, name: str) -> bool:
     """Whether a short last component, in the right section, has one letter too many at its end (`mixture.kk`)."""
-    of, _, own = _simplified(name).rpartition(".")
+    of, _, own = simplified_name(name).rpartition(".")
     return bool(section) and section == of and leaf[:-1] == own
-
-
-def _simplified(name: str) -> str:
-    return name.lower().replace("-", "_").replace(" ", "_")
 
 
 def _ratio(one: str, other: str) -> float:

@@ -315,3 +315,16 @@ def shuffled_audio_permutation(scenes: SceneBatch, seed: int) -> np.ndarray:
     return draw_shuffled_audio_permutation(
         scenes.ids, [names[: scenes.panels_NS.shape[1]] for names in scenes.videos], seed
     )
+
+
+FEW_VIDEOS = 12  # videos: scores on scenes made of fewer say little about other videos
+
+
+def few_videos_warning(videos: int, scenes: int, split: str) -> str:
+    """The sentence about scenes that are made of few independent videos; empty where they are enough."""
+    if videos >= FEW_VIDEOS:
+        return ""
+    return (
+        f"note: {scenes} {split} scenes are made of {videos} videos: scores and intervals hold for these, and say little "
+        "about others"
+    )

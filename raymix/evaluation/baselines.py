@@ -14,9 +14,8 @@ from raymix.data.batches import HeatMaps, SceneBatch
 from raymix.data.layouts import LAYOUTS, SCORED_LAYOUTS
 from raymix.data.prepared import read_clips
 from raymix.data.scenes import compose_scenes, shuffled_audio_permutation
-from raymix.evaluation.candidates import CandidateCheckpoint
 from raymix.evaluation.scene_spec import SceneSpec
-from raymix.evaluation.validation import predict_heatmaps, predict_scenes
+from raymix.evaluation.validation import CandidateCheckpoint, predict_heatmaps, predict_scenes
 from raymix.methods import method_from_config
 from raymix.methods.base import Method
 from raymix.metrics.baseline_heatmaps import ClassNamedMaps, score_under_protocols

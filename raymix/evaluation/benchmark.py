@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from raymix.config import ConfigError, EvaluateConfig, TrainConfig, config_hash, did_you_mean
+from raymix.config import ConfigError, EvaluateConfig, TrainConfig, config_hash
 from raymix.data import prepared
 from raymix.data.batches import HeatMaps, SceneBatch
 from raymix.evaluation import per_scene_scores, predictions, sharded_scoring
@@ -26,49 +26,19 @@ from raymix.evaluation.baselines import (
     score_with_baselines,
     shuffled_audio,
 )
-from raymix.evaluation.candidates import CandidateCheckpoint, CheckpointSource
+from raymix.evaluation.candidates import CheckpointSource
 from raymix.evaluation.predictions import PredictionsFile, write_predictions
 from raymix.evaluation.scene_spec import SceneSpec, scene_spec_from_settings
 from raymix.evaluation.score_reports import checkpoint_record, merged, scene_set, system_reports
+from raymix.evaluation.validation import CandidateCheckpoint
 from raymix.metrics.baseline_heatmaps import baseline_heatmaps
 from raymix.metrics.ground_truth import SceneGroundTruth
 from raymix.metrics.protocols import EvaluationProtocol, get_protocol
-from raymix.metrics.scoring import ScoreTable, SystemScores, summarize_scores
+from raymix.metrics.scoring import SystemScores, summarize_scores
 from raymix.reporting.rendering import render_markdown
 from raymix.reporting.report import EvaluationReport
 from raymix.reporting.results_folder import PER_SCENE_FILE, TABLE_FILE, ResultsFolder, clear_results, write_results
 from raymix.runtime.storage import assert_writable, resolve_uri
-
-
-def score_prediction_tables(
-    found: PredictionsFile, truth: SceneGroundTruth, protocols: Sequence[EvaluationProtocol]
-) -> dict[str, dict[str, ScoreTable]]:
-    """The scores of each system in a file, which is never in memory as a whole; a scene without a row is scored too.
-
-    A table for each system and protocol. Where a protocol goes by class names, the maps that have them are held against
-    the sources of their classes; where it does not, as many as there are sources, the loudest ones if that is known.
-    """
-    shards = sharded_scoring.make_shards(found, truth, named_systems(found, truth, protocols))
-    scored = sharded_scoring.merge_tables(sharded_scoring.score_shards(shards, protocols))
-    return {system: scored[system] for system in found.systems}
-
-
-def named_systems(found: PredictionsFile, truth: SceneGroundTruth, protocols: Sequence[EvaluationProtocol]) -> set[str]:
-    """The systems whose maps a protocol may hold against sources of their classes: of scenes that have classes.
-
-    ValueError where a protocol would, and none of a system's names is one of theirs.
-    """
-    known = sorted({label for labels in truth.labels or () for label in labels if label})
-    by_name = [each.id for each in protocols if each.match == "labels"]
-    for system, names in found.classes.items():
-        if by_name and known and not names & set(known):
-            one = min(names, default="")
-            hint = did_you_mean(one, known) or f", the scenes have {', '.join(known[:6])} and others"
-            raise ValueError(
-                f"{found.uri}: protocol {by_name[0]} goes by class names, and no map_class of {system} is a class of "
-                f"these scenes: {one!r}{hint}"
-            )
-    return set(found.classes) if known else set()
 
 
 def prediction_rows(
@@ -106,7 +76,7 @@ def scorable_systems(
         raise ValueError(f"{found.uri}: system {taken[0]!r} is what a null system is called; give it another name")
     if refusals := list(filter(None, (each.declines(truth.panels_NS.shape[1]) for each in protocols))):
         raise ValueError(refusals[0])
-    return named_systems(found, truth, protocols)
+    return sharded_scoring.named_systems(found, truth, protocols)
 
 
 def _nulls(truth: SceneGroundTruth) -> list[str]:

@@ -9,11 +9,13 @@ from typing import Any
 
 from pyarrow import fs
 
-from raymix.config import ConfigError, EvaluateConfig, TrainConfig, did_you_mean
+from raymix.config import ConfigError, EvaluateConfig, TrainConfig, config_from_plain, did_you_mean
 from raymix.config.errors import NoUsableResult
-from raymix.evaluation.validation import load_method
+from raymix.evaluation.validation import CandidateCheckpoint
+from raymix.methods import method_from_config
 from raymix.methods.base import Method
 from raymix.runtime.storage import resolve_uri
+from raymix.tracking import checkpoint
 from raymix.tracking.checkpoint import CorruptCheckpointError
 from raymix.tracking.event_log import EventLog
 from raymix.tracking.study import StudyState
@@ -23,19 +25,13 @@ Echo = Callable[[str], Any]
 _PLACE = re.compile(r"(?P<study>.+)/checkpoints/trial-(?P<trial>\d+)[^/]*/epoch-(?P<epoch>\d+)/?$")
 
 
-@dataclass(frozen=True)
-class CandidateCheckpoint:
-    """A whole checkpoint to evaluate and where it comes from; of one outside a study, what only a study knows is None."""
-
-    name: str
-    uri: str
-    method: Method
-    run: TrainConfig
-    rank: int  # by the study's objective, 1 is the best
-    trial: int | None
-    epoch: int | None
-    params: dict[str, Any]
-    recorded: dict[str, float | None]  # what the search wrote down of this epoch
+def load_method(uri: str) -> tuple[Method, TrainConfig]:
+    """A trained method and its run from a checkpoint, which carries all it needs."""
+    whole = checkpoint.load_checkpoint_weights(uri)
+    run: TrainConfig = config_from_plain(whole.config)
+    method = method_from_config(run, pretrained=False)
+    method.load_state_dict(whole.weights)
+    return method, run
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from raymix.config import ConfigError, EvaluateConfig, TrainConfig, config_hash, did_you_mean
-from raymix.evaluation import benchmark, per_scene_scores, predictions
+from raymix.evaluation import per_scene_scores, predictions, sharded_scoring
 from raymix.evaluation.per_scene_scores import SystemSceneScores
 from raymix.evaluation.scene_spec import scene_spec_from_settings
 from raymix.metrics.bootstrap import BootstrapClusters, percentile_interval, resampled_means
@@ -161,7 +161,7 @@ def _scored(what: str, settings: EvaluateConfig, run: TrainConfig | None) -> dic
         protocol = get_protocol(settings.protocol or (run or TrainConfig()).evaluation.protocol)
         stage = scene_spec_from_settings(settings, run)
         truth = stage.truth()
-        scored = benchmark.score_prediction_tables(predictions.check_predictions(uri, truth), truth, [protocol])
+        scored = sharded_scoring.score_prediction_tables(predictions.check_predictions(uri, truth), truth, [protocol])
         of = stage.pairs.origin if stage.pairs else None
         found = [replace(SystemSceneScores.of(name, tables[protocol.id]), origin=of) for name, tables in scored.items()]
     names = list(dict.fromkeys(each.system for each in found))

@@ -24,16 +24,16 @@ from raymix.config.errors import NoUsableResult
 from raymix.data import prepared
 from raymix.data.batches import HeatMaps, SceneBatch
 from raymix.evaluation.baselines import Control, mean_training_heatmap, predict_control, shuffled_audio
-from raymix.evaluation.candidates import CandidateCheckpoint, CheckpointSource, choose_checkpoints
+from raymix.evaluation.candidates import CheckpointSource, choose_checkpoints
 from raymix.evaluation.scene_spec import SceneSpec, scene_spec_from_settings
-from raymix.evaluation.study_evaluation import scenes_as_pictures
-from raymix.evaluation.validation import EvaluationScenes
+from raymix.evaluation.validation import CandidateCheckpoint, EvaluationScenes
 from raymix.methods.mix_and_localize import MixAndLocalize
 from raymix.metrics.baseline_heatmaps import baseline_heatmaps
 from raymix.metrics.ground_truth import SceneGroundTruth
 from raymix.metrics.protocols import EvaluationProtocol, get_protocol
 from raymix.metrics.scoring import score_maps, summarize_scores
 from raymix.reporting import figures, paper_figures, paper_tables
+from raymix.reporting.figures import scenes_as_pictures
 from raymix.reporting.paper_tables import PAPER_TABLES, MeasuredScores, PaperTable, PaperTablePart
 from raymix.reporting.report import (
     SYSTEM_KIND,

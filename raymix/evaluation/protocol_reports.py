@@ -14,9 +14,10 @@ from raymix.config import ConfigError, EvaluateConfig, TrainConfig, config_hash
 from raymix.data import prepared
 from raymix.data.batches import SceneBatch
 from raymix.evaluation import benchmark, predictions
-from raymix.evaluation.candidates import CandidateCheckpoint, CheckpointSource
+from raymix.evaluation.candidates import CheckpointSource
 from raymix.evaluation.scene_spec import SceneSpec, scene_spec_from_settings
 from raymix.evaluation.score_reports import checkpoint_record, merged, scene_set, system_reports
+from raymix.evaluation.validation import CandidateCheckpoint
 from raymix.metrics.ground_truth import SceneGroundTruth
 from raymix.metrics.protocols import PROTOCOLS, EvaluationProtocol, get_protocol
 from raymix.metrics.scoring import SystemScores

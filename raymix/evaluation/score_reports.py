@@ -8,7 +8,7 @@ from typing import Any
 
 from raymix.data.pair_lists import PairList
 from raymix.evaluation import list_coverage
-from raymix.evaluation.candidates import CandidateCheckpoint
+from raymix.evaluation.validation import CandidateCheckpoint
 from raymix.metrics.ground_truth import SceneGroundTruth
 from raymix.metrics.scoring import SystemScores, baseline_mark
 from raymix.reporting.report import BASELINE_KIND, CONTROL_KIND, SYSTEM_KIND, SystemReport

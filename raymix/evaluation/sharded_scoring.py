@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from raymix.config import did_you_mean
 from raymix.evaluation.predictions import PredictionsFile, ScenePrediction
 from raymix.metrics.baseline_heatmaps import ClassNamedMaps, score_baselines, score_system
 from raymix.metrics.ground_truth import SceneGroundTruth
@@ -90,3 +91,34 @@ def merge_tables(parts: Iterable[TablesBySystem]) -> TablesBySystem:
             for protocol, table in tables.items():
                 found.setdefault(system, {}).setdefault(protocol, []).append(table)
     return {system: {name: ScoreTable.merge(each) for name, each in own.items()} for system, own in found.items()}
+
+
+def score_prediction_tables(
+    found: PredictionsFile, truth: SceneGroundTruth, protocols: Sequence[EvaluationProtocol]
+) -> dict[str, dict[str, ScoreTable]]:
+    """The scores of each system in a file, which is never in memory as a whole; a scene without a row is scored too.
+
+    A table for each system and protocol. Where a protocol goes by class names, the maps that have them are held against
+    the sources of their classes; where it does not, as many as there are sources, the loudest ones if that is known.
+    """
+    shards = make_shards(found, truth, named_systems(found, truth, protocols))
+    scored = merge_tables(score_shards(shards, protocols))
+    return {system: scored[system] for system in found.systems}
+
+
+def named_systems(found: PredictionsFile, truth: SceneGroundTruth, protocols: Sequence[EvaluationProtocol]) -> set[str]:
+    """The systems whose maps a protocol may hold against sources of their classes: of scenes that have classes.
+
+    ValueError where a protocol would, and none of a system's names is one of theirs.
+    """
+    known = sorted({label for labels in truth.labels or () for label in labels if label})
+    by_name = [each.id for each in protocols if each.match == "labels"]
+    for system, names in found.classes.items():
+        if by_name and known and not names & set(known):
+            one = min(names, default="")
+            hint = did_you_mean(one, known) or f", the scenes have {', '.join(known[:6])} and others"
+            raise ValueError(
+                f"{found.uri}: protocol {by_name[0]} goes by class names, and no map_class of {system} is a class of "
+                f"these scenes: {one!r}{hint}"
+            )
+    return set(found.classes) if known else set()

@@ -17,13 +17,13 @@ import torch
 
 from raymix.cli.setting_conflicts import SCENE_SETTINGS
 from raymix.config import ConfigError, EvaluateConfig, config_hash, config_to_plain
-from raymix.config.errors import value_error_as_config_error
-from raymix.config.validation import range_violation
+from raymix.config.errors import range_violation, value_error_as_config_error
 from raymix.data import prepared
 from raymix.data.audio import DECIBELS_PER_UNIT, log_mel_spectrogram
-from raymix.data.batches import HeatMaps, SceneBatch
+from raymix.data.batches import HeatMaps
 from raymix.data.layouts import LABEL_FREE, SCORED_LAYOUTS, metric_prefix
-from raymix.evaluation import per_scene_scores, predictions, validation
+from raymix.data.scenes import few_videos_warning
+from raymix.evaluation import per_scene_scores, predictions
 from raymix.evaluation.baselines import (
     mean_training_heatmaps,
     predict_with_controls,
@@ -33,14 +33,21 @@ from raymix.evaluation.baselines import (
     training_scenes_of_run,
     untrained_method,
 )
-from raymix.evaluation.candidates import CandidateCheckpoint, CheckpointSource, choose_checkpoints
+from raymix.evaluation.candidates import CheckpointSource, choose_checkpoints
 from raymix.evaluation.score_reports import checkpoint_record, merged, scene_set, system_reports
-from raymix.evaluation.validation import EvaluationScenes, chance_accuracy, predict_heatmaps, score_method
+from raymix.evaluation.validation import (
+    CandidateCheckpoint,
+    EvaluationScenes,
+    chance_accuracy,
+    predict_heatmaps,
+    score_method,
+)
 from raymix.metrics.functional import chance_sounding_accuracy, minmax_normalize, peak_panels, success_rate
 from raymix.metrics.ground_truth import SceneGroundTruth
 from raymix.metrics.protocols import EvaluationProtocol, get_protocol
-from raymix.metrics.scoring import SystemScores, score_maps
+from raymix.metrics.scoring import SystemScores
 from raymix.reporting import figures
+from raymix.reporting.figures import PANEL_NAMES, scenes_as_pictures
 from raymix.reporting.rendering import TOLERANCE, quoted_metric, render_markdown, render_terminal
 from raymix.reporting.report import HEADLINE_METRICS, EvaluationReport, SystemReport
 from raymix.reporting.results_folder import PER_SCENE_FILE, TABLE_FILE, ResultsFolder, clear_results, write_results
@@ -56,10 +63,6 @@ from raymix.tracking.significance import (
     study_significance,
 )
 from raymix.tracking.study import StudyState
-
-_CORNERS = ("top left", "top right", "bottom left", "bottom right")
-
-_PANELS = {"grid2x2": _CORNERS, "solo2x2": _CORNERS, "hconcat": ("left", "right")}  # by layout of scenes
 
 
 @dataclass(frozen=True)
@@ -315,7 +318,7 @@ def _captions(
     picture: figures.ScenePicture, truth: SceneGroundTruth, layout: str, scene: int, names: Sequence[str]
 ) -> tuple[str, ...]:
     """For each drawn map the sound that it belongs to: by the panel of its peak, or by the source whose region it fits."""
-    panels, places = truth.panels_NS[scene].tolist(), _PANELS.get(truth.layout, ())
+    panels, places = truth.panels_NS[scene].tolist(), PANEL_NAMES.get(truth.layout, ())
     peak_M = _peak_panels(picture, truth)
     captions = []
     for place, which in enumerate(picture.drawn):
@@ -340,40 +343,6 @@ def _captions(
         else:
             captions.append(name if len(panels) == 1 else f"{name}: belongs to no source")
     return tuple(captions)
-
-
-def scenes_as_pictures(
-    scenes: SceneBatch,
-    truth: SceneGroundTruth,
-    maps_NMHW: np.ndarray,
-    index: np.ndarray,
-    how: EvaluationProtocol,
-    classes: list[str] | None = None,
-) -> list[figures.ScenePicture]:
-    """The scenes of these indices as pictures, each map named by the source that it fits; `classes` name the maps."""
-    drawn = []
-    places = _PANELS.get(truth.layout, ())
-    chosen = truth.take(index)
-    table = score_maps(maps_NMHW[index], chosen, how, classes) if len(index) else None
-    for place, scene in enumerate(index):
-        known = bool(truth.has_truth_N[scene]) and truth.masks_NSYX is not None
-        told = known and table is not None and not np.isnan(table.iou_NS[place]).all()
-        panels = [int(panel) for panel in truth.panels_NS[scene]]
-        drawn.append(
-            figures.ScenePicture(
-                title=truth.ids[scene],
-                frame_YX3=scenes.frames_N3YX[scene].permute(1, 2, 0).cpu().numpy(),
-                maps_MHW=maps_NMHW[scene],
-                masks_SYX=truth.masks_NSYX[scene] if known and truth.masks_NSYX is not None else None,
-                sources=tuple(places[panel] if places else f"source {panel + 1}" for panel in panels),
-                map_S=tuple(table.map_NS[place].tolist()) if told and table else (),
-                iou_S=tuple(table.iou_NS[place].tolist()) if told and table else (),
-                panels=tuple(tuple(map(float, rect)) for rect in truth.rects_P4),  # type: ignore[misc]
-                sounding=tuple(panels),
-                halves_SYX=truth.halves_NSYX[scene] if known and truth.halves_NSYX is not None else None,
-            )
-        )
-    return drawn
 
 
 def study_title(verdict: EvaluatedCheckpoints, study: str) -> str:
@@ -528,9 +497,7 @@ def _reach(
     device = "cuda" if on_gpu else "cpu"
     again: dict[str, dict[str, float]] = {}
     grid = bench.scenes["grid2x2"]
-    if note := validation.few_videos_warning(
-        len({video for videos in grid.videos for video in videos}), len(grid), split
-    ):
+    if note := few_videos_warning(len({video for videos in grid.videos for video in videos}), len(grid), split):
         echo(note)
     echo(f"scoring {', '.join(each.name for each in group)} on the {split} split ({run.evaluation.protocol}):")
     with torch_threads(max(1, int(run.cluster.evaluator_cpus)) if split == "val" else None):

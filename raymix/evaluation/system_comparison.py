@@ -17,10 +17,9 @@ import torch
 from raymix.config import TrainConfig
 from raymix.data.layouts import LABEL_FREE, metric_prefix
 from raymix.evaluation.baselines import Control, predict_control, untrained_method
-from raymix.evaluation.candidates import CandidateCheckpoint
 from raymix.evaluation.score_reports import scene_set
 from raymix.evaluation.study_evaluation import chance_level, counted_metrics, scorable_layouts
-from raymix.evaluation.validation import EvaluationScenes
+from raymix.evaluation.validation import CandidateCheckpoint, EvaluationScenes
 from raymix.methods import METHODS
 from raymix.metrics.baseline_heatmaps import baseline_heatmaps
 from raymix.metrics.ground_truth import SceneGroundTruth

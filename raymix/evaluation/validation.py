@@ -12,34 +12,34 @@ from typing import Any
 import numpy as np
 import torch
 
-from raymix.config import TrainConfig, config_from_plain
+from raymix.config import TrainConfig
 from raymix.data import prepared
 from raymix.data.batches import HeatMaps, SceneBatch
 from raymix.data.layouts import LABEL_FREE, SCORED_LAYOUTS, metric_prefix
 from raymix.data.scenes import compose_scenes, shuffled_audio_permutation
-from raymix.methods import method_from_config
 from raymix.methods.base import Method
 from raymix.metrics.functional import chance_sounding_accuracy
 from raymix.metrics.ground_truth import SceneGroundTruth
 from raymix.metrics.protocols import get_protocol
 from raymix.metrics.scoring import ScoreTable, score_maps
-from raymix.tracking import checkpoint
 from raymix.tracking.significance import pack_outcomes, scene_outcome_record
 
-FEW_VIDEOS = 12  # videos: scores on scenes made of fewer say little about other videos
-
-
-def few_videos_warning(videos: int, scenes: int, split: str) -> str:
-    """The sentence about scenes that are made of few independent videos; empty where they are enough."""
-    if videos >= FEW_VIDEOS:
-        return ""
-    return (
-        f"note: {scenes} {split} scenes are made of {videos} videos: scores and intervals hold for these, and say little "
-        "about others"
-    )
-
-
 SCORING_BATCH_SIZE = 16  # scenes in one forward pass
+
+
+@dataclass(frozen=True)
+class CandidateCheckpoint:
+    """A whole checkpoint to evaluate and where it comes from; of one outside a study, what only a study knows is None."""
+
+    name: str
+    uri: str
+    method: Method
+    run: TrainConfig
+    rank: int  # by the study's objective, 1 is the best
+    trial: int | None
+    epoch: int | None
+    params: dict[str, Any]
+    recorded: dict[str, float | None]  # what the search wrote down of this epoch
 
 
 @dataclass(frozen=True)
@@ -172,12 +172,3 @@ def _listening(
     maps = predict_heatmaps(method, scenes, device)
     other = predict_heatmaps(method, scenes.with_audio(torch.from_numpy(bench.shuffled[layout])), device)
     return _Listening(layout, maps, *(score_maps(each, truth, how) for each in (maps, other)))
-
-
-def load_method(uri: str) -> tuple[Method, TrainConfig]:
-    """A trained method and its run from a checkpoint, which carries all it needs."""
-    whole = checkpoint.load_checkpoint_weights(uri)
-    run: TrainConfig = config_from_plain(whole.config)
-    method = method_from_config(run, pretrained=False)
-    method.load_state_dict(whole.weights)
-    return method, run

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from raymix.config import EncoderConfig, FnacConfig
 from raymix.data.batches import ClipBatch, MixtureBatch
-from raymix.methods.ez_vsl import EasyVisualSoundLocalization
+from raymix.methods.base import MultipleInstanceContrastive
 from raymix.methods.random_walk import cell_scores
 from raymix.runtime.distributed import all_gather_with_grad
 
@@ -56,7 +56,7 @@ def false_negative_terms(
         }
 
 
-class FalseNegativeAwareContrastive(EasyVisualSoundLocalization):
+class FalseNegativeAwareContrastive(MultipleInstanceContrastive):
     """Knobs default to the released scripts' (the code's own default is 3 epochs of warm-up). Published with a batch of 256.
 
     In the first `warm_up_epochs` epochs the loss is EZ-VSL's, after them the three terms count `term_weight` each: the loss

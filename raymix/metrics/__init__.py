@@ -1,6 +1,6 @@
 """Scores of heat maps against ground truth under named protocols, with bootstrap intervals.
 
-`functional` has IoU, cIoU success rate and AUC, `average_precision` pixel-wise AP, `protocols` the evaluation protocols
+`functional` has IoU, cIoU success rate, AUC and pixel-wise AP, `protocols` the evaluation protocols
 by id, `heatmaps` upsampling, normalization and thresholds, `scene_scores` the scores of single scenes (IoU, AP, CAP of
 Eq. 5, PIAP, sounding accuracy), `pooled_scores` scores of a whole set, `scoring` tables of them, `bootstrap` intervals.
 

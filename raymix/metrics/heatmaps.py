@@ -19,8 +19,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from raymix.metrics.average_precision import mean_precision_of_sorted, sort_keys, sorted_pixels
-from raymix.metrics.functional import cache_sized_slices, minmax_scale, resize_maps
+from raymix.metrics.functional import (
+    cache_sized_slices,
+    mean_precision_of_sorted,
+    minmax_scale,
+    resize_maps,
+    sort_keys,
+    sorted_pixels,
+)
 from raymix.metrics.protocols import EvaluationProtocol
 
 EmptyArrayFunction = Callable[[str, tuple[int, ...], type[np.generic]], np.ndarray]

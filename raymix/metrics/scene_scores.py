@@ -13,8 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from raymix.metrics.average_precision import pack_truth_bits
-from raymix.metrics.functional import assign_maps_to_sources, minmax_normalize, peak_panels, success_auc, success_rate
+from raymix.metrics.functional import (
+    assign_maps_to_sources,
+    minmax_normalize,
+    pack_truth_bits,
+    peak_panels,
+    success_auc,
+    success_rate,
+)
 from raymix.metrics.ground_truth import SceneGroundTruth
 from raymix.metrics.heatmaps import (
     BufferPool,

@@ -22,7 +22,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 
+from raymix.data.batches import SceneBatch
 from raymix.metrics.functional import minmax_normalize, resize_maps
+from raymix.metrics.ground_truth import SceneGroundTruth
+from raymix.metrics.protocols import EvaluationProtocol
+from raymix.metrics.scoring import score_maps
 
 SOURCE_COLOURS = ("#19d3f3", "#ff4fd8", "#b6f500", "#ff9f1c")  # seen on dark and light frames and on the heat map
 
@@ -35,6 +39,10 @@ _GOOD, _BAD = "#0b6e4f", "#b3261e"
 _MEAN = -1
 
 _HALO = 1.6  # extra width in points of the dark line under each outline
+
+_CORNERS = ("top left", "top right", "bottom left", "bottom right")
+
+PANEL_NAMES = {"grid2x2": _CORNERS, "solo2x2": _CORNERS, "hconcat": ("left", "right")}  # by layout of scenes
 
 
 @dataclass(frozen=True)
@@ -354,3 +362,37 @@ def figure_to_png(figure: Figure, dpi: float | Literal["figure"] = "figure") -> 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def scenes_as_pictures(
+    scenes: SceneBatch,
+    truth: SceneGroundTruth,
+    maps_NMHW: np.ndarray,
+    index: np.ndarray,
+    how: EvaluationProtocol,
+    classes: list[str] | None = None,
+) -> list[ScenePicture]:
+    """The scenes of these indices as pictures, each map named by the source that it fits; `classes` name the maps."""
+    drawn = []
+    places = PANEL_NAMES.get(truth.layout, ())
+    chosen = truth.take(index)
+    table = score_maps(maps_NMHW[index], chosen, how, classes) if len(index) else None
+    for place, scene in enumerate(index):
+        known = bool(truth.has_truth_N[scene]) and truth.masks_NSYX is not None
+        told = known and table is not None and not np.isnan(table.iou_NS[place]).all()
+        panels = [int(panel) for panel in truth.panels_NS[scene]]
+        drawn.append(
+            ScenePicture(
+                title=truth.ids[scene],
+                frame_YX3=scenes.frames_N3YX[scene].permute(1, 2, 0).cpu().numpy(),
+                maps_MHW=maps_NMHW[scene],
+                masks_SYX=truth.masks_NSYX[scene] if known and truth.masks_NSYX is not None else None,
+                sources=tuple(places[panel] if places else f"source {panel + 1}" for panel in panels),
+                map_S=tuple(table.map_NS[place].tolist()) if told and table else (),
+                iou_S=tuple(table.iou_NS[place].tolist()) if told and table else (),
+                panels=tuple(tuple(map(float, rect)) for rect in truth.rects_P4),  # type: ignore[misc]
+                sounding=tuple(panels),
+                halves_SYX=truth.halves_NSYX[scene] if known and truth.halves_NSYX is not None else None,
+            )
+        )
+    return drawn

@@ -18,7 +18,7 @@ from raymix.runtime import ray_cluster
 from raymix.runtime.cluster_capacity import slot_capacity
 from raymix.runtime.storage import resolve_uri
 from raymix.search.data_limits import describe_distribution
-from raymix.search.planning import StudyPlan, allows_repeated_points, unreachable_trials
+from raymix.search.study_plan import StudyPlan, allows_repeated_points, unreachable_trials
 from raymix.search.time_left import expected_survival
 from raymix.tracking.study import END_STATES, StudyState
 

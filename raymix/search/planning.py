@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from raymix.cli import commands, recipes
@@ -23,25 +23,11 @@ from raymix.data import prepared
 from raymix.data.preparation.pipeline import find_prepared
 from raymix.runtime.storage import assert_writable
 from raymix.search import data_limits, preflight
+from raymix.search.study_plan import StudyPlan, allows_repeated_points
 from raymix.tracking.event_log import EventLog
 from raymix.tracking.study import StudyState
 
 RECORDED_PACKAGES = ("raymix", "ray", "torch", "torchvision", "torchaudio", "optuna", "numpy", "pyarrow")
-
-
-@dataclass
-class StudyPlan:
-    """A study about to run: its config, space, folder, ledger, and what the ledger says."""
-
-    run: TrainConfig
-    space: Any  # SearchSpace, or None for a single run
-    uri: str
-    ledger: EventLog
-    study: StudyState
-    planned: int
-    uncut: str = ""  # hash of the space before the clips cut something from it
-    config: Any = None  # the settings before the space and the clips changed some; of a search alone
-    notes: list[str] = field(default_factory=list)  # sentences for the person, about space and clips
 
 
 def installed_versions() -> dict[str, str]:
@@ -96,33 +82,6 @@ def plan_study(run: TrainConfig, space: Any, space_hash: str | None, uncut: str 
 def reload_plan(before: StudyPlan) -> StudyPlan:
     """The same plan by what the ledger says now."""
     return plan_study(before.run, before.space, before.space.hash if before.space else "")
-
-
-def has_pending_trials(plan: StudyPlan) -> bool:
-    """Whether there are trials to run."""
-    if not plan.study.exists or plan.study.owed:
-        return True
-    return plan.planned - plan.study.expected > unreachable_trials(plan)
-
-
-def unreachable_trials(plan: StudyPlan) -> int:
-    """How many of the planned trials cannot exist, since a small space has too few points that no trial has had."""
-    if plan.space is None or allows_repeated_points(plan.run) or plan.space.points is None:
-        return 0
-    rows = plan.study.trials.values()
-    tried = {plan.space.key_of(row.params) for row in rows}
-    new = sum(plan.space.key_of(point) not in tried for point in plan.space.points)
-    return max(0, plan.planned - len(plan.study.trials) - new)
-
-
-def allows_repeated_points(run: TrainConfig) -> bool:
-    """Whether the trials of a run's search may have the same point."""
-    settings = getattr(run, "search", None)
-    if settings is None:
-        return False
-    from raymix.search.samplers import allows_duplicates
-
-    return allows_duplicates(settings)
 
 
 def total_trials(study: StudyState, run: TrainConfig) -> int:

@@ -14,7 +14,7 @@ from raymix.data.audio import window_frames
 from raymix.data.importers import demo_root
 from raymix.data.layouts import LABEL_FREE, SCORED_LAYOUTS, draw_scenes, draw_shuffled_audio_permutation, metric_prefix
 from raymix.data.mixing import can_group_clips
-from raymix.evaluation.validation import few_videos_warning
+from raymix.data.scenes import few_videos_warning
 from raymix.metrics.protocols import PROTOCOLS
 from raymix.runtime import ray_cluster
 from raymix.runtime.cluster_capacity import slot_capacity

@@ -20,8 +20,9 @@ from raymix.config import EvaluateConfig, TrainConfig, config_to_plain, errors
 from raymix.config.errors import EXIT_DONE, value_error_as_config_error
 from raymix.runtime import lease, ray_cluster
 from raymix.runtime.storage import resolve_uri
-from raymix.search import dry_run, planning, preflight
-from raymix.search.planning import StudyPlan, record_study_start, refresh_plan
+from raymix.search import dry_run, preflight, study_plan
+from raymix.search.planning import record_study_start, refresh_plan
+from raymix.search.study_plan import StudyPlan
 from raymix.tracking.study import StudyState
 
 MAX_LOST_SLOTS = 20  # that a trial survives
@@ -196,12 +197,12 @@ def build_tuner(plan: StudyPlan, study: StudyState, shared: Any, recorder: Any, 
     )
 
 
-def run_study(plan: planning.StudyPlan, began: float, live: bool | None = None) -> int:
+def run_study(plan: study_plan.StudyPlan, began: float, live: bool | None = None) -> int:
     """Prepare, search, tell, evaluate; shared by `raymix.train`. Interrupted, it names the command that resumes."""
     lost = threading.Event()
     try:
         with ray_cluster.handle_interrupts(interruption_message):
-            if not planning.has_pending_trials(plan):
+            if not study_plan.has_pending_trials(plan):
                 prepare_clips(plan.run)
                 return finish_study(plan, {})
             cut = functools.partial(abandon_study, lost)
@@ -210,7 +211,7 @@ def run_study(plan: planning.StudyPlan, began: float, live: bool | None = None) 
                 prepare_clips(plan.run)
                 plan = refresh_plan(plan)
                 overheads = {}
-                if planning.has_pending_trials(plan):
+                if study_plan.has_pending_trials(plan):
                     for line in dry_run.start_notes(plan):
                         print(line, flush=True)
                     overheads = search_on_cluster(plan, began, live, lost)
@@ -235,7 +236,7 @@ def join_cluster(run: TrainConfig) -> None:
 
 
 def search_on_cluster(
-    plan: planning.StudyPlan, began: float, live: bool | None, lost: threading.Event
+    plan: study_plan.StudyPlan, began: float, live: bool | None, lost: threading.Event
 ) -> dict[str, Any]:
     ray_cluster.start_or_join_ray(plan.run.cluster)
     try:
@@ -275,7 +276,7 @@ def command_line() -> str:
     return f"ray job submit {settings} --working-dir . -- {line}" if lease.submission_id() else line
 
 
-def finish_study(plan: planning.StudyPlan, overheads: dict[str, Any]) -> int:
+def finish_study(plan: study_plan.StudyPlan, overheads: dict[str, Any]) -> int:
     """The leaderboard, the overheads, the last word on the test split, and the names of what was written."""
     from raymix.reporting import leaderboard
 
@@ -298,12 +299,12 @@ def finish_study(plan: planning.StudyPlan, overheads: dict[str, Any]) -> int:
     if refusal := preflight.untestable_reason(plan.run) if plan.run.study.final else "":
         print(refusal)
     elif plan.run.study.final:
-        from raymix.evaluation.dispatch import run_evaluation
+        from raymix.evaluation.study_evaluation import final_evaluation
 
         wanted = EvaluateConfig(
             home=plan.run.home, study=plan.uri, top=plan.run.study.final, pictures=plan.run.evaluation.pictures
         )
-        run_evaluation(wanted)
+        final_evaluation(wanted, print)
     print(f"more: python -m raymix.leaderboard {name}   python -m raymix.evaluate study={name} top=3")
     return EXIT_DONE
 

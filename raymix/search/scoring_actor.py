@@ -10,7 +10,8 @@ import ray
 import torch
 
 from raymix.config import TrainConfig, config_from_plain
-from raymix.evaluation.validation import EvaluationScenes, load_method, score_method_with_outcomes
+from raymix.evaluation.candidates import load_method
+from raymix.evaluation.validation import EvaluationScenes, score_method_with_outcomes
 
 
 @ray.remote(max_restarts=-1, max_task_retries=-1, concurrency_groups={"health": 1})  # type: ignore[call-overload]

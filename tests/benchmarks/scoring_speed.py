@@ -23,8 +23,7 @@ from functools import partial
 
 import numpy as np
 
-from raymix.metrics.average_precision import pack_truth_bits, sorted_pixels
-from raymix.metrics.functional import minmax_normalize, resize_maps
+from raymix.metrics.functional import minmax_normalize, pack_truth_bits, resize_maps, sorted_pixels
 from raymix.metrics.ground_truth import SceneGroundTruth
 from raymix.metrics.protocols import PROTOCOLS, EvaluationProtocol
 from raymix.metrics.scoring import ScoreTable, score_maps, score_maps_under_protocols, summarize_scores

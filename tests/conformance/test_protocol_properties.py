@@ -13,8 +13,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import auc, average_precision_score
 
 from raymix.metrics import scoring
-from raymix.metrics.average_precision import average_precision
-from raymix.metrics.functional import assign_maps_to_sources, success_auc
+from raymix.metrics.functional import assign_maps_to_sources, average_precision, success_auc
 from raymix.metrics.ground_truth import SceneGroundTruth
 from raymix.metrics.protocols import PROTOCOLS, RAYMIX_1
 from raymix.metrics.scoring import ScoreTable, metric_columns, score_maps, score_maps_under_protocols, summarize_scores

@@ -22,8 +22,8 @@ from raymix.data.importers import music
 from raymix.data.preparation import pipeline
 from raymix.data.preparation.pipeline import prepare_dataset
 from raymix.data.scenes import compose_scenes
-from raymix.evaluation.candidates import CandidateCheckpoint
 from raymix.evaluation.paper import SceneSet, SystemEntry, SystemPredictions, count_single_source_scenes
+from raymix.evaluation.validation import CandidateCheckpoint
 from raymix.methods import METHODS
 from raymix.metrics.regions import box_mask
 from raymix.reporting.paper_tables import PAPER_TABLES

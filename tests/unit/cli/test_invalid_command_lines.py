@@ -29,7 +29,7 @@ from raymix.data import records
 from raymix.data.preparation import pipeline, writer
 from raymix.methods import METHODS
 from raymix.runtime import lease, ray_cluster
-from raymix.search import planning, runner
+from raymix.search import planning, runner, study_plan
 from tests.support.invalid_command_lines import CASES, HOME, OWN, SMALL, SPACES
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -194,7 +194,7 @@ def test_a_driven_study_is_refused_before_ray_starts(quiet: Path, capsys: pytest
 def test_what_another_driver_ended_meanwhile_is_not_run_again(
     quiet: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plans: list[planning.StudyPlan] = []
+    plans: list[study_plan.StudyPlan] = []
     plan = planning.plan_study
     monkeypatch.setattr(planning, "plan_study", lambda *given: plans.append(plan(*given)) or plans[-1])
 
@@ -237,7 +237,7 @@ def test_a_driver_that_was_cut_off_ends_with_everything_kept(
 
 
 def test_a_space_of_ones_own_is_searched(quiet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plans: list[planning.StudyPlan] = []
+    plans: list[study_plan.StudyPlan] = []
     monkeypatch.setattr("raymix.tune.run_study", lambda plan, began: plans.append(plan))
     assert call("tune", (*OWN, "search_spaces=good", "study.name=new"), quiet) == 0
     assert plans[0].space.names == ["method.temperature", "mixture.k"]
@@ -246,7 +246,7 @@ def test_a_space_of_ones_own_is_searched(quiet: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_is_searched_without_another_word(method: str, quiet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plans: list[planning.StudyPlan] = []
+    plans: list[study_plan.StudyPlan] = []
     monkeypatch.setattr("raymix.tune.run_study", lambda plan, began: plans.append(plan))
     assert call("tune", (f"method={method}",), quiet) == 0
     own = "demo" if method == "cycle" else method
@@ -260,7 +260,7 @@ def test_what_the_clips_cannot_carry_is_cut_before_ray_starts(
     quiet: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """20 training clips: of the batches of recipe=small one is left, and the same command finds its study again."""
-    plans: list[planning.StudyPlan] = []
+    plans: list[study_plan.StudyPlan] = []
     monkeypatch.setattr("raymix.tune.run_study", lambda plan, began: plans.append(plan))
     monkeypatch.setattr(recipes, "recipe_notes", [])
     words = ("dataset=folder", f"dataset.prepared={quiet}/clips/whole", "study.name=cut")

@@ -25,8 +25,9 @@ from raymix.config import (
     override_config,
     package_data_folder,
 )
+from raymix.config.errors import range_violation
 from raymix.config.migration import OLD_SETTINGS, current_setting_names
-from raymix.config.validation import config_problems, range_violation, validate_config
+from raymix.config.validation import config_problems, validate_config
 
 
 def run(**changes: object) -> TrainConfig:

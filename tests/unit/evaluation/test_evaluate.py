@@ -32,7 +32,7 @@ from raymix.config import (
 from raymix.config.errors import NoUsableResult
 from raymix.data.preparation import pipeline
 from raymix.data.preparation.pipeline import prepare_dataset
-from raymix.evaluation import study_evaluation, validation
+from raymix.evaluation import candidates, study_evaluation, validation
 from raymix.evaluation.candidates import CheckpointSource, choose_checkpoints
 from raymix.evaluation.dispatch import run_evaluation
 from raymix.evaluation.validation import EvaluationScenes, score_method, score_method_with_outcomes
@@ -167,7 +167,7 @@ def test_scores_are_those_of_the_method(
     tested: tuple[evaluate.Report, list[str]], home: Path, clips: DatasetConfig
 ) -> None:
     best = tested[0].scores["checkpoints"][0]
-    method, run = validation.load_method(best["uri"])
+    method, run = candidates.load_method(best["uri"])
     expected = score_method(method, EvaluationScenes.open(run, "test", 10), run)
     assert len(expected) > 6
     assert 0 <= expected.pop("test/same_peak") <= 1  # a sign of collapse for the search, not a score
@@ -195,7 +195,7 @@ def test_an_untrained_network_is_not_above_chance(
 
 
 def test_the_search_records_which_scenes_succeeded(tested: tuple[evaluate.Report, list[str]]) -> None:
-    method, run = validation.load_method(tested[0].scores["checkpoints"][0]["uri"])
+    method, run = candidates.load_method(tested[0].scores["checkpoints"][0]["uri"])
     bench = EvaluationScenes.open(run, "val", 12)
     metrics, outcomes = score_method_with_outcomes(method, bench, run)
     scenes = outcomes["scenes"]

@@ -163,7 +163,9 @@ def test_a_folder_that_cannot_be_written_is_known_before_scoring(
     file = noisy(truth_of(asked(home)), tmp_path / "a.parquet", 0.3, 1)
     (tmp_path / "taken").write_text("a file")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("raymix.evaluation.benchmark.score_prediction_tables", lambda *_: pytest.fail("scored first"))
+        patch.setattr(
+            "raymix.evaluation.sharded_scoring.score_prediction_tables", lambda *_: pytest.fail("scored first")
+        )
         assert call(home, f"compare={file},{file}", f"output={tmp_path}/taken") == 2
     told = capsys.readouterr().err.strip().splitlines()
     assert len(told) == 1 and f"{tmp_path}/taken: cannot be written" in told[0]

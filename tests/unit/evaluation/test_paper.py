@@ -17,10 +17,10 @@ from raymix.config import ConfigError, DatasetConfig, EvaluateConfig, Evaluation
 from raymix.data.batches import HeatMaps
 from raymix.evaluation import baselines, paper
 from raymix.evaluation.baselines import Control, untrained_method
-from raymix.evaluation.candidates import CandidateCheckpoint
 from raymix.evaluation.dispatch import run_evaluation
 from raymix.evaluation.paper import SystemEntry, SystemPredictions, maps_to_score, mean_source_iou
 from raymix.evaluation.scene_spec import SceneSpec
+from raymix.evaluation.validation import CandidateCheckpoint
 from raymix.methods import METHODS, method_from_config
 from raymix.metrics.ground_truth import SceneGroundTruth
 from raymix.reporting import paper_figures, paper_tables

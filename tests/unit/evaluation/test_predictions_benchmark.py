@@ -25,7 +25,7 @@ from raymix.data.audio import stft
 from raymix.data.preparation import writer
 from raymix.data.records import ClipRecord
 from raymix.data.scenes import compose_scenes
-from raymix.evaluation import benchmark, per_scene_scores, sharded_scoring
+from raymix.evaluation import per_scene_scores, sharded_scoring
 from raymix.evaluation.dispatch import run_evaluation
 from raymix.evaluation.predictions import check_predictions, open_predictions_writer
 from raymix.evaluation.scene_spec import scene_spec_from_settings
@@ -249,9 +249,9 @@ def test_scored_in_pieces_as_at_once(home: Path, tmp_path: Path, monkeypatch: py
     with open_predictions_writer(f"{tmp_path}/mine.parquet", truth.scenes_hash) as out:
         out.add("mine", [truth.ids[i] for i in order], maps[order], truth.canvas, presence_NM=maps[order, :, 0, 0])
     monkeypatch.setattr(sharded_scoring, "ROWS_PER_SHARD", 2)
-    found = benchmark.score_prediction_tables(check_predictions(f"{tmp_path}/mine.parquet", truth), truth, [RAYMIX_1])[
-        "mine"
-    ]["raymix-1"]
+    found = sharded_scoring.score_prediction_tables(
+        check_predictions(f"{tmp_path}/mine.parquet", truth), truth, [RAYMIX_1]
+    )["mine"]["raymix-1"]
     loudest = np.argsort(-maps[:, :, 0, 0].astype(float), axis=1)[:, :2]  # as many as sound
     whole = score_maps(np.take_along_axis(maps, loudest[:, :, None, None], axis=1), truth)
     assert found.ids == whole.ids

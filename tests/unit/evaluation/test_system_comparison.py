@@ -18,7 +18,7 @@ from raymix.config.errors import NoUsableResult
 from raymix.evaluation import system_comparison
 from raymix.methods import METHODS, method_from_config
 from raymix.runtime import ray_cluster
-from raymix.search import planning, runner
+from raymix.search import planning, runner, study_plan
 from raymix.search.space_file import shared_search_space
 from raymix.tracking import checkpoint
 from raymix.tracking.event_log import EventLog
@@ -39,7 +39,7 @@ def call(*words: str, home: Path) -> int:
     return stop.value.code
 
 
-def study_of(plan: planning.StudyPlan, score: float = 0.5) -> int:
+def study_of(plan: study_plan.StudyPlan, score: float = 0.5) -> int:
     """Instead of a search: a study whose trials hold untrained networks, the second one the better."""
     assert plan.space is not None
     planning.record_study_start(plan)
@@ -75,9 +75,9 @@ def home(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 @pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[planning.StudyPlan]:
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[study_plan.StudyPlan]:
     """The studies that would have been searched, in order; each is made small instead."""
-    plans: list[planning.StudyPlan] = []
+    plans: list[study_plan.StudyPlan] = []
     monkeypatch.setattr(runner, "run_study", lambda plan, began: plans.append(plan) or study_of(plan))
     return plans
 
@@ -113,7 +113,7 @@ def test_only_its_own_knobs_are_a_systems_own() -> None:
 
 def test_every_system_can_be_compared(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has its files, and all of them get the same budget, scenes and common ranges."""
-    plans: list[planning.StudyPlan] = []
+    plans: list[study_plan.StudyPlan] = []
     monkeypatch.setattr(compare, "show_plans", lambda found: plans.extend(found.values()) or 0)
     words = [word for word in WORDS if not word.startswith(("systems=", "seeds="))]
     assert call(*words, f"systems=[{','.join(METHODS)}]", "study.dry_run=true", home=home) == 0
@@ -135,7 +135,7 @@ def test_every_system_can_be_compared(home: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_common_space_of_ones_own(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "own/space").mkdir(parents=True)
     (home / "own/space/mine.yaml").write_text("mixture.crop: {float: [0.3, 1.0]}")
-    plans: list[planning.StudyPlan] = []
+    plans: list[study_plan.StudyPlan] = []
     monkeypatch.setattr(compare, "show_plans", lambda found: plans.extend(found.values()) or 0)
     words = ("study.dry_run=true", f"--config-dir={home}/own", "space=mine")
     assert call(*WORDS, *words, home=home) == 0
@@ -145,7 +145,7 @@ def test_a_common_space_of_ones_own(home: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_one_table_of_the_test_split(
-    home: Path, ran: list[planning.StudyPlan], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    home: Path, ran: list[study_plan.StudyPlan], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(*WORDS, home=home) == 0
     out = capsys.readouterr().out
@@ -213,7 +213,7 @@ def test_one_table_of_the_test_split(
     assert {**again, "written": ""} == {**found, "written": ""}
 
 
-def test_scores_are_those_of_evaluate(home: Path, ran: list[planning.StudyPlan]) -> None:
+def test_scores_are_those_of_evaluate(home: Path, ran: list[study_plan.StudyPlan]) -> None:
     from raymix.config import EvaluateConfig
     from raymix.evaluation.dispatch import run_evaluation
 
@@ -244,7 +244,7 @@ def test_scores_are_those_of_evaluate(home: Path, ran: list[planning.StudyPlan])
 def test_an_interruption_leaves_at_once(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plans: list[planning.StudyPlan] = []
+    plans: list[study_plan.StudyPlan] = []
     monkeypatch.setattr(runner, "run_study", lambda plan, began: plans.append(plan) or 143)
     assert call(*WORDS, home=home) == 143
     assert len(plans) == 1 and not (home / "comparisons").exists()
@@ -260,7 +260,7 @@ def test_an_interruption_leaves_at_once(
 
 
 def test_what_gave_nothing_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def half(plan: planning.StudyPlan, began: float) -> int:
+    def half(plan: study_plan.StudyPlan, began: float) -> int:
         if plan.run.study.seed == 0:
             code = study_of(plan)
             plan.ledger.append("exhausted", {"trials": 2, "points": 2})
@@ -278,7 +278,7 @@ def test_what_gave_nothing_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_studies_of_other_settings_are_refused(
-    home: Path, ran: list[planning.StudyPlan], capsys: pytest.CaptureFixture[str]
+    home: Path, ran: list[study_plan.StudyPlan], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for plan in _planned(home):
         study_of(plan)
@@ -294,8 +294,8 @@ def test_studies_of_other_settings_are_refused(
     assert not ran and not (home / "studies/side-cycle-1").exists()
 
 
-def _planned(home: Path) -> list[planning.StudyPlan]:
-    found: list[planning.StudyPlan] = []
+def _planned(home: Path) -> list[study_plan.StudyPlan]:
+    found: list[study_plan.StudyPlan] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare, "show_plans", lambda plans: found.extend(plans.values()) or 0)
         assert call(*WORDS, "study.dry_run=true", home=home) == 0

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from raymix.methods import build_method
-from raymix.methods.base import dropout_across_ranks
-from raymix.methods.ez_vsl import symmetric_contrastive_loss
+from raymix.methods.base import dropout_across_ranks, symmetric_contrastive_loss
 from raymix.methods.fnac import false_negative_terms, foreground_mean, similarity_softmax
 from raymix.methods.lvs import lvs_logits, region_mean
 from raymix.methods.slavc import agreement_loss, log_agreement

@@ -5,9 +5,9 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from raymix.metrics.average_precision import average_precision
 from raymix.metrics.functional import (
     assign_maps_to_sources,
+    average_precision,
     chance_sounding_accuracy,
     minmax_normalize,
     pairwise_iou,

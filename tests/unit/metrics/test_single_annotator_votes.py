@@ -12,11 +12,11 @@ import pytest
 from raymix.data.scenes import compose_scenes
 from raymix.evaluation import benchmark, sharded_scoring
 from raymix.evaluation.predictions import ScenePrediction
-from raymix.evaluation.study_evaluation import scenes_as_pictures
 from raymix.metrics.baseline_heatmaps import baseline_heatmaps
 from raymix.metrics.ground_truth import SceneGroundTruth
 from raymix.metrics.protocols import PROTOCOLS, RAYMIX_1, EvaluationProtocol
 from raymix.metrics.scoring import ScoreTable, score_maps, score_maps_under_protocols, summarize_scores
+from raymix.reporting.figures import scenes_as_pictures
 from tests.conformance.test_protocol_reference import CUT, area, minmax, one_map, pixels, scenes
 from tests.support.synthetic_clips import make_clips
 from tests.unit.evaluation.test_sharded_scoring import bits

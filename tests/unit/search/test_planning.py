@@ -10,7 +10,7 @@ import optuna
 import pytest
 
 from raymix.config import SearchConfig, TrainingConfig, TuneConfig, config_from_plain, config_to_plain
-from raymix.search import planning
+from raymix.search import planning, study_plan
 from raymix.search.planning import clamp_grace_period
 from raymix.search.space_file import parse_search_space
 from raymix.tracking.event_log import EventLog
@@ -36,7 +36,7 @@ def test_the_ledger_of_an_earlier_version_resumes(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(optuna.distributions.BaseDistribution, "__repr__", lambda self: "another version")
     run, space = earlier(tmp_path)
     plan = planning.plan_study(run, space, space.hash)
-    assert plan.study.owed == [1, 2] and plan.planned == 3 and planning.has_pending_trials(plan)
+    assert plan.study.owed == [1, 2] and plan.planned == 3 and study_plan.has_pending_trials(plan)
     assert plan.study.trials[1].params["optimizer.learning_rate"] == 0.002
 
 
@@ -47,18 +47,18 @@ def test_an_exhausted_space_has_no_trials_to_run(tmp_path: Path) -> None:
     run.study.name, run.study.n_trials = "small", 4
     space = parse_search_space(run.search_spaces, config_to_plain(run))
     plan = planning.plan_study(run, space, space.hash)
-    assert planning.has_pending_trials(plan) and planning.unreachable_trials(plan) == 2
+    assert study_plan.has_pending_trials(plan) and study_plan.unreachable_trials(plan) == 2
     study = planning.record_study_start(plan)
     for number in range(2):
         plan.ledger.append("trial_started", {"trial": number, "params": {"mixture.k": 2 + 2 * number}})
         plan.ledger.append("trial_ended", {"trial": number, "state": "completed"})
     plan.ledger.append("exhausted", {"trials": 2, "points": 2})
-    assert not planning.has_pending_trials(planning.reload_plan(plan)) and study.planned == 4
+    assert not study_plan.has_pending_trials(planning.reload_plan(plan)) and study.planned == 4
     run.study.extend = 3
-    assert not planning.has_pending_trials(planning.reload_plan(plan)) and planning.reload_plan(plan).planned == 2
+    assert not study_plan.has_pending_trials(planning.reload_plan(plan)) and planning.reload_plan(plan).planned == 2
     run.search.repeats = True
     more = planning.reload_plan(plan)
-    assert planning.has_pending_trials(more) and more.planned == 7
+    assert study_plan.has_pending_trials(more) and more.planned == 7
     assert planning.record_study_start(more).owed == [2, 3, 4, 5, 6]
 
     run.study.name, run.study.n_trials, run.study.extend, run.search.repeats = "exact", 2, 0, False
@@ -68,7 +68,7 @@ def test_an_exhausted_space_has_no_trials_to_run(tmp_path: Path) -> None:
         plan.ledger.append("trial_started", {"trial": number, "params": {"mixture.k": 2 + 2 * number}})
         plan.ledger.append("trial_ended", {"trial": number, "state": "completed"})
     run.study.extend = 3
-    assert not planning.has_pending_trials(planning.reload_plan(plan))
+    assert not study_plan.has_pending_trials(planning.reload_plan(plan))
 
 
 @pytest.mark.parametrize(

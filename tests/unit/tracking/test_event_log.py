@@ -146,8 +146,9 @@ def test_what_earlier_commands_left_is_compacted_too(tmp_path: Path) -> None:
 
 def test_a_search_compacts_at_its_start_and_at_its_end(tmp_path: Path) -> None:
     from raymix.config import TrainConfig
-    from raymix.search.planning import StudyPlan, record_study_start
+    from raymix.search.planning import record_study_start
     from raymix.search.runner import finalize_study
+    from raymix.search.study_plan import StudyPlan
 
     run = TrainConfig()
     run.study.name = "s"
