@@ -11,7 +11,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from matplotlib import colormaps
@@ -22,11 +22,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 
-from raymix.data.batches import SceneBatch
 from raymix.metrics.functional import minmax_normalize, resize_maps
 from raymix.metrics.ground_truth import SceneGroundTruth
 from raymix.metrics.protocols import EvaluationProtocol
 from raymix.metrics.scoring import score_maps
+
+if TYPE_CHECKING:
+    from raymix.data.batches import SceneBatch
 
 SOURCE_COLOURS = ("#19d3f3", "#ff4fd8", "#b6f500", "#ff9f1c")  # seen on dark and light frames and on the heat map
 

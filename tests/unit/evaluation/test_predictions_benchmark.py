@@ -156,7 +156,7 @@ def test_the_truth_alone_is_that_of_the_scenes(
     whole = SceneGroundTruth.of(stage.compose(stage.clips()))
     read, usable = set[str](), prepared.read_usable_rows
     monkeypatch.setattr(prepared, "read_usable_rows", lambda *a: read.update(a[2]) or usable(*a))
-    monkeypatch.setattr(prepared, "CHUNK", 5)
+    monkeypatch.setattr(prepared, "ROWS_PER_CHUNK", 5)
     alone = stage.truth()
     assert "regions" in read and not read & {"frames", "stft"} and alone.masks_NSYX is None
     for name in ("ids", "videos", "labels", "layout", "canvas", "scenes_hash", "preprocessing"):
