@@ -173,20 +173,20 @@ def finish_comparison(config: CompareConfig, plans: Mapping[SystemSeed, StudyPla
     """Score on test what was not scored yet, print the table, and write it."""
     first = next(iter(plans.values())).run
     try:
-        bench = EvaluationScenes.open(first, "test", first.evaluation.final_scenes)
+        evaluation_scenes = EvaluationScenes.open(first, "test", first.evaluation.final_scenes)
     except (ValueError, OSError) as error:
         told = " ".join(str(error).split())
         raise ConfigError(f"{first.dataset.prepared}, split test: no evaluation scenes: {told}") from error
-    entries = [comparison_entry(config, pair, plan, bench) for pair, plan in plans.items()]
-    if not any(each.contender for each in entries):
+    entries = [comparison_entry(config, pair, plan, evaluation_scenes) for pair, plan in plans.items()]
+    if not any(each.candidate for each in entries):
         raise NoUsableResult(
             f"{config.study.name}: no system has a usable trial; python -m raymix.leaderboard lists the studies"
         )
     report = system_comparison.comparison_report(
         config.study.name,
         entries,
-        system_comparison.null_baselines(bench, first),
-        bench,
+        system_comparison.null_baselines(evaluation_scenes, first),
+        evaluation_scenes,
         first,
         comparison_settings(config, plans),
     )
@@ -224,33 +224,38 @@ def comparison_settings(config: CompareConfig, plans: Mapping[SystemSeed, StudyP
 
 
 def comparison_entry(
-    config: CompareConfig, pair: SystemSeed, plan: StudyPlan, bench: EvaluationScenes
+    config: CompareConfig, pair: SystemSeed, plan: StudyPlan, evaluation_scenes: EvaluationScenes
 ) -> ComparisonEntry:
-    """The best whole checkpoint of a study with its test scores, taken from its ledger where they stand already."""
-    study = plan.ledger.read()
+    """The best whole checkpoint of a study with its test scores, taken from its event log where they stand already."""
+    study = plan.event_log.read()
     source = CheckpointSource(plan.uri, study, True)
     try:
         with value_error_as_config_error():
             (best,) = choose_checkpoints(EvaluateConfig(home=config.home, study=plan.uri), source, print)
     except NoUsableResult:
         return ComparisonEntry(*pair, plan.uri, study, None, {})
-    rows = stored_test_scores(study, best, plan.uri, bench)
+    rows = stored_test_scores(study, best, plan.uri, evaluation_scenes)
     if rows is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         print(f"scoring {pair[0]}, seed {pair[1]}: {best.name}, epoch {best.epoch}, on the test split", flush=True)
-        rows = system_comparison.measure_checkpoint(best, bench, device)
-        store_test_scores(config, plan.uri, best, bench, rows)
+        rows = system_comparison.measure_checkpoint(best, evaluation_scenes, device)
+        store_test_scores(config, plan.uri, best, evaluation_scenes, rows)
     return ComparisonEntry(*pair, plan.uri, study, best, rows)
 
 
-def _scenes(bench: EvaluationScenes) -> list[dict[str, str]]:
-    return [{layout: truth.scenes_hash for layout, truth in bench.truth.items()}]
+def _scenes(evaluation_scenes: EvaluationScenes) -> list[dict[str, str]]:
+    return [{layout: truth.scenes_hash for layout, truth in evaluation_scenes.truth.items()}]
 
 
-def stored_test_scores(study: Any, best: CandidateCheckpoint, uri: str, bench: EvaluationScenes) -> MetricRows | None:
+def stored_test_scores(
+    study: Any, best: CandidateCheckpoint, uri: str, evaluation_scenes: EvaluationScenes
+) -> MetricRows | None:
     """What an earlier sitting found for this checkpoint on these scenes."""
     for record in reversed(study.evaluations):
-        same = record.get("scenes") == _scenes(bench) and record.get("protocol") == best.run.evaluation.protocol
+        same = (
+            record.get("scenes") == _scenes(evaluation_scenes)
+            and record.get("protocol") == best.run.evaluation.protocol
+        )
         paths = [f"{uri}/{each['checkpoint']}" for each in record.get("checkpoints", [])]
         if same and paths == [best.uri] and record.get("rows"):
             rows: MetricRows = record["rows"]
@@ -259,18 +264,24 @@ def stored_test_scores(study: Any, best: CandidateCheckpoint, uri: str, bench: E
 
 
 def store_test_scores(
-    config: CompareConfig, uri: str, best: CandidateCheckpoint, bench: EvaluationScenes, rows: MetricRows
+    config: CompareConfig, uri: str, best: CandidateCheckpoint, evaluation_scenes: EvaluationScenes, rows: MetricRows
 ) -> None:
-    """The test scores go into the study's ledger, as those of `raymix.evaluate` do."""
+    """The test scores go into the study's event log, as those of `raymix.evaluate` do."""
     scored = {
         "checkpoint": best.uri.removeprefix(f"{uri}/"),
         "rank": best.rank,
         "trial": best.trial,
         "epoch": best.epoch,
-        "scores": system_comparison.checkpoint_scores(rows, bench.split),
+        "scores": system_comparison.checkpoint_scores(rows, evaluation_scenes.split),
     }
-    what = {"split": bench.split, "output": comparison_uri(config), "protocol": best.run.evaluation.protocol}
-    EventLog(uri).append("evaluated", {**what, "scenes": _scenes(bench), "checkpoints": [scored], "rows": rows})
+    what = {
+        "split": evaluation_scenes.split,
+        "output": comparison_uri(config),
+        "protocol": best.run.evaluation.protocol,
+    }
+    EventLog(uri).append(
+        "evaluated", {**what, "scenes": _scenes(evaluation_scenes), "checkpoints": [scored], "rows": rows}
+    )
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ def rename_layouts(value: Any) -> Any:
     everything else stays, so values that have today's ids come back equal.
 
     Args:
-        value: a ledger record, the config of a checkpoint, or the content of scores.json or comparison.json.
+        value: a event log record, the config of a checkpoint, or the content of scores.json or comparison.json.
     """
     if isinstance(value, dict):
         return {OLD_LAYOUTS.get(key, rename_layouts(key)): rename_layouts(each) for key, each in value.items()}
@@ -101,7 +101,7 @@ def rename_settings(value: Any, rule: bool = False) -> Any:
     and conditions. Everything else stays.
 
     Args:
-        value: a ledger record or the config of a checkpoint.
+        value: a event log record or the config of a checkpoint.
         rule: whether strings in `value` are expressions.
     """
     if isinstance(value, dict):
@@ -145,5 +145,5 @@ def _rename_space(sections: dict[str, Any]) -> dict[str, Any]:
 
 
 def current_names(value: Any) -> Any:
-    """Returns what version 0.1 wrote (a ledger record, the config of a checkpoint) with today's layouts and settings."""
+    """Returns what version 0.1 wrote (a event log record, the config of a checkpoint) with today's layouts and settings."""
     return rename_settings(rename_layouts(value))

@@ -199,14 +199,14 @@ def _folder_of_submission(settings: EvaluateConfig, stage: SceneSpec) -> str:
 def evaluate_checkpoints_on_scenes(
     settings: EvaluateConfig,
     source: CheckpointSource,
-    contenders: list[CandidateCheckpoint],
+    candidates: list[CandidateCheckpoint],
     echo: Callable[[str], Any] = print,
 ) -> ResultsFolder:
     """Score these checkpoints on the scenes that the settings name, and write the folder.
 
     What the settings leave open is as in the run of the first. Raises ValueError in one line, before anything is written.
     """
-    best, notes = contenders[0], list[str]()
+    best, notes = candidates[0], list[str]()
     stage = scene_spec_from_settings(settings, best.run)
     check_canvas_fits_encoder(stage)
     protocol = get_protocol(settings.protocol or best.run.evaluation.protocol)
@@ -214,11 +214,11 @@ def evaluate_checkpoints_on_scenes(
     assert_writable(folder)
     scenes = stage.compose(stage.clips())
     truth = SceneGroundTruth.of(scenes)
-    names = ", ".join(each.name for each in contenders)
+    names = ", ".join(each.name for each in candidates)
     echo(f"scoring {names} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({protocol.id}) ...")
-    predicted, by_protocol = score_checkpoints_on_scenes(contenders, stage, scenes, truth, [protocol], notes)
+    predicted, by_protocol = score_checkpoints_on_scenes(candidates, stage, scenes, truth, [protocol], notes)
     rows = by_protocol[protocol.id]
-    own = {each.name: predicted[each.name] for each in contenders}
+    own = {each.name: predicted[each.name] for each in candidates}
     report = scenes_report(
         source.study.name or best.uri,
         {"study": source.study.name or None},
@@ -226,7 +226,7 @@ def evaluate_checkpoints_on_scenes(
         stage,
         truth,
         controls=[name for name in predicted if name not in own],
-        checkpoints=[_record(each, rows, stage) for each in contenders],
+        checkpoints=[_record(each, rows, stage) for each in candidates],
         notes=notes,
     )
     there = _stored(folder, truth, own) if settings.store else ()
@@ -240,7 +240,7 @@ def check_canvas_fits_encoder(stage: SceneSpec) -> None:
 
 
 def score_checkpoints_on_scenes(
-    contenders: list[CandidateCheckpoint],
+    candidates: list[CandidateCheckpoint],
     stage: SceneSpec,
     scenes: SceneBatch,
     truth: SceneGroundTruth,
@@ -251,9 +251,9 @@ def score_checkpoints_on_scenes(
 
     The controls and baselines do not depend on the protocols, since marks depend on them; `notes` takes what could not be made.
     """
-    device, best = "cuda" if torch.cuda.is_available() else "cpu", contenders[0]
+    device, best = "cuda" if torch.cuda.is_available() else "cpu", candidates[0]
     shuffled_N = shuffled_audio(scenes, stage.seed, notes)
-    systems = predict_with_controls(contenders, scenes, device, shuffled_N)
+    systems = predict_with_controls(candidates, scenes, device, shuffled_N)
     mean_HW = mean_training_heatmap(best, stage, device, notes)
     return systems.maps, score_with_baselines(systems, truth, protocols, mean_HW, stage.seed)
 
@@ -266,7 +266,7 @@ def _record(of: CandidateCheckpoint, rows: list[SystemScores], stage: SceneSpec)
 
 
 def _stored(folder: str, truth: SceneGroundTruth, predicted: dict[str, HeatMaps]) -> tuple[str, ...]:
-    """Write what the contenders predict; the name of the file."""
+    """Write what the candidates predict; the name of the file."""
     clear_results(folder)
     name = f"predictions-{truth.layout}.parquet"
     write_predictions(f"{folder.rstrip('/')}/{name}", truth, predicted)

@@ -1,4 +1,4 @@
-"""Which checkpoints an evaluation scores: a study's best ones, or a lone one, with what the study's ledger knows of them."""
+"""Which checkpoints an evaluation scores: a study's best ones, or a lone one, with what the study's event log knows of them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class CheckpointSource:
 
     uri: str
     study: StudyState
-    named: bool  # by the person: its ledger may be written to
+    named: bool  # by the person: its event log may be written to
 
     @staticmethod
     def find(settings: EvaluateConfig) -> CheckpointSource:
@@ -77,7 +77,7 @@ def choose_checkpoints(settings: EvaluateConfig, source: CheckpointSource, echo:
         uri = settings.checkpoint.rstrip("/")
         if source.named and "://" not in uri and not uri.startswith(("/", "~")):
             uri = f"{source.uri}/{uri}"
-        return [_contender(uri, source, 1)]
+        return [_candidate(uri, source, 1)]
     name, ranked = source.study.name, source.study.ranked()
     with_checkpoint = [row for row in ranked if row.best_checkpoint]
     if not with_checkpoint:
@@ -89,7 +89,7 @@ def choose_checkpoints(settings: EvaluateConfig, source: CheckpointSource, echo:
     for row in with_checkpoint:
         if len(found) < settings.top:
             try:
-                found.append(_contender(f"{source.uri}/{row.best_checkpoint}", source, ranked.index(row) + 1))
+                found.append(_candidate(f"{source.uri}/{row.best_checkpoint}", source, ranked.index(row) + 1))
             except CorruptCheckpointError as error:
                 torn.append(str(error))
                 echo(f"trial {row.number} (rank {ranked.index(row) + 1}) is passed over: {error}")
@@ -101,8 +101,8 @@ def choose_checkpoints(settings: EvaluateConfig, source: CheckpointSource, echo:
     return found
 
 
-def _contender(uri: str, source: CheckpointSource, rank: int) -> CandidateCheckpoint:
-    """A checkpoint with what the ledger knows of it; raises Torn where it is not whole."""
+def _candidate(uri: str, source: CheckpointSource, rank: int) -> CandidateCheckpoint:
+    """A checkpoint with what the event log knows of it; raises Torn where it is not whole."""
     method, run = load_method(uri)
     place = _PLACE.match(uri)
     if place is None:

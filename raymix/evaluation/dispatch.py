@@ -48,8 +48,8 @@ def evaluate_on_named_scenes(settings: EvaluateConfig, echo: Echo = print) -> Re
     """Score checkpoints on the scenes of `layout=` or `pair_list=`."""
     _something(settings)
     with value_error_as_config_error():
-        source, contenders = _candidates(settings, echo)
-        report = benchmark.evaluate_checkpoints_on_scenes(settings, source, contenders, echo)
+        source, candidates = _candidates(settings, echo)
+        report = benchmark.evaluate_checkpoints_on_scenes(settings, source, candidates, echo)
     if source.named and settings.split == "test":
         _remember(source, report)
     return report
@@ -68,8 +68,8 @@ def evaluate_under_protocols(settings: EvaluateConfig, asked: list[str], echo: E
                 settings, config_from_plain(of.study.config) if of else None, echo
             )
         _something(settings)
-        source, contenders = _candidates(settings, echo)
-        report = protocol_reports.report_checkpoints(settings, source, contenders, echo)
+        source, candidates = _candidates(settings, echo)
+        report = protocol_reports.report_checkpoints(settings, source, candidates, echo)
     if source.named and settings.split == "test":
         _remember(source, report)
     return report

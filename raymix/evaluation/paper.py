@@ -53,7 +53,7 @@ class SystemEntry:
 
     system: str
     study: str
-    contender: CandidateCheckpoint
+    candidate: CandidateCheckpoint
 
 
 @dataclass(frozen=True)
@@ -71,20 +71,20 @@ class SceneSet:
 class SystemPredictions:
     """All systems on the scenes of one dataset's split."""
 
-    shown: list[SystemEntry]
+    entries: list[SystemEntry]
     split: str
     device: str
-    acts: dict[tuple[str, str, bool], SceneSet | str] = field(default_factory=dict)
-    said: dict[tuple[str, str, Control], HeatMaps] = field(default_factory=dict)
+    scene_sets: dict[tuple[str, str, bool], SceneSet | str] = field(default_factory=dict)
+    heatmaps: dict[tuple[str, str, Control], HeatMaps] = field(default_factory=dict)
     means: dict[tuple[str, str], np.ndarray | None] = field(default_factory=dict)
 
     @property
     def dataset(self) -> str:
-        return self.shown[0].contender.run.dataset.name
+        return self.entries[0].candidate.run.dataset.name
 
     @property
     def seed(self) -> int:
-        return self.shown[0].contender.run.evaluation.seed
+        return self.entries[0].candidate.run.evaluation.seed
 
     def of(self, layout: str, subset: str = "", fewer: bool = False) -> SceneSet | str:
         """The scenes of a layout, of a subset of the dataset; where there are none, the sentence that says why.
@@ -92,36 +92,38 @@ class SystemPredictions:
         With `fewer` natural scenes are also clips in which fewer things sound. ValueError where the run's own clips
         cannot be read.
         """
-        run = self.shown[0].contender.run
+        run = self.entries[0].candidate.run
         prepared = _prepared(run, subset)
         if not prepared:
             how = f"python -m raymix.prepare dataset={run.dataset.name} dataset.subset={subset}"
             return f"no clips of dataset.subset={subset} are prepared beside {run.dataset.prepared}: {how}"
         key = (layout, prepared, fewer)
-        if key not in self.acts:
+        if key not in self.scene_sets:
             few = run.evaluation.final_scenes
             stage = scene_spec_from_settings(
                 EvaluateConfig(split=self.split, layout=layout, scenes=few, prepared=prepared), run
             )
-            self.acts[key] = _act(stage, fewer)
-        return self.acts[key]
+            self.scene_sets[key] = _make_scene_set(stage, fewer)
+        return self.scene_sets[key]
 
-    def maps(self, shown: SystemEntry, act: SceneSet, control: Control = Control.NONE) -> HeatMaps:
+    def maps(self, shown: SystemEntry, scene_set: SceneSet, control: Control = Control.NONE) -> HeatMaps:
         """The predictions of a system on scenes, or those of one of its control runs; each is made once."""
-        key = (shown.contender.uri, act.scenes.hash, control)
-        if key not in self.said:
-            self.said[key] = predict_control(shown.contender, control, act.scenes, self.device, act.other_N)
-        return self.said[key]
+        key = (shown.candidate.uri, scene_set.scenes.hash, control)
+        if key not in self.heatmaps:
+            self.heatmaps[key] = predict_control(
+                shown.candidate, control, scene_set.scenes, self.device, scene_set.other_N
+            )
+        return self.heatmaps[key]
 
-    def mean(self, shown: SystemEntry, act: SceneSet) -> np.ndarray | None:
+    def mean(self, shown: SystemEntry, scene_set: SceneSet) -> np.ndarray | None:
         """The mean map of a system on training scenes of this kind, (H, W); None where there are none, and a note says so."""
-        key = (shown.contender.uri, act.scenes.hash)
+        key = (shown.candidate.uri, scene_set.scenes.hash)
         if key not in self.means:
-            self.means[key] = mean_training_heatmap(shown.contender, act.stage, self.device, act.notes)
+            self.means[key] = mean_training_heatmap(shown.candidate, scene_set.stage, self.device, scene_set.notes)
         return self.means[key]
 
 
-def _act(stage: SceneSpec, fewer: bool) -> SceneSet | str:
+def _make_scene_set(stage: SceneSpec, fewer: bool) -> SceneSet | str:
     """The scenes of a stage, or why there are none; its clips have to be there."""
     clips = stage.clips()
     try:
@@ -173,18 +175,20 @@ class ScoredMaps:
     starred: bool  # the best pairing of maps with sources is taken
 
 
-def maps_to_score(said: HeatMaps, truth: SceneGroundTruth, protocol: str) -> ScoredMaps:
+def maps_to_score(heatmaps: HeatMaps, truth: SceneGroundTruth, protocol: str) -> ScoredMaps:
     """One map serves every source; maps with names go by them; of anonymous ones the best pairing is taken (4.4)."""
-    sources, alone = truth.panels_NS.shape[1], said.maps_NMHW.shape[1] == 1
-    by_name = sources > 1 and not alone and said.classes is not None and any(map(any, truth.labels or ()))
+    sources, alone = truth.panels_NS.shape[1], heatmaps.maps_NMHW.shape[1] == 1
+    by_name = sources > 1 and not alone and heatmaps.classes is not None and any(map(any, truth.labels or ()))
     if by_name:
         return ScoredMaps(
-            said.maps_NMHW.numpy(), get_protocol(f"{protocol}-named"), said.classes, alone=False, starred=False
+            heatmaps.maps_NMHW.numpy(), get_protocol(f"{protocol}-named"), heatmaps.classes, alone=False, starred=False
         )
-    maps_NMHW = said.top_k_maps(sources).numpy()
+    maps_NMHW = heatmaps.top_k_maps(sources).numpy()
     if alone:
         maps_NMHW = np.repeat(maps_NMHW, sources, axis=1)
-    return ScoredMaps(maps_NMHW, get_protocol(protocol), None, alone, starred=not alone and said.loudness_NM is None)
+    return ScoredMaps(
+        maps_NMHW, get_protocol(protocol), None, alone, starred=not alone and heatmaps.loudness_NM is None
+    )
 
 
 OWN_METHOD = "cycle"  # the paper's own method
@@ -206,57 +210,66 @@ PAPER_FIGURES = {  # layout, whether it is of the ablations, the first of its sc
 FIGURE_PROTOCOLS = ("mixloc-multi", "mixloc-single")  # of several sources, of one: those of the tables
 
 
-def draw_paper_figure(number: int, hall: SystemPredictions) -> tuple[Any, dict[str, Any]] | str:
+def draw_paper_figure(number: int, predictions: SystemPredictions) -> tuple[Any, dict[str, Any]] | str:
     """A figure and what it is of; or the sentence that says why there is none."""
     layout, ablations, first, failures = PAPER_FIGURES[number]
-    once = {each.system: each for each in reversed(hall.shown)}  # of several seeds the first
+    once = {each.system: each for each in reversed(predictions.entries)}  # of several seeds the first
     shown = [
-        once[s] for s in dict.fromkeys(e.system for e in hall.shown) if s == OWN_METHOD or (s in ABLATIONS) == ablations
+        once[s]
+        for s in dict.fromkeys(e.system for e in predictions.entries)
+        if s == OWN_METHOD or (s in ABLATIONS) == ablations
     ]
     if not shown:
         return f"none of these systems ({', '.join(once)})"
-    if isinstance(act := hall.of(layout), str):
-        return act
-    heading = f"Figure {number}: {hall.dataset}, {hall.split} split, {layout}"
-    about = {"figure": number, "dataset": hall.dataset, **act.truth.facts(), "systems": [each.study for each in shown]}
+    if isinstance(scene_set := predictions.of(layout), str):
+        return scene_set
+    heading = f"Figure {number}: {predictions.dataset}, {predictions.split} split, {layout}"
+    about = {
+        "figure": number,
+        "dataset": predictions.dataset,
+        **scene_set.truth.facts(),
+        "systems": [each.study for each in shown],
+    }
     if number == 6:
-        return _paths(shown, act, f"{heading}, {_scenes(act)}", hall.device, about)
+        return _paths(shown, scene_set, f"{heading}, {_scenes(scene_set)}", predictions.device, about)
     own = {
-        each.system: maps_to_score(hall.maps(each, act), act.truth, FIGURE_PROTOCOLS[layout == "single"])
+        each.system: maps_to_score(
+            predictions.maps(each, scene_set), scene_set.truth, FIGURE_PROTOCOLS[layout == "single"]
+        )
         for each in shown
     }
     judge = OWN_METHOD if OWN_METHOD in own else shown[-1].system
-    index = _index(act.truth, own[judge], first, failures)
+    index = _index(scene_set.truth, own[judge], first, failures)
     if not len(index):
-        return f"the {hall.split} split has too few {layout} scenes"
-    columns = {system: _pictures(act, each, index) for system, each in own.items()}
+        return f"the {predictions.split} split has too few {layout} scenes"
+    columns = {system: _pictures(scene_set, each, index) for system, each in own.items()}
     rows = [{system: column[place] for system, column in columns.items()} for place in range(len(index))]
     ids = {each.protocol.id: None for each in own.values()}
     heading += f", {' and '.join(ids)} (by class names)" if len(ids) > 1 else f", {next(iter(ids))}"
-    heading += f", {_scenes(act)}"
+    heading += f", {_scenes(scene_set)}"
     if failures:
         heading += f"; the last {'is' if failures == 1 else f'{failures} are'} the worst of {judge}"
     return paper_figures.draw_system_rows(rows, heading), about | {
         "protocols": list(ids),
-        "drawn": [act.truth.ids[at] for at in index],
+        "drawn": [scene_set.truth.ids[at] for at in index],
     }
 
 
-def _scenes(act: SceneSet) -> str:
-    return f"scenes {act.truth.scenes_hash}{describe_preprocessing(act.truth.preprocessing)}"
+def _scenes(scene_set: SceneSet) -> str:
+    return f"scenes {scene_set.truth.scenes_hash}{describe_preprocessing(scene_set.truth.preprocessing)}"
 
 
-def _pictures(act: SceneSet, own: ScoredMaps, index: np.ndarray) -> list[figures.ScenePicture]:
+def _pictures(scene_set: SceneSet, own: ScoredMaps, index: np.ndarray) -> list[figures.ScenePicture]:
     """The maps that were held against the sources: of one map that one, of maps with names those of the sources' names."""
-    found = scenes_as_pictures(act.scenes, act.truth, own.maps_NMHW, index, own.protocol, own.classes)
+    found = scenes_as_pictures(scene_set.scenes, scene_set.truth, own.maps_NMHW, index, own.protocol, own.classes)
     if own.alone:
         return [
             replace(each, maps_MHW=each.maps_MHW[:1], map_S=tuple(min(which, 0) for which in each.map_S))
             for each in found
         ]
-    if own.classes is None or act.truth.labels is None:
+    if own.classes is None or scene_set.truth.labels is None:
         return found
-    return [_of_names(each, own.classes, act.truth.labels[at]) for each, at in zip(found, index, strict=True)]
+    return [_of_names(each, own.classes, scene_set.truth.labels[at]) for each, at in zip(found, index, strict=True)]
 
 
 def _of_names(picture: figures.ScenePicture, classes: Sequence[str], names: Sequence[str]) -> figures.ScenePicture:
@@ -287,16 +300,16 @@ def mean_source_iou(iou_NS: np.ndarray) -> np.ndarray:
 
 
 def _paths(
-    shown: list[SystemEntry], act: SceneSet, heading: str, device: str, about: dict[str, Any]
+    shown: list[SystemEntry], scene_set: SceneSet, heading: str, device: str, about: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]] | str:
     """Walks between the nodes of a mixture and its panels, of the model of the paper with as many nodes."""
-    ours = [each for each in shown if isinstance(each.contender.method, MixAndLocalize)]
+    ours = [each for each in shown if isinstance(each.candidate.method, MixAndLocalize)]
     if not ours:
         return "the paths are those of cycle, which is not here"
-    method, panels = ours[0].contender.method, len(act.scenes.rects_P4)
+    method, panels = ours[0].candidate.method, len(scene_set.scenes.rects_P4)
     if not isinstance(method, MixAndLocalize) or method.k != panels:
         return f"{ours[0].study} has {method.k} nodes, these scenes have {panels} panels"
-    few = next(act.scenes.batches(ROWS_PER_FIGURE)).to(device)
+    few = next(scene_set.scenes.batches(ROWS_PER_FIGURE)).to(device)
     rects = few.rects_P4.tolist()
     frames_BK3YX = torch.stack([few.frames_N3YX[..., y0:y1, x0:x1] for x0, y0, x1, y1 in rects], dim=1)
     steps = method.to(device).transitions(frames_BK3YX.float() / 255, few.mixture_NTF)
@@ -321,12 +334,12 @@ def make_paper_exhibits(settings: EvaluateConfig, echo: Echo = print) -> Results
     ):
         if odd := [number for number in wanted if number not in known]:
             raise ConfigError(f"{word}=[{odd[0]}]: must be of {', '.join(map(str, known))}")
-    halls, folder = collect_systems(settings, echo)
+    datasets, folder = collect_systems(settings, echo)
     assert_writable(folder)
     files: dict[str, bytes] = {}
     details: dict[str, list[dict[str, Any]]] = {"tables": [], "numbers": [], "figures": []}
     for number in dict.fromkeys(settings.tables):
-        found, about = fill_paper_table(number, halls)
+        found, about = fill_paper_table(number, datasets)
         details["tables"].append(about)
         details["numbers"] += found
         text = paper_tables.paper_table(details, number)
@@ -338,15 +351,15 @@ def make_paper_exhibits(settings: EvaluateConfig, echo: Echo = print) -> Results
             f"table-{number}.csv": comma_separated(paper_tables.RECORD_FIELDS, found).encode(),
         }
     for number in dict.fromkeys(settings.figures):
-        for hall in halls:
-            name = f"figure-{number}" + (f"-{hall.dataset}" if len(halls) > 1 else "")
-            if isinstance(made := draw_paper_figure(number, hall), str):
+        for predictions in datasets:
+            name = f"figure-{number}" + (f"-{predictions.dataset}" if len(datasets) > 1 else "")
+            if isinstance(made := draw_paper_figure(number, predictions), str):
                 echo(f"{name.replace('-', ' ', 1)}: {made}")
                 continue
             plate, of = made
             files |= {f"{name}.png": figures.figure_to_png(plate), f"{name}.pdf": figures.figure_to_pdf(plate)}
             details["figures"].append(of)
-    shown = [each for hall in halls for each in hall.shown]
+    shown = [each for predictions in datasets for each in predictions.entries]
     report = EvaluationReport(
         kind="paper",
         title="tables and figures of the paper",
@@ -357,7 +370,7 @@ def make_paper_exhibits(settings: EvaluateConfig, echo: Echo = print) -> Results
             )
         ),
         source={"comparison": settings.comparison or None, "study": settings.study or None},
-        systems=[SystemReport(each.system, SYSTEM_KIND, [], each.contender.uri) for each in shown],
+        systems=[SystemReport(each.system, SYSTEM_KIND, [], each.candidate.uri) for each in shown],
         checkpoints=[_record(each) for each in shown],
         details=details,
     )
@@ -367,13 +380,13 @@ def make_paper_exhibits(settings: EvaluateConfig, echo: Echo = print) -> Results
 
 
 def _record(shown: SystemEntry) -> dict[str, Any]:
-    best = shown.contender
+    best = shown.candidate
     about = {"system": shown.system, "study": shown.study, "dataset": best.run.dataset.name}
     return about | {"uri": best.uri, "parameters": best.params}
 
 
 def collect_systems(settings: EvaluateConfig, echo: Echo) -> tuple[list[SystemPredictions], str]:
-    """The systems of `comparison=` or `study=` in a hall for each dataset, and the folder for what is made of them."""
+    """The systems of `comparison=` or `study=` in a predictions for each dataset, and the folder for what is made of them."""
     home = settings.home.rstrip("/")
     if bool(settings.comparison) == bool(settings.study):
         raise ConfigError("tables= and figures= need comparison=NAME (of raymix.compare), or study=NAME")
@@ -387,23 +400,23 @@ def collect_systems(settings: EvaluateConfig, echo: Echo) -> tuple[list[SystemPr
         return [SystemPredictions(found, settings.split, device)], settings.output or f"{source.uri}/evaluation/paper"
     listed = settings.comparison.strip().removeprefix("[").removesuffix("]")
     names = list(dict.fromkeys(each.strip() for each in listed.split(",") if each.strip()))
-    halls: dict[str, tuple[str, SystemPredictions]] = {}  # by dataset, with the first comparison that is of it
+    datasets: dict[str, tuple[str, SystemPredictions]] = {}  # by dataset, with the first comparison that is of it
     for name in names:
         shown = _of_comparison(settings, name, echo)
-        first, hall = halls.setdefault(
-            shown[0].contender.run.dataset.name, (name, SystemPredictions([], settings.split, device))
+        first, predictions = datasets.setdefault(
+            shown[0].candidate.run.dataset.name, (name, SystemPredictions([], settings.split, device))
         )
-        keys = [repr(EvaluationScenes.key(each.contender.run)) for each in (*hall.shown[:1], shown[0])]
+        keys = [repr(EvaluationScenes.key(each.candidate.run)) for each in (*predictions.entries[:1], shown[0])]
         if len(set(keys)) > 1:
             raise ConfigError(
                 f"comparison={settings.comparison}: {first} and {name} are of one dataset, on different scenes: "
                 f"{'; '.join(sorted(keys))}"
             )
-        known = {each.contender.uri for each in hall.shown}
-        hall.shown.extend(each for each in shown if each.contender.uri not in known)
+        known = {each.candidate.uri for each in predictions.entries}
+        predictions.entries.extend(each for each in shown if each.candidate.uri not in known)
     short = "-and-".join(name.rstrip("/").rpartition("/")[2] for name in names)
     where = f"{_place(settings, names[0])}/paper" if len(names) == 1 else f"{home}/evaluations/paper-{short}"
-    return [hall for _, hall in halls.values()], settings.output or where
+    return [predictions for _, predictions in datasets.values()], settings.output or where
 
 
 def _place(settings: EvaluateConfig, comparison: str) -> str:
@@ -425,39 +438,39 @@ def _of_comparison(settings: EvaluateConfig, name: str, echo: Echo) -> list[Syst
     for each in studies:
         if each["uri"]:
             one = EvaluateConfig(home=settings.home, checkpoint=each["uri"])
-            (contender,) = choose_checkpoints(one, CheckpointSource.find(one), echo)
-            shown.append(SystemEntry(each["system"], each["study"], contender))
+            (candidate,) = choose_checkpoints(one, CheckpointSource.find(one), echo)
+            shown.append(SystemEntry(each["system"], each["study"], candidate))
     if not shown:
         raise NoUsableResult(f"comparison={name}: no system has a usable checkpoint")
-    keys = {repr((each.contender.run.dataset.name, *EvaluationScenes.key(each.contender.run))) for each in shown}
+    keys = {repr((each.candidate.run.dataset.name, *EvaluationScenes.key(each.candidate.run))) for each in shown}
     if len(keys) > 1:
         raise ConfigError(f"comparison={name}: its studies are of different scenes: {'; '.join(sorted(keys))}")
     return shown
 
 
-def fill_paper_table(number: int, halls: list[SystemPredictions]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def fill_paper_table(number: int, datasets: list[SystemPredictions]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Returns the numbers of a table of the paper, and what else its report says: why columns are blank, and notes."""
     paper, measured, notes = PAPER_TABLES[number], list[MeasuredScores](), list[str]()
     absent: dict[tuple[str, str], str] = {}
-    for hall in halls:
-        for part in paper_tables.table_parts(paper, hall.dataset):
-            act = hall.of(part.layout, part.subset, part.fewer)
-            if isinstance(act, str):
-                absent[part.dataset, part.layout] = act
-            elif not act.truth.has_truth_N.any():
-                absent[part.dataset, part.layout] = f"the {hall.split} split has no regions for these scenes"
+    for predictions in datasets:
+        for part in paper_tables.table_parts(paper, predictions.dataset):
+            scene_set = predictions.of(part.layout, part.subset, part.fewer)
+            if isinstance(scene_set, str):
+                absent[part.dataset, part.layout] = scene_set
+            elif not scene_set.truth.has_truth_N.any():
+                absent[part.dataset, part.layout] = f"the {predictions.split} split has no regions for these scenes"
             else:
-                measured += paper_table_rows(paper, part, hall, act)
-                notes += [f"{part.head}: {note}" for note in act.notes]
+                measured += paper_table_rows(paper, part, predictions, scene_set)
+                notes += [f"{part.head}: {note}" for note in scene_set.notes]
     for part in paper.parts:
-        if part.dataset not in {hall.dataset for hall in halls}:
+        if part.dataset not in {predictions.dataset for predictions in datasets}:
             absent[part.dataset, part.layout] = f"no system here was trained on {part.dataset}"
     blank = [{"dataset": dataset, "layout": layout, "reason": why} for (dataset, layout), why in absent.items()]
     return paper_tables.whole_table_records(paper, measured), {"table": number, "absent": blank, "notes": notes}
 
 
 def paper_table_rows(
-    paper: PaperTable, part: PaperTablePart, hall: SystemPredictions, act: SceneSet
+    paper: PaperTable, part: PaperTablePart, predictions: SystemPredictions, scene_set: SceneSet
 ) -> list[MeasuredScores]:
     """Scores of the systems of a table on the scenes of a part, with their controls and the baselines.
 
@@ -465,34 +478,40 @@ def paper_table_rows(
     without training, and with its mean training map.
     """
     called = {system: row for row, system, _ in paper.rows}
-    shown = [each for each in hall.shown if each.system in called]
+    shown = [each for each in predictions.entries if each.system in called]
     lines = [(each, Control.NONE, each.system) for each in shown]
-    if act.other_N is not None:
+    if scene_set.other_N is not None:
         shuffled = Control.SHUFFLED_AUDIO
         lines += [(each, shuffled, f"{called[each.system]}, {shuffled}") for each in shown]
     best = next((each for each in shown if each.system == OWN_METHOD), next(iter(shown), None))
     if best:
         silent, untrained = Control.SILENT_AUDIO, Control.UNTRAINED_NETWORK
         lines += [(best, silent, f"{called[best.system]}, {silent}"), (best, untrained, untrained.value)]
-    lone = count_single_source_scenes(act)
+    lone = count_single_source_scenes(scene_set)
     found = []
     for each, control, name in lines:
-        own = maps_to_score(hall.maps(each, act, control), act.truth, part.protocol)
-        summary = summarize_scores(score_maps(own.maps_NMHW, act.truth, own.protocol, own.classes), hall.seed)
-        found.append(
-            MeasuredScores(name, hall.dataset, summary, each.study, control is not Control.NONE, own.starred, lone)
+        own = maps_to_score(predictions.maps(each, scene_set, control), scene_set.truth, part.protocol)
+        summary = summarize_scores(
+            score_maps(own.maps_NMHW, scene_set.truth, own.protocol, own.classes), predictions.seed
         )
-    mean_HW = hall.mean(best, act) if best else None
-    for name, maps in baseline_heatmaps(act.truth, mean_HW).items():
-        summary = summarize_scores(score_maps(maps, act.truth, get_protocol(part.protocol)), hall.seed)
+        found.append(
+            MeasuredScores(
+                name, predictions.dataset, summary, each.study, control is not Control.NONE, own.starred, lone
+            )
+        )
+    mean_HW = predictions.mean(best, scene_set) if best else None
+    for name, maps in baseline_heatmaps(scene_set.truth, mean_HW).items():
+        summary = summarize_scores(score_maps(maps, scene_set.truth, get_protocol(part.protocol)), predictions.seed)
         study = best.study if best and name == "mean training map" else ""
-        found.append(MeasuredScores(name, hall.dataset, summary, study, null=True, starred=False, one_source=lone))
+        found.append(
+            MeasuredScores(name, predictions.dataset, summary, study, null=True, starred=False, one_source=lone)
+        )
     return found
 
 
-def count_single_source_scenes(act: SceneSet) -> int:
+def count_single_source_scenes(scene_set: SceneSet) -> int:
     """How many scenes of several sources have but one."""
-    masks_NSYX = act.truth.masks_NSYX
+    masks_NSYX = scene_set.truth.masks_NSYX
     if masks_NSYX is None or masks_NSYX.shape[1] < 2:
         return 0
     return int((masks_NSYX.any(axis=(2, 3)).sum(axis=1) == 1).sum())

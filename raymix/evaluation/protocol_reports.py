@@ -79,13 +79,13 @@ def report_predictions_file(settings: EvaluateConfig, run: TrainConfig | None, e
 
 
 def report_checkpoints(
-    settings: EvaluateConfig, source: CheckpointSource, contenders: list[CandidateCheckpoint], echo: Echo = print
+    settings: EvaluateConfig, source: CheckpointSource, candidates: list[CandidateCheckpoint], echo: Echo = print
 ) -> ResultsFolder:
     """Score checkpoints under `settings.protocols`, each run once on the scenes that are named, or on those of LAYOUTS.
 
     A layout of LAYOUTS that none of the protocols is for is left out, and the table says so.
     """
-    best = contenders[0]
+    best = candidates[0]
     layouts = [settings.layout] if settings.layout or settings.pair_list else list(LAYOUTS)
     stages = [scene_spec_from_settings(replace(settings, layout=layout), best.run) for layout in layouts]
     benchmark.check_canvas_fits_encoder(stages[0])
@@ -97,7 +97,7 @@ def report_checkpoints(
     folder = settings.output or f"{root}/{settings.split}-{leaf}"
     assert_writable(folder)
     readings = [
-        _reading(contenders, stage, scenes, protocols, left_out, echo)
+        _reading(candidates, stage, scenes, protocols, left_out, echo)
         for stage, scenes, (protocols, left_out) in zip(stages, listed, fits, strict=True)
         if protocols
     ]
@@ -105,12 +105,12 @@ def report_checkpoints(
         if not protocols:
             readings[0].notes.append(f"no {stage.layout} scenes: {get_protocol(left_out[0]).declines(stage.heard)}")
     of = {"study": source.study.name or None}
-    checkpoints = [_record(each, readings) for each in contenders]
+    checkpoints = [_record(each, readings) for each in candidates]
     return _write(folder, source.study.name or best.uri, of, readings, echo, checkpoints)
 
 
 def _reading(
-    contenders: list[CandidateCheckpoint],
+    candidates: list[CandidateCheckpoint],
     stage: SceneSpec,
     scenes: SceneBatch | None,
     protocols: list[EvaluationProtocol],
@@ -121,10 +121,10 @@ def _reading(
     scenes = scenes or stage.compose(stage.clips())
     truth = SceneGroundTruth.of(scenes)
     notes = benchmark.single_annotator_note(truth)
-    names = ", ".join(each.name for each in contenders)
+    names = ", ".join(each.name for each in candidates)
     echo(f"scoring {names} on {len(truth)} {truth.layout} scenes {truth.scenes_hash} ({len(protocols)} protocols) ...")
-    predicted, rows = benchmark.score_checkpoints_on_scenes(contenders, stage, scenes, truth, protocols, notes)
-    controls = predicted.keys() - {each.name for each in contenders}
+    predicted, rows = benchmark.score_checkpoints_on_scenes(candidates, stage, scenes, truth, protocols, notes)
+    controls = predicted.keys() - {each.name for each in candidates}
     return ProtocolReport(stage, truth, rows, left_out, notes, sorted(controls))
 
 

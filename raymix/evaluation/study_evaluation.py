@@ -67,63 +67,68 @@ from raymix.tracking.study import StudyState
 
 @dataclass(frozen=True)
 class EvaluatedCheckpoints:
-    """All rows on one bench, by layout; `maps` are the best contender's, for pictures."""
+    """All rows on the same scenes, by layout; `maps` are the best candidate's, for pictures."""
 
-    contenders: list[CandidateCheckpoint]  # best first
-    bench: EvaluationScenes
+    candidates: list[CandidateCheckpoint]  # best first
+    evaluation_scenes: EvaluationScenes
     rows: dict[str, list[SystemScores]]
     maps: dict[str, np.ndarray]
     notes: list[str]
     controls: list[str] = field(default_factory=list)  # names of the rows of control runs
     predicted: dict[str, dict[str, HeatMaps]] = field(
         default_factory=dict
-    )  # by layout and name: all that contenders say
+    )  # by layout and name: all that candidates say
 
-    def flat(self, contender: CandidateCheckpoint) -> dict[str, float]:
-        """Means of one contender under the names that the search uses; some start with `single/` or `solo2x2/`."""
-        shuffled = next((row for row in self.rows["grid2x2"] if row.system == shuffled_row_name(contender)), None)
+    def flat(self, candidate: CandidateCheckpoint) -> dict[str, float]:
+        """Means of one candidate under the names that the search uses; some start with `single/` or `solo2x2/`."""
+        shuffled = next((row for row in self.rows["grid2x2"] if row.system == shuffled_row_name(candidate)), None)
         found = {"sounding_accuracy_shuffled": shuffled.summary["sounding_accuracy"].value} if shuffled else {}
         for layout, rows in self.rows.items():
             for row in rows:
-                if row.system == contender.name:
+                if row.system == candidate.name:
                     found |= {metric_prefix(layout) + name: each.value for name, each in row.summary.items()}
-        return {f"{self.bench.split}/{name}": value for name, value in sorted(found.items())}
+        return {f"{self.evaluation_scenes.split}/{name}": value for name, value in sorted(found.items())}
 
 
 def find_checkpoints_above_chance(verdicts: Sequence[EvaluatedCheckpoints]) -> SignificanceFinding | None:
-    """Test whether any contender is above chance and above its control, by the scenes of each; None without a control.
+    """Test whether any candidate is above chance and above its control, by the scenes of each; None without a control.
 
     The scenes are those in which two of four panels sound; of a method with one map, which cannot name two, one of four.
     """
-    systems, first = [], verdicts[0].contenders[0]
+    systems, first = [], verdicts[0].candidates[0]
     for reached in verdicts:
         units: dict[str, SceneVideos] = {}
-        for each in reached.contenders:
+        for each in reached.candidates:
             layout = "solo2x2" if metric_prefix("solo2x2") in each.run.study.metric else "grid2x2"
-            truth, found = reached.bench.truth[layout], {row.system: row.table for row in reached.rows.get(layout, [])}
+            truth, found = (
+                reached.evaluation_scenes.truth[layout],
+                {row.system: row.table for row in reached.rows.get(layout, [])},
+            )
             own, control = found.get(each.name), found.get(shuffled_row_name(each))
             if own is None or control is None:
                 continue
             if layout not in units:
-                units[layout] = SceneVideos.of(truth.heard(), reached.bench.shuffled[layout])
-            metric = f"{reached.bench.split}/{metric_prefix(layout)}sounding_accuracy"
+                units[layout] = SceneVideos.of(truth.heard(), reached.evaluation_scenes.shuffled[layout])
+            metric = f"{reached.evaluation_scenes.split}/{metric_prefix(layout)}sounding_accuracy"
             real_1N, shuffled_1N = (table.values["sounding_accuracy"][None] > 0 for table in (own, control))
             epochs = [each.epoch or 0]
             systems.append(
                 ScoredOutcomes(each.name, metric, units[layout], chance_accuracy(truth), epochs, real_1N, shuffled_1N)
             )
-    return significance.find_above_chance(systems, verdicts[0].bench.split, search_advice(config_to_plain(first.run)))
+    return significance.find_above_chance(
+        systems, verdicts[0].evaluation_scenes.split, search_advice(config_to_plain(first.run))
+    )
 
 
-def scorable_layouts(bench: EvaluationScenes) -> list[str]:
+def scorable_layouts(evaluation_scenes: EvaluationScenes) -> list[str]:
     """The layouts that can be scored: LABEL_FREE ones always, the others where the split has regions."""
-    return [name for name in SCORED_LAYOUTS if name in LABEL_FREE or bench.truth[name].has_truth_N.any()]
+    return [name for name in SCORED_LAYOUTS if name in LABEL_FREE or evaluation_scenes.truth[name].has_truth_N.any()]
 
 
-def chance_level(contender: CandidateCheckpoint, truth: SceneGroundTruth) -> float:
+def chance_level(candidate: CandidateCheckpoint, truth: SceneGroundTruth) -> float:
     """Sounding accuracy of maps that peak blindly: in different panels, or in any, whichever is right more often."""
     panels, sounding = len(truth.rects_P4), truth.panels_NS.shape[1]
-    maps = contender.run.mixture.k if sounding > 1 else 1  # of one source all maps are made one
+    maps = candidate.run.mixture.k if sounding > 1 else 1  # of one source all maps are made one
     return max(chance_sounding_accuracy(panels, sounding, maps, distinct) for distinct in (True, False))
 
 
@@ -139,45 +144,45 @@ def torch_threads(count: int | None) -> Iterator[None]:
 
 
 def evaluate_checkpoints(
-    contenders: list[CandidateCheckpoint],
-    bench: EvaluationScenes,
+    candidates: list[CandidateCheckpoint],
+    evaluation_scenes: EvaluationScenes,
     device: str,
     echo: Callable[[str], Any],
     store: bool = False,
 ) -> EvaluatedCheckpoints:
-    """Score all contenders, which share this bench, and all null systems; `store` keeps what the contenders predict."""
-    best, split = contenders[0], bench.split
+    """Score all candidates, all on the same scenes, and all baselines; `store` keeps what the candidates predict."""
+    best, split = candidates[0], evaluation_scenes.split
     notes: list[str] = []
     rows: dict[str, list[SystemScores]] = {}
     kept: dict[str, np.ndarray] = {}
     predicted: dict[str, dict[str, HeatMaps]] = {}
     controls: dict[str, None] = {}
     means = mean_training_heatmaps(best, training_scenes_of_run(best.run), device, notes)
-    untrained, scored = untrained_method(best.run), scorable_layouts(bench)
+    untrained, scored = untrained_method(best.run), scorable_layouts(evaluation_scenes)
     for layout in SCORED_LAYOUTS:
-        truth = counted_metrics(layout, bench.truth[layout])
+        truth = counted_metrics(layout, evaluation_scenes.truth[layout])
         if layout not in scored:
             notes.append(f"{layout}: the {split} split has no regions for these scenes, box metrics are left out")
             continue
-        several = f"{len(contenders)} checkpoint{'s' if len(contenders) > 1 else ''}"
+        several = f"{len(candidates)} checkpoint{'s' if len(candidates) > 1 else ''}"
         echo(f"  {layout}: {len(truth)} scenes, {several}, baselines and controls ...")
         seed, mean_HW, how = best.run.evaluation.seed, means.get(layout), get_protocol(best.run.evaluation.protocol)
-        scenes, label_free = bench.scenes[layout], layout in LABEL_FREE
+        scenes, label_free = evaluation_scenes.scenes[layout], layout in LABEL_FREE
         shuffled_N = (
-            torch.from_numpy(bench.shuffled[layout])
+            torch.from_numpy(evaluation_scenes.shuffled[layout])
             if label_free
             else shuffled_audio(scenes, seed, notes, f"{layout}: ")
         )
-        shuffled = contenders if label_free else [best]
-        systems = predict_with_controls(contenders, scenes, device, shuffled_N, shuffled, untrained)
+        shuffled = candidates if label_free else [best]
+        systems = predict_with_controls(candidates, scenes, device, shuffled_N, shuffled, untrained)
         rows[layout] = score_with_baselines(systems, truth, [how], mean_HW, seed)[how.id]
         controls |= dict.fromkeys(systems.controls)
         kept[layout] = systems.maps[best.name].top_k_maps(truth.panels_NS.shape[1]).numpy()
         if store:
-            predicted[layout] = {each.name: systems.maps[each.name] for each in contenders}
+            predicted[layout] = {each.name: systems.maps[each.name] for each in candidates}
     if "hconcat" not in kept:  # pictures show it all the same
-        kept["hconcat"] = predict_heatmaps(best.method.to(device), bench.scenes["hconcat"], device)
-    return EvaluatedCheckpoints(contenders, bench, rows, kept, notes, list(controls), predicted)
+        kept["hconcat"] = predict_heatmaps(best.method.to(device), evaluation_scenes.scenes["hconcat"], device)
+    return EvaluatedCheckpoints(candidates, evaluation_scenes, rows, kept, notes, list(controls), predicted)
 
 
 def counted_metrics(layout: str, truth: SceneGroundTruth) -> SceneGroundTruth:
@@ -187,60 +192,64 @@ def counted_metrics(layout: str, truth: SceneGroundTruth) -> SceneGroundTruth:
     return replace(truth, masks_NSYX=None, has_truth_N=np.zeros(len(truth), bool))
 
 
-def scene_pictures(verdict: EvaluatedCheckpoints, count: int, study: str = "", warning: str = "") -> dict[str, bytes]:
+def scene_pictures(evaluated: EvaluatedCheckpoints, count: int, study: str = "", warning: str = "") -> dict[str, bytes]:
     """PNG files by name, one scene each: of two layouts in turn random scenes, then the worst and the best.
 
     The layouts are those in which several panels sound, of methods with one map those in which one does.
     """
-    best, files = verdict.contenders[0], {}
+    best, files = evaluated.candidates[0], {}
     one = metric_prefix("solo2x2") in best.run.study.metric
     for layout, share in zip(
         ("solo2x2", "single") if one else ("grid2x2", "hconcat"), ((count + 1) // 2, count // 2), strict=True
     ):
-        truth = verdict.bench.truth[layout]
-        chosen = pick_scenes(verdict, layout, share)
+        truth = evaluated.evaluation_scenes.truth[layout]
+        chosen = pick_scenes(evaluated, layout, share)
         for name, (scene, why) in chosen.items():
             (picture,) = scenes_as_pictures(
-                verdict.bench.scenes[layout], truth, verdict.maps[layout], np.array([scene]), _protocol(best)
+                evaluated.evaluation_scenes.scenes[layout],
+                truth,
+                evaluated.maps[layout],
+                np.array([scene]),
+                _protocol(best),
             )
             names = [_called(truth, scene, source) for source in range(truth.panels_NS.shape[1])]
             if layout in LABEL_FREE:  # told by peaks, not by regions
                 peaks, panels = _peak_panels(picture, truth), truth.panels_NS[scene].tolist()
                 drawn = dict(zip(reversed(peaks), reversed(picture.drawn), strict=True))
                 picture = replace(picture, map_S=tuple(max(drawn.get(panel, -1), -1) for panel in panels), iou_S=())
-            sheet = _sheet(verdict, layout, scene, picture, why, names)
+            sheet = _sheet(evaluated, layout, scene, picture, why, names)
             named_sources = zip(names, picture.sources, strict=True)
             told = tuple(
                 f"source {n}{f' ({name})' if name else ''}, {at}" for n, (name, at) in enumerate(named_sources, 1)
             )
             picture = replace(picture, sources=told)
-            sheet = replace(sheet, heading=study_title(verdict, study), warning=warning)
+            sheet = replace(sheet, heading=study_title(evaluated, study), warning=warning)
             files[f"{layout}-{name}.png"] = figures.figure_to_png(figures.draw_scene(picture, sheet))
     return files
 
 
-def _protocol(contender: CandidateCheckpoint) -> EvaluationProtocol:
-    return get_protocol(contender.run.evaluation.protocol)
+def _protocol(candidate: CandidateCheckpoint) -> EvaluationProtocol:
+    return get_protocol(candidate.run.evaluation.protocol)
 
 
-def _scores(verdict: EvaluatedCheckpoints, layout: str) -> tuple[str, np.ndarray] | None:
-    """What scenes of a layout are ranked by for pictures, and its value of each scene of the best contender; None without."""
-    name = verdict.contenders[0].name
-    table = next((row.table for row in verdict.rows.get(layout, []) if row.system == name), None)
+def _scores(evaluated: EvaluatedCheckpoints, layout: str) -> tuple[str, np.ndarray] | None:
+    """What scenes of a layout are ranked by for pictures, and its value of each scene of the best candidate; None without."""
+    name = evaluated.candidates[0].name
+    table = next((row.table for row in evaluated.rows.get(layout, []) if row.system == name), None)
     for metric in ("sounding_accuracy",) if layout in LABEL_FREE else ("ciou", "ciou*", "iou", "iou*"):
         if table is not None and metric in table.values and not np.isnan(table.values[metric]).all():
             return metric, table.values[metric]
     return None
 
 
-def pick_scenes(verdict: EvaluatedCheckpoints, layout: str, count: int) -> dict[str, tuple[int, str]]:
+def pick_scenes(evaluated: EvaluatedCheckpoints, layout: str, count: int) -> dict[str, tuple[int, str]]:
     """Which scenes to draw, by the name of their picture, each with the reason: random ones, the worst and the best.
 
     The random ones are drawn with the evaluation's seed, from the scenes with regions where there are any.
     """
-    truth, found = verdict.bench.truth[layout], _scores(verdict, layout)
+    truth, found = evaluated.evaluation_scenes.truth[layout], _scores(evaluated, layout)
     n = len(truth)
-    order = np.random.default_rng(verdict.contenders[0].run.evaluation.seed).permutation(n)
+    order = np.random.default_rng(evaluated.candidates[0].run.evaluation.seed).permutation(n)
     known = order[truth.has_truth_N[order]] if truth.has_truth_N.any() else order
     extremes = [] if found is None else ["worst", "best"][: max(0, count - 1)]
     chosen = {
@@ -259,16 +268,20 @@ def pick_scenes(verdict: EvaluatedCheckpoints, layout: str, count: int) -> dict[
 
 
 def _sheet(
-    verdict: EvaluatedCheckpoints,
+    evaluated: EvaluatedCheckpoints,
     layout: str,
     scene: int,
     picture: figures.ScenePicture,
     why: str,
     names: Sequence[str],
 ) -> figures.SceneCaptions:
-    """Captions, sound and outcome of one scene of the best contender."""
-    best, truth, scenes = verdict.contenders[0], verdict.bench.truth[layout], verdict.bench.scenes[layout]
-    protocol, found = _protocol(best), _scores(verdict, layout)
+    """Captions, sound and outcome of one scene of the best candidate."""
+    best, truth, scenes = (
+        evaluated.candidates[0],
+        evaluated.evaluation_scenes.truth[layout],
+        evaluated.evaluation_scenes.scenes[layout],
+    )
+    protocol, found = _protocol(best), _scores(evaluated, layout)
     where = best.name if best.epoch is None else f"{best.name}, epoch {best.epoch}"
     outcome, success = "", None
     if found is not None and layout in LABEL_FREE:
@@ -289,7 +302,7 @@ def _sheet(
     sounds = " + ".join(f"source {place + 1}{f' ({name})' if name else ''}" for place, name in enumerate(names))
     return figures.SceneCaptions(
         heading="",
-        lines=(f"{where}, {verdict.bench.split} split, {layout}, {why}",),
+        lines=(f"{where}, {evaluated.evaluation_scenes.split} split, {layout}, {why}",),
         outcome=outcome,
         success=success,
         captions=_captions(picture, truth, layout, scene, names),
@@ -345,17 +358,17 @@ def _captions(
     return tuple(captions)
 
 
-def study_title(verdict: EvaluatedCheckpoints, study: str) -> str:
+def study_title(evaluated: EvaluatedCheckpoints, study: str) -> str:
     """Study, method and dataset, for the title of a picture."""
-    run = verdict.contenders[0].run
+    run = evaluated.candidates[0].run
     of = f"study {study}, " if study else ""
     return f"{of}method {run.method['name']}, dataset {run.dataset.name}"
 
 
-def score_charts(verdict: EvaluatedCheckpoints, study: str = "", warning: str = "") -> dict[str, bytes]:
+def score_charts(evaluated: EvaluatedCheckpoints, study: str = "", warning: str = "") -> dict[str, bytes]:
     """PNG files by name, one a layout: checkpoints, controls and baselines by the layout's first number."""
-    files, best = {}, verdict.contenders[0]
-    for layout, rows in verdict.rows.items():
+    files, best = {}, evaluated.candidates[0]
+    for layout, rows in evaluated.rows.items():
         said = HEADLINE_METRICS[layout][1]
         metric = quoted_metric(layout, ({"metrics": row.summary} for row in rows))
         if metric is None:
@@ -365,12 +378,12 @@ def score_charts(verdict: EvaluatedCheckpoints, study: str = "", warning: str = 
         figure = draw_score_chart(
             {row.system: row.summary[metric] for row in rows},
             [row.system for row in rows if row.null],
-            controls=[shuffled_row_name(each) for each in verdict.contenders],
+            controls=[shuffled_row_name(each) for each in evaluated.candidates],
             metric=said,
-            heading=study_title(verdict, study),
-            below=f"{verdict.bench.split} split, {layout}: {facts.scenes} scenes of {facts.videos} videos",
+            heading=study_title(evaluated, study),
+            below=f"{evaluated.evaluation_scenes.split} split, {layout}: {facts.scenes} scenes of {facts.videos} videos",
             warning=warning,
-            chance=chance_level(best, verdict.bench.truth[layout]) if layout in LABEL_FREE else None,
+            chance=chance_level(best, evaluated.evaluation_scenes.truth[layout]) if layout in LABEL_FREE else None,
         )
         files[f"{layout}-{HEADLINE_METRICS[layout][0].partition('@')[0].replace('_', '-')}.png"] = (
             figures.figure_to_png(figure)
@@ -384,28 +397,28 @@ Echo = Callable[[str], Any]
 def _candidates(settings: EvaluateConfig, echo: Echo) -> tuple[CheckpointSource, list[CandidateCheckpoint]]:
     """The checkpoints that are meant, and where they are from; what was scored on test before is said."""
     source = CheckpointSource.find(settings)
-    contenders = choose_checkpoints(settings, source, echo)
+    candidates = choose_checkpoints(settings, source, echo)
     if settings.split == "test":
-        _before(source, contenders, echo)
-    return source, contenders
+        _before(source, candidates, echo)
+    return source, candidates
 
 
 def final_evaluation(settings: EvaluateConfig, echo: Echo = print) -> ResultsFolder:
-    """Score checkpoints on a split, write the files, add the scores to the study's ledger, and tell.
+    """Score checkpoints on a split, write the files, add the scores to the study's event log, and tell.
 
     Raises ConfigError for what a person can mend, Nothing where the study has no scored checkpoint.
     """
     _check(settings)
     with value_error_as_config_error():
-        source, contenders = _candidates(settings, echo)
-        folder = settings.output or _folder(settings, source, contenders[0])
+        source, candidates = _candidates(settings, echo)
+        folder = settings.output or _folder(settings, source, candidates[0])
         groups: dict[str, list[CandidateCheckpoint]] = {}
-        for each in contenders:
+        for each in candidates:
             key = repr((EvaluationScenes.key(each.run), each.run.evaluation.protocol, _count(settings, each)))
             groups.setdefault(key, []).append(each)
         assert_writable(folder)  # known before an hour of scoring, not after
         facts = {
-            each.run.dataset.prepared: prepared.read_dataset_json(each.run.dataset.prepared) for each in contenders
+            each.run.dataset.prepared: prepared.read_dataset_json(each.run.dataset.prepared) for each in candidates
         }
     verdicts: list[EvaluatedCheckpoints] = []
     recomputed: dict[str, dict[str, float]] = {}
@@ -418,7 +431,7 @@ def final_evaluation(settings: EvaluateConfig, echo: Echo = print) -> ResultsFol
     )  # chosen from all epochs by these scenes
     finding = study_significance(source.study) if whole else find_checkpoints_above_chance(verdicts)
     made = study_report(EvaluatedStudy(settings.split, source.study, source.uri, verdicts, facts, recomputed, finding))
-    count = contenders[0].run.evaluation.pictures if settings.pictures is None else settings.pictures
+    count = candidates[0].run.evaluation.pictures if settings.pictures is None else settings.pictures
     lines = [row for each in verdicts for rows in each.rows.values() for row in rows]
     files = {TABLE_FILE: render_markdown(made).encode(), PER_SCENE_FILE: per_scene_scores.encode_scene_scores(lines)}
     warning = finding.headline if finding else ""
@@ -467,9 +480,9 @@ def _folder(settings: EvaluateConfig, source: CheckpointSource, first: Candidate
     return f"{settings.home.rstrip('/')}/evaluations/{leaf}-{config_hash({'uri': first.uri})[:6]}/{settings.split}"
 
 
-def _before(source: CheckpointSource, contenders: list[CandidateCheckpoint], echo: Echo) -> None:
+def _before(source: CheckpointSource, candidates: list[CandidateCheckpoint], echo: Echo) -> None:
     """The test split is there to be opened once: say so if it was."""
-    uris = {each.uri for each in contenders}
+    uris = {each.uri for each in candidates}
     earlier = [
         record
         for record in source.study.evaluations
@@ -485,10 +498,10 @@ def _before(source: CheckpointSource, contenders: list[CandidateCheckpoint], ech
 def _reach(
     settings: EvaluateConfig, group: list[CandidateCheckpoint], echo: Echo
 ) -> tuple[EvaluatedCheckpoints, dict[str, dict[str, float]]]:
-    """The verdict on contenders of one bench, and on validation the search's own numbers computed again, by URI."""
+    """The evaluated on candidates of the same scenes, and on validation the search's own numbers computed again, by URI."""
     run, split = group[0].run, settings.split
     try:
-        bench = EvaluationScenes.open(run, split, _count(settings, group[0]))
+        evaluation_scenes = EvaluationScenes.open(run, split, _count(settings, group[0]))
     except (ValueError, OSError) as error:
         told = " ".join(str(error).split())
         raise ConfigError(f"{run.dataset.prepared}, split {split}: no evaluation scenes: {told}") from error
@@ -496,22 +509,24 @@ def _reach(
     on_gpu = torch.cuda.is_available() and (split == "test" or run.cluster.evaluator_gpus > 0)
     device = "cuda" if on_gpu else "cpu"
     again: dict[str, dict[str, float]] = {}
-    grid = bench.scenes["grid2x2"]
+    grid = evaluation_scenes.scenes["grid2x2"]
     if note := few_videos_warning(len({video for videos in grid.videos for video in videos}), len(grid), split):
         echo(note)
     echo(f"scoring {', '.join(each.name for each in group)} on the {split} split ({run.evaluation.protocol}):")
     with torch_threads(max(1, int(run.cluster.evaluator_cpus)) if split == "val" else None):
         if split == "val":
-            again = {each.uri: score_method(each.method.to(device), bench, each.run, device) for each in group}
-        return evaluate_checkpoints(group, bench, device, echo, settings.store), again
+            again = {
+                each.uri: score_method(each.method.to(device), evaluation_scenes, each.run, device) for each in group
+            }
+        return evaluate_checkpoints(group, evaluation_scenes, device, echo, settings.store), again
 
 
 def _stored(folder: str, verdicts: list[EvaluatedCheckpoints]) -> tuple[str, ...]:
-    """Write what the contenders predict, a file for each set of scenes; the files' names."""
+    """Write what the candidates predict, a file for each set of scenes; the files' names."""
     written: list[str] = []
     for number, reached in enumerate(verdicts, 1):
         for layout, systems in reached.predicted.items():
-            truth = reached.bench.truth[layout]
+            truth = reached.evaluation_scenes.truth[layout]
             if not written:
                 clear_results(folder)
             name = f"predictions-{truth.layout}{'' if number == 1 else f'-{number}'}.parquet"
@@ -521,7 +536,7 @@ def _stored(folder: str, verdicts: list[EvaluatedCheckpoints]) -> tuple[str, ...
 
 
 def _remember(source: CheckpointSource, report: ResultsFolder) -> None:
-    """Appends the test scores to the study's ledger; checkpoints as paths relative to the study."""
+    """Appends the test scores to the study's event log; checkpoints as paths relative to the study."""
     known = ("rank", "trial", "epoch", "scores")
     checkpoints = [
         {"checkpoint": each["uri"].removeprefix(f"{source.uri}/"), **{name: each[name] for name in known}}
@@ -529,7 +544,7 @@ def _remember(source: CheckpointSource, report: ResultsFolder) -> None:
     ]
     scenes: dict[int, dict[str, str]] = {}  # hashes by layout, of the sets that were scored together
     for index, each in enumerate(report.scores["scene_sets"]):
-        scenes.setdefault(each.get("bench", index), {})[each["layout"]] = each["scenes_hash"]
+        scenes.setdefault(each.get("scenes_group", index), {})[each["layout"]] = each["scenes_hash"]
     protocol = ", ".join(report.scores["protocols"])
     record = {"split": "test", "output": report.folder, "protocol": protocol, "scenes": list(scenes.values())}
     record["above_chance"] = report.scores["details"].get("above_chance")
@@ -571,27 +586,33 @@ def study_report(of: EvaluatedStudy) -> EvaluationReport:
     sets: list[dict[str, Any]] = []
     systems: list[SystemReport] = []
     checkpoints: list[dict[str, Any]] = []
-    for number, verdict in enumerate(of.verdicts):
-        uris = {each.name: each.uri for each in verdict.contenders}
+    for number, evaluated in enumerate(of.verdicts):
+        uris = {each.name: each.uri for each in evaluated.candidates}
         own: list[SystemReport] = []
-        for layout, truth in verdict.bench.truth.items():
-            if layout in verdict.rows:
-                rows = verdict.rows[layout]
-                own += system_reports(rows, len(sets), controls=verdict.controls, checkpoints=uris)
-            sets.append({**scene_set(truth, _settings(verdict, of.datasets), notes=verdict.notes), "bench": number})
+        for layout, truth in evaluated.evaluation_scenes.truth.items():
+            if layout in evaluated.rows:
+                rows = evaluated.rows[layout]
+                own += system_reports(rows, len(sets), controls=evaluated.controls, checkpoints=uris)
+            sets.append(
+                {
+                    **scene_set(truth, _settings(evaluated, of.datasets), notes=evaluated.notes),
+                    "scenes_group": number,
+                }
+            )
         systems += merged(own)
         checkpoints += [
-            {**_checkpoint(each, verdict, of.recomputed.get(each.uri)), "bench": number} for each in verdict.contenders
+            {**_checkpoint(each, evaluated, of.recomputed.get(each.uri)), "scenes_group": number}
+            for each in evaluated.candidates
         ]
     checkpoints.sort(key=lambda each: each["rank"])
-    first = of.datasets[of.verdicts[0].contenders[0].run.dataset.prepared]
+    first = of.datasets[of.verdicts[0].candidates[0].run.dataset.prepared]
     title = f"study {of.study.name}" if of.study.name else checkpoints[0]["uri"]
     found = of.finding
     return EvaluationReport(
         kind="study",
         title=f"{title}, {of.split} split",
         split=of.split,
-        protocols=[of.verdicts[0].contenders[0].run.evaluation.protocol],
+        protocols=[of.verdicts[0].candidates[0].run.evaluation.protocol],
         dataset=first.get("dataset"),
         preprocessing=first.get("preprocessing"),
         source={"study": of.study.name or None, "study_uri": of.uri or None, "objective": of.study.objective or None},
@@ -604,12 +625,12 @@ def study_report(of: EvaluatedStudy) -> EvaluationReport:
 
 
 def _checkpoint(
-    of: CandidateCheckpoint, verdict: EvaluatedCheckpoints, again: Mapping[str, float] | None
+    of: CandidateCheckpoint, evaluated: EvaluatedCheckpoints, again: Mapping[str, float] | None
 ) -> dict[str, Any]:
     """A checkpoint and its means; `again` are its validation scores computed again."""
-    found = checkpoint_record(of, verdict.flat(of)) | {
+    found = checkpoint_record(of, evaluated.flat(of)) | {
         "shuffled_audio": shuffled_row_name(of),
-        "chance": chance_level(of, verdict.bench.truth["grid2x2"]),
+        "chance": chance_level(of, evaluated.evaluation_scenes.truth["grid2x2"]),
         "recorded": of.recorded,
     }
     if again is not None:
@@ -624,9 +645,9 @@ def _largest_difference(recorded: Mapping[str, float | None], again: Mapping[str
     return max(gaps, default=None)
 
 
-def _settings(verdict: EvaluatedCheckpoints, datasets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What the scenes of a verdict were made of: enough to make them again."""
-    run, split = verdict.contenders[0].run, verdict.bench.split
+def _settings(evaluated: EvaluatedCheckpoints, datasets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What the scenes of a evaluated were made of: enough to make them again."""
+    run, split = evaluated.candidates[0].run, evaluated.evaluation_scenes.split
     described = datasets[run.dataset.prepared]
     part = described["splits"][split]
     return {

@@ -46,36 +46,37 @@ TABLE_COLUMNS = (  # layout, metric, whether on shuffled audio, heading
 
 @dataclass(frozen=True)
 class ComparisonEntry:
-    """One study of the comparison; without a usable trial `contender` is None and `rows` are empty."""
+    """One study of the comparison; without a usable trial `candidate` is None and `rows` are empty."""
 
     system: str
     seed: int
     uri: str
     study: StudyState
-    contender: CandidateCheckpoint | None
+    candidate: CandidateCheckpoint | None
     rows: MetricRows
 
 
-def measure_checkpoint(contender: CandidateCheckpoint, bench: EvaluationScenes, device: str) -> MetricRows:
+def measure_checkpoint(candidate: CandidateCheckpoint, evaluation_scenes: EvaluationScenes, device: str) -> MetricRows:
     """Scores a checkpoint and its untrained network on every layout; LABEL_FREE ones with shuffled audio as well."""
     found: MetricRows = {}
-    untrained = replace(contender, method=untrained_method(contender.run))
-    for kind, shuffled, candidate in ((TRAINED, SHUFFLED, contender), (UNTRAINED, UNTRAINED_SHUFFLED, untrained)):
+    untrained = replace(candidate, method=untrained_method(candidate.run))
+    for kind, shuffled, each in ((TRAINED, SHUFFLED, candidate), (UNTRAINED, UNTRAINED_SHUFFLED, untrained)):
         found[kind] = {
-            layout: _scored(candidate, Control.NONE, bench, layout, device) for layout in scorable_layouts(bench)
+            layout: _scored(each, Control.NONE, evaluation_scenes, layout, device)
+            for layout in scorable_layouts(evaluation_scenes)
         }
         found[shuffled] = {
-            layout: _scored(candidate, Control.SHUFFLED_AUDIO, bench, layout, device) for layout in LABEL_FREE
+            layout: _scored(each, Control.SHUFFLED_AUDIO, evaluation_scenes, layout, device) for layout in LABEL_FREE
         }
     return found
 
 
 def _scored(
-    candidate: CandidateCheckpoint, control: Control, bench: EvaluationScenes, layout: str, device: str
+    candidate: CandidateCheckpoint, control: Control, evaluation_scenes: EvaluationScenes, layout: str, device: str
 ) -> dict[str, Any]:
-    shuffled_N = torch.from_numpy(bench.shuffled[layout]) if layout in LABEL_FREE else None
-    maps = predict_control(candidate, control, bench.scenes[layout], device, shuffled_N)
-    truth = counted_metrics(layout, bench.truth[layout])
+    shuffled_N = torch.from_numpy(evaluation_scenes.shuffled[layout]) if layout in LABEL_FREE else None
+    maps = predict_control(candidate, control, evaluation_scenes.scenes[layout], device, shuffled_N)
+    truth = counted_metrics(layout, evaluation_scenes.truth[layout])
     return _record(maps.top_k_maps(truth.panels_NS.shape[1]).numpy(), truth, candidate.run)
 
 
@@ -84,11 +85,11 @@ def _record(maps: MapInput, truth: SceneGroundTruth, run: TrainConfig) -> dict[s
     return summarize_scores(table, run.evaluation.seed).record()
 
 
-def null_baselines(bench: EvaluationScenes, run: TrainConfig) -> MetricRows:
+def null_baselines(evaluation_scenes: EvaluationScenes, run: TrainConfig) -> MetricRows:
     """Scores the baselines without a model on the same scenes, by name."""
     found: MetricRows = {}
-    for layout in scorable_layouts(bench):
-        truth = counted_metrics(layout, bench.truth[layout])
+    for layout in scorable_layouts(evaluation_scenes):
+        truth = counted_metrics(layout, evaluation_scenes.truth[layout])
         for name, maps in baseline_heatmaps(truth).items():
             found.setdefault(name, {})[layout] = _record(maps, truth, run)
     return found
@@ -108,14 +109,14 @@ def compute_budget(study: StudyState) -> dict[str, Any]:
     states = [row.state for row in study.trials.values()]
     seconds = sum((epoch.seconds or 0.0) * int(epoch.training.get("workers") or 1) for epoch in epochs)
     ended = {state: states.count(state) for state in END_STATES}
-    return {**ended, "owed": len(study.owed), "epochs": len(epochs), "worker_hours": seconds / 3600}
+    return {**ended, "owed": len(study.pending_trials), "epochs": len(epochs), "worker_hours": seconds / 3600}
 
 
 def comparison_report(
     name: str,
     entries: Sequence[ComparisonEntry],
     null: MetricRows,
-    bench: EvaluationScenes,
+    evaluation_scenes: EvaluationScenes,
     run: TrainConfig,
     settings: Mapping[str, Any],
 ) -> EvaluationReport:
@@ -127,25 +128,25 @@ def comparison_report(
         run: of any of the studies, for what all share.
         settings: what all studies share: data set, search space, budget, and what each was searched by.
     """
-    best = next(each.contender for each in entries if each.contender)
-    index = {layout: number for number, layout in enumerate(bench.truth)}
-    described = next(iter(bench.truth.values())).preprocessing
+    best = next(each.candidate for each in entries if each.candidate)
+    index = {layout: number for number, layout in enumerate(evaluation_scenes.truth)}
+    described = next(iter(evaluation_scenes.truth.values())).preprocessing
     scenes = {"prepared": run.dataset.prepared, "seed": run.evaluation.seed, "image_size": run.encoder.image_size}
     return EvaluationReport(
         kind="comparison",
         title=f"{name}: systems tuned with one budget",
-        split=bench.split,
+        split=evaluation_scenes.split,
         protocols=[run.evaluation.protocol],
         dataset=run.dataset.name,
         preprocessing=described,
         source={"comparison": name},
         settings=dict(settings),
-        scene_sets=[scene_set(truth, scenes) for truth in bench.truth.values()],
+        scene_sets=[scene_set(truth, scenes) for truth in evaluation_scenes.truth.values()],
         systems=[each for entry in entries for each in _system_reports(entry, index)]
         + [SystemReport(name, BASELINE_KIND, _score_records(layouts, index)) for name, layouts in null.items()],
         checkpoints=[_study(each) for each in entries],
         details={
-            "chance": chance_level(best, bench.truth["grid2x2"]),
+            "chance": chance_level(best, evaluation_scenes.truth["grid2x2"]),
             "columns": [
                 {"layout": layout, "metric": metric, "shuffled_audio": shuffled_audio, "heading": head}
                 for layout, metric, shuffled_audio, head in TABLE_COLUMNS
@@ -168,7 +169,7 @@ def _system_reports(entry: ComparisonEntry, index: Mapping[str, int]) -> list[Sy
         UNTRAINED: (f"{name}, {untrained}", CONTROL_KIND),
         UNTRAINED_SHUFFLED: (f"{name}, {untrained}, {Control.SHUFFLED_AUDIO}", CONTROL_KIND),
     }
-    uri = entry.contender.uri if entry.contender else None
+    uri = entry.candidate.uri if entry.candidate else None
     return [
         SystemReport(*names[kind], _score_records(layouts, index), uri)
         for kind, layouts in entry.rows.items()
@@ -182,7 +183,7 @@ def _score_records(by_layout: Mapping[str, Mapping[str, Any]], index: Mapping[st
 
 def _study(entry: ComparisonEntry) -> dict[str, Any]:
     """A study of the comparison, and its best checkpoint if it has one."""
-    best, study = entry.contender, entry.study
+    best, study = entry.candidate, entry.study
     found = {"system": entry.system, "seed": entry.seed, "study": study.name, "study_uri": entry.uri}
     known = {"name": study.name, "uri": best.uri if best else None, "parameters": best.params if best else None}
     known |= {key: getattr(best, key, None) for key in ("trial", "epoch", "recorded")}
@@ -193,11 +194,11 @@ def _notes(entries: Sequence[ComparisonEntry]) -> list[str]:
     """What must be known of single studies, a line each."""
     notes = []
     for each in entries:
-        who, owed = f"{each.system}, seed {each.seed}", len(each.study.owed)
+        who, pending = f"{each.system}, seed {each.seed}", len(each.study.pending_trials)
         if not each.rows:
             notes.append(f"{who}: no trial gave a usable checkpoint (python -m raymix.leaderboard {each.study.name})")
-        elif owed:
-            notes.append(f"{who}: {owed} trials are still owed")
+        elif pending:
+            notes.append(f"{who}: {pending} trials are still pending")
         if each.study.exhaustion:
             notes.append(f"{who}: {each.study.exhaustion}")
     return notes

@@ -44,7 +44,7 @@ class CandidateCheckpoint:
 
 @dataclass(frozen=True)
 class EvaluationScenes:
-    """The scenes of one split as one run hears and sees them; two runs that agree on `key` share a bench."""
+    """The scenes of one split as one run hears and sees them; two runs that agree on `key` share the same scenes."""
 
     split: str
     scenes: dict[str, SceneBatch]  # by layout: those of SCORED_LAYOUTS
@@ -105,14 +105,14 @@ def mean_scores(table: ScoreTable) -> dict[str, float]:
 
 
 def score_method(
-    method: Method, bench: EvaluationScenes, run: TrainConfig, device: torch.device | str = "cpu"
+    method: Method, evaluation_scenes: EvaluationScenes, run: TrainConfig, device: torch.device | str = "cpu"
 ) -> dict[str, float]:
     """The metrics of `score_method_with_outcomes`."""
-    return score_method_with_outcomes(method, bench, run, device)[0]
+    return score_method_with_outcomes(method, evaluation_scenes, run, device)[0]
 
 
 def score_method_with_outcomes(
-    method: Method, bench: EvaluationScenes, run: TrainConfig, device: torch.device | str = "cpu"
+    method: Method, evaluation_scenes: EvaluationScenes, run: TrainConfig, device: torch.device | str = "cpu"
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """What the search records of a checkpoint: its metrics, and which scenes succeeded.
 
@@ -121,17 +121,21 @@ def score_method_with_outcomes(
     The outcomes are those of the scenes that sounding accuracy is of: `{"scenes", "real", "shuffled"}`, see
     `raymix.tracking.significance`.
     """
-    grid = _listening(method, bench, "grid2x2", run, device)
+    grid = _listening(method, evaluation_scenes, "grid2x2", run, device)
     found, scored = grid.metrics(), grid
     if grid.maps_NMHW.shape[1] > 1:
         found["same_peak"] = shared_peak_share(grid.maps_NMHW)
     if grid.maps_NMHW.shape[1] == 1 or run.study.metric.startswith("val/solo2x2/"):
-        scored = _listening(method, bench, "solo2x2", run, device)
+        scored = _listening(method, evaluation_scenes, "solo2x2", run, device)
         found |= scored.metrics()
-    if bench.truth["hconcat"].has_truth_N.any():
-        maps = predict_heatmaps(method, bench.scenes["hconcat"], device)
-        found |= mean_scores(score_maps(maps, bench.truth["hconcat"], get_protocol(run.evaluation.protocol)))
-    return {f"{bench.split}/{name}": value for name, value in found.items()}, scored.outcomes(bench)
+    if evaluation_scenes.truth["hconcat"].has_truth_N.any():
+        maps = predict_heatmaps(method, evaluation_scenes.scenes["hconcat"], device)
+        found |= mean_scores(
+            score_maps(maps, evaluation_scenes.truth["hconcat"], get_protocol(run.evaluation.protocol))
+        )
+    return {f"{evaluation_scenes.split}/{name}": value for name, value in found.items()}, scored.outcomes(
+        evaluation_scenes
+    )
 
 
 @dataclass(frozen=True)
@@ -148,12 +152,14 @@ class _Listening:
         real, shuffled = (mean_scores(each)["sounding_accuracy"] for each in (self.real, self.shuffled))
         return {f"{prefix}sounding_accuracy": real, f"{prefix}sounding_accuracy_shuffled": shuffled}
 
-    def outcomes(self, bench: EvaluationScenes) -> dict[str, Any]:
+    def outcomes(self, evaluation_scenes: EvaluationScenes) -> dict[str, Any]:
         """Which scenes succeeded, with what a test of them needs to know of the scenes."""
-        truth = bench.truth[self.layout]
-        metric = f"{bench.split}/{metric_prefix(self.layout)}sounding_accuracy"
+        truth = evaluation_scenes.truth[self.layout]
+        metric = f"{evaluation_scenes.split}/{metric_prefix(self.layout)}sounding_accuracy"
         chance = chance_accuracy(truth)
-        scenes = scene_outcome_record(metric, chance, truth.scenes_hash, truth.heard(), bench.shuffled[self.layout])
+        scenes = scene_outcome_record(
+            metric, chance, truth.scenes_hash, truth.heard(), evaluation_scenes.shuffled[self.layout]
+        )
         real, shuffled = (pack_outcomes(each.values["sounding_accuracy"] > 0) for each in (self.real, self.shuffled))
         return {"scenes": scenes, "real": real, "shuffled": shuffled}
 
@@ -165,10 +171,12 @@ def chance_accuracy(truth: SceneGroundTruth) -> float:
 
 
 def _listening(
-    method: Method, bench: EvaluationScenes, layout: str, run: TrainConfig, device: torch.device | str
+    method: Method, evaluation_scenes: EvaluationScenes, layout: str, run: TrainConfig, device: torch.device | str
 ) -> _Listening:
-    scenes, how = bench.scenes[layout], get_protocol(run.evaluation.protocol)
-    truth = replace(bench.truth[layout], masks_NSYX=None)  # who listens needs no region, and no pixel sorted
+    scenes, how = evaluation_scenes.scenes[layout], get_protocol(run.evaluation.protocol)
+    truth = replace(
+        evaluation_scenes.truth[layout], masks_NSYX=None
+    )  # who listens needs no region, and no pixel sorted
     maps = predict_heatmaps(method, scenes, device)
-    other = predict_heatmaps(method, scenes.with_audio(torch.from_numpy(bench.shuffled[layout])), device)
+    other = predict_heatmaps(method, scenes.with_audio(torch.from_numpy(evaluation_scenes.shuffled[layout])), device)
     return _Listening(layout, maps, *(score_maps(each, truth, how) for each in (maps, other)))

@@ -39,7 +39,7 @@ class LeaderboardQuery:
 
 
 def list_studies(root: str) -> list[str]:
-    """The names of the studies under `<root>/studies`, those with a ledger."""
+    """The names of the studies under `<root>/studies`, those with a event log."""
     filesystem, path = resolve_uri(root)
     listing = filesystem.get_file_info(fs.FileSelector(f"{path}/studies", allow_not_found=True))
     names = [os.path.basename(info.path) for info in listing if info.type == fs.FileType.Directory]

@@ -77,7 +77,7 @@ def render_terminal(report: EvaluationReport) -> list[str]:
     """Returns the lines for a terminal: of a study an overview that fits 100 columns, of others the Markdown."""
     if report.kind != "study":
         return [render_markdown(report)]
-    overview = [line for bench in _benches(report) for line in ("", *_overview(report, bench))]
+    overview = [line for group in _scene_groups(report) for line in ("", *_overview(report, group))]
     again = [line for each in report.checkpoints for line in reproduction(each, report.split)]
     return [*overview, *again, *(line for each in report.warnings for line in ("", each)), ""]
 
@@ -124,11 +124,11 @@ def _scored(report: EvaluationReport, index: int, protocol: str = "") -> list[Na
     ]
 
 
-def _benches(report: EvaluationReport) -> list[list[int]]:
-    """Indices of the sets of scenes by `bench`: those that the same checkpoints were scored on."""
+def _scene_groups(report: EvaluationReport) -> list[list[int]]:
+    """Indices of the sets of scenes by `group`: those that the same checkpoints were scored on."""
     found: dict[int, list[int]] = {}
     for index, each in enumerate(report.scene_sets):
-        found.setdefault(each.get("bench", 0), []).append(index)
+        found.setdefault(each.get("scenes_group", 0), []).append(index)
     return list(found.values())
 
 
@@ -227,11 +227,11 @@ def _study_page(report: EvaluationReport) -> list[str]:
     for each in report.checkpoints:
         params = ", ".join(f"{name}={value}" for name, value in each["parameters"].items())
         lines.append(f"- {each['name']} (rank {each['rank']}): {params or each['uri']}")
-    for bench in _benches(report):
-        for index in bench:
+    for group in _scene_groups(report):
+        for index in group:
             if systems := _scored(report, index):
                 lines += ["", f"## {report.scene_sets[index]['layout']}", "", *scores_table(systems).markdown()]
-        notes = dict.fromkeys(note for index in bench for note in report.scene_sets[index]["notes"])
+        notes = dict.fromkeys(note for index in group for note in report.scene_sets[index]["notes"])
         lines += ["", *(f"- {note}" for note in notes)]
     for each in report.checkpoints:
         if again := reproduction(each, report.split):
@@ -409,9 +409,9 @@ _PAGES: dict[str, Callable[[EvaluationReport], list[str]]] = {
 # ---- a study on a terminal
 
 
-def _overview(report: EvaluationReport, bench: Sequence[int]) -> list[str]:
+def _overview(report: EvaluationReport, group: Sequence[int]) -> list[str]:
     """A table of means that fits a terminal, then the first number of each layout with its control and best baseline."""
-    sets = {report.scene_sets[index]["layout"]: dict(_by_name(report, index)) for index in bench}
+    sets = {report.scene_sets[index]["layout"]: dict(_by_name(report, index)) for index in group}
     sets = {layout: systems for layout, systems in sets.items() if systems}
     there = [
         each for each in _OVERVIEW if any(each[1] in record["metrics"] for _, record in sets.get(each[0], {}).values())
@@ -427,9 +427,13 @@ def _overview(report: EvaluationReport, bench: Sequence[int]) -> list[str]:
             number = _number(sets, layout, name, metric)
             line += "  " + ("-" if number is None else f"{number['value']:.3f}").rjust(max(len(head), 5))
         lines.append(line)
-    own = [each for each in report.checkpoints if each["bench"] == report.scene_sets[bench[0]].get("bench", 0)]
+    own = [
+        each
+        for each in report.checkpoints
+        if each["scenes_group"] == report.scene_sets[group[0]].get("scenes_group", 0)
+    ]
     quoted = [line for each in own for line in _quoted(sets, each, own)]
-    notes = dict.fromkeys(note for index in bench for note in report.scene_sets[index]["notes"])
+    notes = dict.fromkeys(note for index in group for note in report.scene_sets[index]["notes"])
     return [*lines, "", *quoted, *legend_of(quoted), *(f"note: {note}" for note in notes)]
 
 

@@ -25,7 +25,7 @@ from raymix.runtime.startup_progress import StartupPhase
 RAY_ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # raymix shows its own progress
     "RAY_AIR_NEW_OUTPUT": "0",  # likewise
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the event log is the record
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # raymix saves by itself, and leaves with an honest exit code
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's own snapshots are never read
     "TUNE_WARN_THRESHOLD_S": "60",

@@ -33,7 +33,7 @@ class ProgressReporter:
     """Fed by the recorder; `close` leaves the last table on the screen.
 
     Args:
-        study: what the ledger says before the search goes on.
+        study: what the event log says before the search goes on.
         epochs: of a trial that is not stopped.
         live: a table that is redrawn, or plain lines; None: by whether standard output is a terminal.
         expected: the share of trials expected to train each epoch (see `time_left.expected_survival`); None: all train all.
@@ -159,12 +159,12 @@ def format_params(params: dict[str, Any]) -> str:
 
 
 class StudyCallback(tune.Callback):
-    """Tune's callback in the driver: the one writer of the ledger while the study runs."""
+    """Tune's callback in the driver: the one writer of the event log while the study runs."""
 
     def __init__(
-        self, ledger: EventLog, uri: str, study: StudyState, keep: int, watch: ProgressReporter, began: float
+        self, event_log: EventLog, uri: str, study: StudyState, keep: int, watch: ProgressReporter, began: float
     ) -> None:
-        self.ledger, self.uri, self.keep, self.watch = ledger, uri.rstrip("/"), keep, watch
+        self.event_log, self.uri, self.keep, self.watch = event_log, uri.rstrip("/"), keep, watch
         self.study = study
         self.clocks = OverheadClocks(began)
         self.board = TensorBoardWriter(self.uri)
@@ -246,7 +246,7 @@ class StudyCallback(tune.Callback):
         self.watch.limit(self.study.expected, self.study.exhaustion)
 
     def _write(self, kind: str, **record: Any) -> None:
-        apply_event(self.study, self.ledger.append(kind, record))
+        apply_event(self.study, self.event_log.append(kind, record))
 
     def _tidy(self, referenced: Collection[str] = ()) -> None:
         for path in checkpoint.checkpoints_to_delete(self.study.trials.values(), self.keep, referenced=referenced):
@@ -255,7 +255,7 @@ class StudyCallback(tune.Callback):
                 self._deleted.add(path)
 
     def close(self, stopped: str = "") -> dict[str, Any]:
-        """The overheads of this sitting, also in the ledger; no trial is under way any more."""
+        """The overheads of this sitting, also in the event log; no trial is under way any more."""
         self._tidy()
         self.board.close()
         found = self.clocks.overheads()

@@ -28,8 +28,8 @@ SAMPLED_POINTS = 2048  # random ones, to find the share that the rules reject
 def dry_run_lines(plan: StudyPlan) -> Iterator[str]:
     """The plan line by line; ConfigError, as the study itself would end, where it could not run."""
     run, space, study = plan.run, plan.space, plan.study
-    owed = [n for n in range(plan.planned) if n not in study.trials or study.trials[n].state not in END_STATES]
-    ended = f"{plan.planned - len(owed)} of {plan.planned} trials have ended, {len(owed)} are owed"
+    pending = [n for n in range(plan.planned) if n not in study.trials or study.trials[n].state not in END_STATES]
+    ended = f"{plan.planned - len(pending)} of {plan.planned} trials have ended, {len(pending)} are owed"
     yield f"study: {plan.uri}: {ended if study.exists else f'new, {plan.planned} trials'}"
     yield "storage: a test object was written there and taken away again"
     yield f"clips: {_clip_lines(run)}"
@@ -38,14 +38,14 @@ def dry_run_lines(plan: StudyPlan) -> Iterator[str]:
         if study.exhausted and not allows_repeated_points(run):
             yield f"space: {study.exhaustion}"
         elif missing := unreachable_trials(plan):
-            owed = owed[: len(owed) - missing]
+            pending = pending[: len(pending) - missing]
             yield (
                 f"space: {len(space.points)} points in all, of which none is trained twice: the study ends after "
                 f"{plan.planned - missing} trials instead of {plan.planned} (search.repeats=true trains points again, "
                 "with other seeds)"
             )
     yield from plan.notes
-    yield f"search: {_search(run, study, len(owed))}"
+    yield f"search: {_search(run, study, len(pending))}"
     found, slots = _slots(run)
     yield f"slots: {slots}"
     yield from cost_lines(plan, found)
@@ -95,9 +95,9 @@ def _search(run: TrainConfig, study: StudyState, n: int) -> str:
 
 
 def cost_lines(plan: StudyPlan, slots: int) -> Iterator[str]:
-    """Two lines about the time that is owed, by updates and scenes that are timed now, and about the disk."""
+    """Two lines about the time that is pending, by updates and scenes that are timed now, and about the disk."""
     run, clips = plan.run, _training_clips(plan.run)
-    owed = [
+    pending = [
         n for n in range(plan.planned) if n not in plan.study.trials or plan.study.trials[n].state not in END_STATES
     ]
     if ray_cluster.local_machine_resources(run.cluster) is None:
@@ -118,12 +118,12 @@ def cost_lines(plan: StudyPlan, slots: int) -> Iterator[str]:
         updates = max(1, clips // run.training.batch_size) * passes_per_epoch(run.training, clips)
         train_s, score_s = updates * one.update_s, _scenes(run, one.one_map) * one.scene_s
         epoch_s = _epoch(run, train_s, updates * one.mix_s, score_s, slots)
-        about, most = _epochs(run, len(owed))
+        about, most = _epochs(run, len(pending))
         text = f"time: {what}, an epoch of {updates} {_span(train_s)}, its scores {_span(score_s)}"
         text += f"; about {about:.0f} epochs: {_span(about * epoch_s)}"
         text += f" ({_span(most * epoch_s)} if none were stopped)" if about < most else ""
         yield f"{text}, and the start of Ray; timed in {clock.perf_counter() - begun:.1f} s"
-    kept = min(run.training.num_checkpoints_to_keep, run.training.epochs) * len(owed) + slots
+    kept = min(run.training.num_checkpoints_to_keep, run.training.epochs) * len(pending) + slots
     stored = _stored(run)
     there = f"clips {_size(stored)}, " if stored else ""
     yield f"disk: {there}checkpoints about {kept} x {_size(one.checkpoint_bytes)} = {_size(kept * one.checkpoint_bytes)}"

@@ -40,7 +40,7 @@ OPTUNA_STATES = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED, 
 def open_journal(study_uri: str) -> BaseStorage:
     """An empty Optuna storage: a journal file inside a local study (for Optuna's dashboard), else memory.
 
-    A journal that is there already is deleted: the ledger knows better, and a killed driver may have left it locked.
+    A journal that is there already is deleted: the event log knows better, and a killed driver may have left it locked.
     """
     filesystem, folder = resolve_uri(study_uri)
     if not isinstance(filesystem, fs.LocalFileSystem):
@@ -53,9 +53,9 @@ def open_journal(study_uri: str) -> BaseStorage:
 
 
 def restore_optuna_study(target: optuna.Study, known: StudyState, space: SearchSpace) -> None:
-    """Fills an empty Optuna study so that trial numbers, values, states and reasons are the ledger's.
+    """Fills an empty Optuna study so that trial numbers, values, states and reasons are the event log's.
 
-    Numbers that the ledger does not know, or not as ended, wait in the queue with what is known of their parameters.
+    Numbers that the event log does not know, or not as ended, wait in the queue with what is known of their parameters.
     """
     last = max([*known.trials, min(len(space.initial_points), known.expected) - 1], default=-1)
     for number in range(last + 1):
@@ -98,7 +98,7 @@ NO_POINT_LEFT = "the search space has no further point"
 class StudyOptunaSearch(OptunaSearch):
     """Deals trial numbers and parameters: `{"trial": 3, "attempt": 1, "params": {dotted name: value}}`.
 
-    Unfinished trials of the ledger's `study` come first, under their old numbers and parameters (then `attempt` is above
+    Unfinished trials of the event log's `study` come first, under their old numbers and parameters (then `attempt` is above
     1), then the points tried first, then the sampler's. It ends after `study.planned` trials, or when the space has no
     point left that no trial has had; then `on_exhausted` is called once, with the number of trials and of points, and the
     numbers below it that no trial can have.
@@ -247,9 +247,9 @@ class StudyOptunaSearch(OptunaSearch):
             self.study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
     def save(self, checkpoint_path: str) -> None:
-        """Tune would pickle the searcher here; the ledger is what a restart reads."""
+        """Tune would pickle the searcher here; the event log is what a restart reads."""
         with open(checkpoint_path, "w") as note:
-            note.write("raymix rebuilds the search from the study's ledger\n")
+            note.write("raymix rebuilds the search from the study's event log\n")
 
     def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("the search is rebuilt from the study's ledger; run the same command again")
+        raise NotImplementedError("the search is rebuilt from the study's event log; run the same command again")

@@ -56,8 +56,8 @@ def plan_study(run: TrainConfig, space: Any, space_hash: str | None, uncut: str 
     """
     uri = study_uri(run)
     assert_writable(uri)
-    ledger = EventLog(uri)
-    study = ledger.read()
+    event_log = EventLog(uri)
+    study = event_log.read()
     if (was := study.config.get("recipe")) and was != run.recipe:
         raise ConfigError(
             f"recipe={run.recipe}: the study {study.name} was started with recipe={was}; add recipe={was} to go on with it, "
@@ -76,11 +76,11 @@ def plan_study(run: TrainConfig, space: Any, space_hash: str | None, uncut: str 
         )
     # Of an exhausted space no further trial can be made, unless points may be trained again.
     planned = study.expected if study.exhausted and not allows_repeated_points(run) else total_trials(study, run)
-    return StudyPlan(run, space, uri, ledger, study, planned, uncut)
+    return StudyPlan(run, space, uri, event_log, study, planned, uncut)
 
 
 def reload_plan(before: StudyPlan) -> StudyPlan:
-    """The same plan by what the ledger says now."""
+    """The same plan by what the event log says now."""
     return plan_study(before.run, before.space, before.space.hash if before.space else "")
 
 
@@ -91,7 +91,7 @@ def total_trials(study: StudyState, run: TrainConfig) -> int:
     """
     more = run.study.extend
     before = max(study.planned, run.study.n_trials)
-    resumes = bool(study.owed and study.extensions and study.extensions[-1].get("by") == more)
+    resumes = bool(study.pending_trials and study.extensions and study.extensions[-1].get("by") == more)
     return before if resumes else before + more
 
 
@@ -132,7 +132,7 @@ def _older(before: dict[str, Any], differ: list[str]) -> str:
 
 def record_study_start(plan: StudyPlan) -> StudyState:
     """Write down that the study starts, or that it grows."""
-    run, ledger = plan.run, plan.ledger
+    run, event_log = plan.run, plan.event_log
     if not plan.study.exists:
         record = {
             "name": run.study.name,
@@ -147,11 +147,11 @@ def record_study_start(plan: StudyPlan) -> StudyState:
             "searched": plan.space.names if plan.space else [],
             "by": run.study.extend,
         }
-        ledger.append("study", record)
+        event_log.append("study", record)
     elif plan.planned > plan.study.expected:
-        ledger.append("extended", {"planned": plan.planned, "by": run.study.extend})
-    ledger.compact()
-    return ledger.read()
+        event_log.append("extended", {"planned": plan.planned, "by": run.study.extend})
+    event_log.compact()
+    return event_log.read()
 
 
 TRIED_POINTS, MAX_REJECTED_SHARE = (
@@ -237,7 +237,7 @@ def _fitted(config: TuneConfig, space: Any) -> tuple[Any, TuneConfig, list[str]]
 
 
 def refresh_plan(plan: StudyPlan) -> StudyPlan:
-    """The plan over clips that are there now, and the newest ledger: another driver may just have ended the study."""
+    """The plan over clips that are there now, and the newest event log: another driver may just have ended the study."""
     if plan.config is not None:
         return plan_from_config(plan.config)
     with value_error_as_config_error():

@@ -1,6 +1,6 @@
-"""A study from start to end: what is owed is read from the ledger, slots are filled with trials, what happens is recorded.
+"""A study from start to end: what is owed is read from the event log, slots are filled with trials, what happens is recorded.
 
-The same call resumes: Optuna's study, the scheduler's memory and the trials' positions are rebuilt from the ledger each
+The same call resumes: Optuna's study, the scheduler's memory and the trials' positions are rebuilt from the event log each
 time, and nothing that Ray Tune pickles is ever read back.
 """
 
@@ -37,7 +37,7 @@ def run_trials(plan: StudyPlan, began: float, live: bool | None, lost: threading
     from raymix.search.time_left import expected_survival
 
     run, study = plan.run, record_study_start(plan)
-    if not study.owed:
+    if not study.pending_trials:
         return {}
     settings = getattr(run, "search", None)
     expected = (
@@ -46,7 +46,7 @@ def run_trials(plan: StudyPlan, began: float, live: bool | None, lost: threading
         else None
     )
     watch = ProgressReporter(study, run.training.epochs, live, expected)
-    recorder = StudyCallback(plan.ledger, plan.uri, study, run.training.num_checkpoints_to_keep, watch, began)
+    recorder = StudyCallback(plan.event_log, plan.uri, study, run.training.num_checkpoints_to_keep, watch, began)
     stopped, found = "", {}
     try:
         _fill_slots(plan, study, watch, recorder)
@@ -89,12 +89,12 @@ def _fill_slots(plan: StudyPlan, study: StudyState, watch: Any, recorder: Any) -
 
 def finalize_study(plan: StudyPlan) -> None:
     """After the last trial, or an interruption: checkpoints that nothing refers to go, and Optuna's journal says what
-    the ledger says, so that no trial is left RUNNING in it."""
+    the event log says, so that no trial is left RUNNING in it."""
     from raymix.search.optuna_searcher import StudyOptunaSearch, open_journal
     from raymix.tracking import checkpoint
 
-    plan.ledger.compact()
-    study = plan.ledger.read()
+    plan.event_log.compact()
+    study = plan.event_log.read()
     for path in checkpoint.unreferenced_checkpoints(plan.uri, study.trials.values()):
         checkpoint.delete_checkpoint(f"{plan.uri}/{path}")
     if plan.space is not None:
@@ -136,7 +136,7 @@ def restore_trial_progress(study: StudyState, uri: str, mailbox: Any) -> None:
 
     from raymix.training.coordinator import TrialProgress
 
-    for number in study.owed:
+    for number in study.pending_trials:
         row = study.trials.get(number)
         if row and row.epochs:
             path = row.epochs[row.last_epoch].checkpoint or ""
@@ -179,7 +179,7 @@ def build_tuner(plan: StudyPlan, study: StudyState, shared: Any, recorder: Any, 
         ),
         param_space=None if plan.space else {"trial": 0, "params": {}},
         tune_config=tune.TuneConfig(
-            num_samples=len(study.owed),
+            num_samples=len(study.pending_trials),
             max_concurrent_trials=slots,
             reuse_actors=True,
             trial_name_creator=str,
@@ -280,7 +280,7 @@ def finish_study(plan: study_plan.StudyPlan, overheads: dict[str, Any]) -> int:
     """The leaderboard, the overheads, the last word on the test split, and the names of what was written."""
     from raymix.reporting import leaderboard
 
-    study, name = plan.ledger.read(), plan.run.study.name
+    study, name = plan.event_log.read(), plan.run.study.name
     leaderboard.print_leaderboard(study, plan.uri, top=10)
     if overheads:
         print(format_overheads(overheads))
@@ -291,8 +291,8 @@ def finish_study(plan: study_plan.StudyPlan, overheads: dict[str, Any]) -> int:
             else f"study.n_trials={plan.run.study.n_trials}"
         )
         print(f"{asked}: adds no trial, since the search space has no further point")
-    if study.owed:
-        print(f"{len(study.owed)} trials are still owed; go on with: {command_line()}")
+    if study.pending_trials:
+        print(f"{len(study.pending_trials)} trials are still pending; go on with: {command_line()}")
     if not study.ranked():
         raise errors.NoUsableResult(f"{name}: no trial gave a score; python -m raymix.leaderboard {name} says why")
     print(f"study: {plan.uri} (ledger/, checkpoints/{'' if '://' in plan.uri else ', tensorboard/'})")

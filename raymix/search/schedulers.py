@@ -24,7 +24,7 @@ def _best(scores: dict[int, float], mode: str) -> float:
 
 
 def build_scheduler(settings: SearchConfig, study: StudyState, epochs: int, space: SearchSpace) -> TrialScheduler:
-    """The scheduler of that name, on our `epoch`, knowing every score that the ledger holds.
+    """The scheduler of that name, on our `epoch`, knowing every score that the event log holds.
 
     Raises ConfigError for a name that is none of asha, fifo, median, pbt.
     """
@@ -43,7 +43,7 @@ def build_scheduler(settings: SearchConfig, study: StudyState, epochs: int, spac
 
 
 def _key(number: int) -> str:
-    """Stands for a ledger's trial among Tune's until it is taken up again."""
+    """Stands for a event log's trial among Tune's until it is taken up again."""
     return f"ledger-{number}"
 
 
@@ -144,7 +144,7 @@ class ResumablePBT(_IgnoreFailedTrials, PopulationBasedTraining):
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         # Ray forbids any searcher here, since one would be told scores of parameters that have changed since. Ours only
-        # deals the starting points, and the ledger records every change.
+        # deals the starting points, and the event log records every change.
         no_searcher: Any = SimpleNamespace(search_alg=None)
         super().on_trial_add(no_searcher, trial)
 

@@ -12,12 +12,12 @@ from raymix.tracking.study import StudyState
 
 @dataclass
 class StudyPlan:
-    """A study about to run: its config, space, folder, ledger, and what the ledger says."""
+    """A study about to run: its config, space, folder, event_log, and what the event log says."""
 
     run: TrainConfig
     space: Any  # SearchSpace, or None for a single run
     uri: str
-    ledger: EventLog
+    event_log: EventLog
     study: StudyState
     planned: int
     uncut: str = ""  # hash of the space before the clips cut something from it
@@ -27,7 +27,7 @@ class StudyPlan:
 
 def has_pending_trials(plan: StudyPlan) -> bool:
     """Whether there are trials to run."""
-    if not plan.study.exists or plan.study.owed:
+    if not plan.study.exists or plan.study.pending_trials:
         return True
     return plan.planned - plan.study.expected > unreachable_trials(plan)
 

@@ -159,7 +159,7 @@ class EventLog:
         raise OSError(f"{self.folder}: its objects change faster than they can be read")
 
     def _sizes(self) -> dict[str, int]:
-        """The objects of the ledger in the order of their names, and how many bytes each has."""
+        """The objects of the event log in the order of their names, and how many bytes each has."""
         listing = self._fs.get_file_info(fs.FileSelector(self.folder, allow_not_found=True))
         return {info.path: info.size for info in sorted(listing, key=lambda info: info.path) if info.is_file}
 

@@ -47,7 +47,7 @@ def unpack_outcomes(text: str, count: int) -> np.ndarray:
 def scene_outcome_record(
     metric: str, chance: float, scenes_hash: str, videos: Sequence[Sequence[str]], index_N: np.ndarray
 ) -> dict[str, Any]:
-    """The `scenes` record of a ledger: what the outcomes of every epoch on these scenes share.
+    """The `scenes` record of a event log: what the outcomes of every epoch on these scenes share.
 
     Args: the videos that sound in each scene, and the scene whose audio each scene gets in the control. The videos are
     written as numbers.
@@ -271,7 +271,7 @@ def _corrected(p_W: np.ndarray, videos: int = 1000) -> float:
 def study_significance(study: StudyState) -> SignificanceFinding | None:
     """What the search's own scores on validation scenes say of all its trials; None where nothing can be said.
 
-    Where the ledger lacks the outcomes of each scene (of an older version, for some epoch), the means are tested as if all
+    Where the event log lacks the outcomes of each scene (of an older version, for some epoch), the means are tested as if all
     scenes were independent and the control not paired with them: that finds too much rather than too little.
     """
     rows = [row for row in study.trials.values() if row.state != "failed" and row.epochs]

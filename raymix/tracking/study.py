@@ -151,13 +151,13 @@ class StudyState:
         )
 
     @property
-    def owed(self) -> list[int]:
+    def pending_trials(self) -> list[int]:
         """The expected trial numbers that have not ended: unfinished ones and those never started."""
         return [n for n in range(self.expected) if n not in self.trials or self.trials[n].state not in END_STATES]
 
     @property
     def finished(self) -> bool:
-        return self.exists and not self.owed
+        return self.exists and not self.pending_trials
 
     def ranked(self, metric: str | None = None, mode: str | None = None) -> list[TrialRecord]:
         """Trials with a score, best first, the lower number first among equals; failed ones are not ranked."""

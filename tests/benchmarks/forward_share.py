@@ -4,7 +4,7 @@
     python tests/benchmarks/forward_share.py dataset=demo home=HOME --checkpoints 20 --parts
 
 Settings are those of `raymix.tune`. Differently seeded networks are scored as the search's evaluator scores checkpoints
-(`raymix.evaluation.validation.score_method` on one bench), in this process, without Ray and without reading a checkpoint; CPU time of this
+(`raymix.evaluation.validation.score_method` on the same scenes), in this process, without Ray and without reading a checkpoint; CPU time of this
 process. Exit code 1 where less than four fifths of it are spent in `forward_heatmaps`.
 """
 
@@ -64,23 +64,23 @@ def main() -> int:
     settings = [word for word in asked.settings if not word.startswith("home=")]
     run: TrainConfig = commands.compose_config("tune", settings, None, home)
     began = time.process_time()
-    bench = EvaluationScenes.open(run, "val", run.evaluation.scenes)
+    evaluation_scenes = EvaluationScenes.open(run, "val", run.evaluation.scenes)
     opened = time.process_time() - began
     methods = [clock.watch(network(run, seed)) for seed in range(asked.checkpoints)]
-    score_method(methods[0], bench, run)  # what is done once: warm caches
+    score_method(methods[0], evaluation_scenes, run)  # what is done once: warm caches
     clock.seconds, began = 0.0, time.process_time()
     for method in methods:
-        score_method(method, bench, run)
+        score_method(method, evaluation_scenes, run)
     whole = time.process_time() - began
     share, count = clock.seconds / whole, len(methods)
-    sizes = ", ".join(f"{len(each)} {name}" for name, each in bench.scenes.items())
+    sizes = ", ".join(f"{len(each)} {name}" for name, each in evaluation_scenes.scenes.items())
     print(f"scenes composed once: {opened:.2f} s ({sizes})")
     print(
         f"a checkpoint: {whole / count:.3f} s, forward {clock.seconds / count:.3f} s, share of the forward {share:.3f}"
     )
     if asked.parts:
         with cProfile.Profile(time.process_time) as profile:
-            score_method(methods[0], bench, run)
+            score_method(methods[0], evaluation_scenes, run)
         pstats.Stats(profile).sort_stats("tottime").print_stats(16)
     return 0 if share >= LEAST else 1
 

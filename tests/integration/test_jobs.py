@@ -152,8 +152,8 @@ def test_stopped_in_the_middle_and_submitted_again(nodes: Nodes, home: Path) -> 
         "raymix.tune",
         *line,
     )
-    ledger, end = EventLog(str(home / "studies/halved")), time.monotonic() + PATIENCE
-    while sum(record["kind"] == "epoch_scored" for record in ledger.records()) < 2:
+    event_log, end = EventLog(str(home / "studies/halved")), time.monotonic() + PATIENCE
+    while sum(record["kind"] == "epoch_scored" for record in event_log.records()) < 2:
         assert time.monotonic() < end, nodes.job("logs", "half-1")
         time.sleep(0.2)
     nodes.job("stop", "half-1")
@@ -163,10 +163,10 @@ def test_stopped_in_the_middle_and_submitted_again(nodes: Nodes, home: Path) -> 
         "go on with: ray job submit --runtime-env cluster/runtime_env.yaml --working-dir . -- python -m raymix.tune"
         in said
     )
-    owed = ledger.read().owed
-    assert owed, "it had ended before it was stopped"
+    pending = event_log.read().pending_trials
+    assert pending, "it had ended before it was stopped"
     assert "succeeded" in submit(nodes, "half-2", "raymix.tune", *line)
-    records = ledger.records()
+    records = event_log.records()
     assert Counter(r["trial"] for r in records if r["kind"] == "trial_ended") == {0: 1, 1: 1, 2: 1}
     epochs = Counter((r["trial"], r["epoch"]) for r in records if r["kind"] == "epoch_scored")
     assert epochs == {(trial, epoch): 1 for trial in range(3) for epoch in range(1, 7)}

@@ -283,8 +283,8 @@ def test_the_whole_way(store: Store, s3: str) -> None:
     said: list[str] = []
     listening = threading.Thread(target=lambda: said.extend(search.stdout or ()))
     listening.start()
-    ledger = EventLog(f"{s3}/studies/mine")
-    while not any(record["kind"] == "epoch_scored" for record in ledger.records()):
+    event_log = EventLog(f"{s3}/studies/mine")
+    while not any(record["kind"] == "epoch_scored" for record in event_log.records()):
         assert search.poll() is None, "".join(said)[-3000:]
         time.sleep(0.5)
     down = time.monotonic()
@@ -295,7 +295,7 @@ def test_the_whole_way(store: Store, s3: str) -> None:
     out = "".join(said)
     assert "Traceback" not in out and "passed over" not in out, out
 
-    records, study = ledger.records(), ledger.read()
+    records, study = event_log.records(), event_log.read()
     assert Counter(r["trial"] for r in records if r["kind"] == "trial_ended") == dict.fromkeys(range(TRIALS), 1)
     epochs = Counter((r["trial"], r["epoch"]) for r in records if r["kind"] == "epoch_scored")
     assert set(epochs.values()) == {1}

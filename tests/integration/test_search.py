@@ -81,13 +81,13 @@ def scored(home: Path, name: str = "killed") -> int:
 
 
 def check(home: Path, planned: int, name: str = "killed") -> None:
-    """Every planned trial ended once, no epoch stands twice, Optuna agrees with the ledger, no checkpoint dangles."""
+    """Every planned trial ended once, no epoch stands twice, Optuna agrees with the event log, no checkpoint dangles."""
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
     folder = home / "studies" / name
-    ledger = EventLog(str(folder))
-    records, study = ledger.records(), ledger.read()
+    event_log = EventLog(str(folder))
+    records, study = event_log.records(), event_log.read()
     ends = Counter(record["trial"] for record in records if record["kind"] == "trial_ended")
     assert ends == dict.fromkeys(range(planned), 1)
     epochs = Counter((record["trial"], record["epoch"]) for record in records if record["kind"] == "epoch_scored")
@@ -123,7 +123,7 @@ def test_a_study_that_was_killed_under_version_0_1_is_resumed(demo: Path, tmp_pa
     """Trial 0 stays as it ended, trial 1 goes on after its first epoch, trial 2 begins."""
     folder = earlier_study.unpack(demo, demo)
     before = EventLog(str(folder)).read()
-    assert [before.trials[n].state for n in (0, 1)] == ["completed", "running"] and before.owed == [1, 2]
+    assert [before.trials[n].state for n in (0, 1)] == ["completed", "running"] and before.pending_trials == [1, 2]
     driver = Driver(demo, tmp_path / "resumed.log", *earlier_study.WORDS)
     assert driver.wait() == 0, driver.text()[-3000:]
     check(demo, 3, earlier_study.NAME)
@@ -199,7 +199,7 @@ def test_a_space_with_fewer_points_than_trials(demo: Path, tmp_path: Path) -> No
     study = EventLog(str(demo / "studies/few")).read()
     assert study.finished and {row.params["mixture.k"] for row in study.trials.values()} == {1, 2}
     assert "search.grace_period=2: more than training.epochs=1; 1 is used" in first.text()
-    assert line in first.text() and "still owed" not in first.text()
+    assert line in first.text() and "still pending" not in first.text()
     records = len(EventLog(str(demo / "studies/few")).records())
     again = Driver(demo, tmp_path / "again.log", *words, "study.extend=4")
     assert again.wait() == 0, again.text()[-3000:]
@@ -217,7 +217,7 @@ space:
 
 
 def test_a_population_trains_with_the_values_that_its_ledger_names(demo: Path, tmp_path: Path) -> None:
-    """Every epoch's checkpoint: config, optimizer and ledger agree, and no folder of epochs keeps what none of them names."""
+    """Every epoch's checkpoint: config, optimizer and event_log agree, and no folder of epochs keeps what none of them names."""
     (tmp_path / "search_spaces").mkdir()
     (tmp_path / "search_spaces/rates.yaml").write_text(POPULATION)
     words = (

@@ -202,7 +202,7 @@ def test_what_another_driver_ended_meanwhile_is_not_run_again(
     def held(*given: Any) -> Iterator[None]:
         """Meanwhile another driver ends the study."""
         for number in range(planning.record_study_start(plans[0]).planned):
-            plans[0].ledger.append("trial_ended", {"trial": number, "state": "failed"})
+            plans[0].event_log.append("trial_ended", {"trial": number, "state": "failed"})
         yield
 
     monkeypatch.setattr(lease, "study_lease", held)

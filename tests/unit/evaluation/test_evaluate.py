@@ -90,13 +90,13 @@ def a_study(home: Path, run: TrainConfig, trials: tuple[int, ...] = (BEST, 0, 1)
     ledger = EventLog(uri)
     head = {"name": "small", "objective": "val/sounding_accuracy", "mode": "max", "config": config_to_plain(run)}
     ledger.append("study", {**head, "planned": 4, "space_hash": "", "seed": 0})
-    bench = EvaluationScenes.open(run, "val", run.evaluation.scenes)
+    evaluation_scenes = EvaluationScenes.open(run, "val", run.evaluation.scenes)
     for place, number in enumerate(trials):
         torch.manual_seed(number)
         method = method_from_config(run)
         path = checkpoint.checkpoint_path(number, 2)
         checkpoint.save_checkpoint(f"{uri}/{path}", method.state_dict(), {"step": 1}, config_to_plain(run))
-        metrics = score_method(method, bench, run)
+        metrics = score_method(method, evaluation_scenes, run)
         if place == 0:
             metrics["val/sounding_accuracy"] += 1  # no untrained network is better than the others for sure
         ledger.append("trial_started", {"trial": number, "params": {"method.temperature": 0.07}})
@@ -133,10 +133,12 @@ def test_scores_json_is_whole(tested: tuple[evaluate.Report, list[str]], home: P
     assert {f"test/{name}" for name in wanted.split()} <= set(first["scores"])
     assert first["chance"] == pytest.approx(1 / 6)
     sets = {each["layout"]: each for each in scores["scene_sets"]}
-    bench = sets["grid2x2"]["settings"]
+    evaluation_scenes = sets["grid2x2"]["settings"]
     described = json.loads(Path(clips.prepared, "dataset.json").read_text())
     assert scores["preprocessing"] == described["preprocessing"]
-    assert (bench["clips"], bench["videos"]) == tuple(described["splits"]["test"][name] for name in ("clips", "videos"))
+    assert (evaluation_scenes["clips"], evaluation_scenes["videos"]) == tuple(
+        described["splits"]["test"][name] for name in ("clips", "videos")
+    )
     assert set(sets) == LAYOUTS and sets["grid2x2"]["scenes"] == 10
     assert sets["grid2x2"]["canvas"] == [128, 128] and sets["hconcat"]["scenes_with_regions"] == 10
     for system in scores["systems"]:
@@ -196,24 +198,28 @@ def test_an_untrained_network_is_not_above_chance(
 
 def test_the_search_records_which_scenes_succeeded(tested: tuple[evaluate.Report, list[str]]) -> None:
     method, run = candidates.load_method(tested[0].scores["checkpoints"][0]["uri"])
-    bench = EvaluationScenes.open(run, "val", 12)
-    metrics, outcomes = score_method_with_outcomes(method, bench, run)
+    evaluation_scenes = EvaluationScenes.open(run, "val", 12)
+    metrics, outcomes = score_method_with_outcomes(method, evaluation_scenes, run)
     scenes = outcomes["scenes"]
     assert (scenes["metric"], scenes["chance"]) == ("val/sounding_accuracy", pytest.approx(1 / 6))
-    assert scenes["scenes_hash"] == bench.truth["grid2x2"].scenes_hash
-    for name, audio in (("real", None), ("shuffled", bench.shuffled["grid2x2"])):
+    assert scenes["scenes_hash"] == evaluation_scenes.truth["grid2x2"].scenes_hash
+    for name, audio in (("real", None), ("shuffled", evaluation_scenes.shuffled["grid2x2"])):
         succeeded = unpack_outcomes(outcomes[name], len(scenes["videos"]))
         assert succeeded.mean() == pytest.approx(
             metrics["val/sounding_accuracy" + (f"_{name}" if audio is not None else "")]
         )
-        shown = bench.scenes["grid2x2"] if audio is None else bench.scenes["grid2x2"].with_audio(audio)
-        truth = bench.truth["grid2x2"]
+        shown = (
+            evaluation_scenes.scenes["grid2x2"]
+            if audio is None
+            else evaluation_scenes.scenes["grid2x2"].with_audio(audio)
+        )
+        truth = evaluation_scenes.truth["grid2x2"]
         for place in range(len(truth)):  # scene by scene, in their order
             alone = validation.predict_heatmaps(
                 method, next(each for n, each in enumerate(shown.batches(1)) if n == place)
             )
             assert sounding_accuracy(alone, truth.take(np.array([place])))[0] == succeeded[place]
-    videos = bench.truth["grid2x2"].heard()
+    videos = evaluation_scenes.truth["grid2x2"].heard()
     for one, other in combinations(range(len(videos)), 2):  # numbers stand for the videos
         shared = len(set(videos[one]) & set(videos[other]))
         assert len(set(scenes["videos"][one]) & set(scenes["videos"][other])) == shared
@@ -239,9 +245,9 @@ def test_files_are_all_there_and_named(tested: tuple[evaluate.Report, list[str]]
 
 def test_pictures_are_of_random_scenes_the_worst_and_the_best(home: Path) -> None:
     settings = EvaluateConfig(home=str(home), study="small", top=1)
-    contenders = choose_checkpoints(settings, CheckpointSource.find(settings), lambda line: None)
-    bench = EvaluationScenes.open(contenders[0].run, "test", 10)
-    reached = study_evaluation.evaluate_checkpoints(contenders, bench, "cpu", lambda line: None)
+    candidates = choose_checkpoints(settings, CheckpointSource.find(settings), lambda line: None)
+    evaluation_scenes = EvaluationScenes.open(candidates[0].run, "test", 10)
+    reached = study_evaluation.evaluate_checkpoints(candidates, evaluation_scenes, "cpu", lambda line: None)
     for layout, metric in (("grid2x2", "sounding_accuracy"), ("hconcat", "ciou")):
         (table,) = [row.table for row in reached.rows[layout] if row.system == "trial 3"]
         value_N = table.values[metric]

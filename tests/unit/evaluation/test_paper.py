@@ -127,7 +127,7 @@ def test_why_nothing_was_measured_stands_in_the_table(clips: DatasetConfig, monk
     music = replace(clips, name="music", subset="solo")
     asked, of = [], SystemPredictions.of
     monkeypatch.setattr(SystemPredictions, "of", lambda self, *what: asked.append(what) or of(self, *what))
-    found, about = paper.fill_paper_table(3, [a_hall(music, {"cycle": right})])
+    found, about = paper.fill_paper_table(3, [make_predictions(music, {"cycle": right})])
     text = paper_tables.paper_table({"tables": [about], "numbers": found}, 3)
     assert asked[-2:] == [("grid2x2", "solo", False), ("natural", "duet", True)]  # of the duet every annotated frame
     told = (
@@ -141,11 +141,11 @@ def test_why_nothing_was_measured_stands_in_the_table(clips: DatasetConfig, monk
         raise ValueError("a scene needs 4 clips\nof different videos")
 
     monkeypatch.setattr(SceneSpec, "compose", too_few)
-    hall = SystemPredictions(systems(clips, ["cycle"]), "test", "cpu")
-    found, about = paper.fill_paper_table(3, [hall])
+    predictions = SystemPredictions(systems(clips, ["cycle"]), "test", "cpu")
+    found, about = paper.fill_paper_table(3, [predictions])
     text = paper_tables.paper_table({"tables": [about], "numbers": found}, 3)
     assert "- demo, grid2x2: nothing measured: a scene needs 4 clips of different videos\n" in text
-    assert paper.draw_paper_figure(5, hall) == "a scene needs 4 clips of different videos"
+    assert paper.draw_paper_figure(5, predictions) == "a scene needs 4 clips of different videos"
     assert {each["kind"] for each in found} == {"published"}
 
 
@@ -154,10 +154,10 @@ def test_what_stands_beside_a_system_cannot_have_listened(
 ) -> None:
     torch.manual_seed(1)
     (shown,) = systems(clips, ["cycle"])
-    trained = method_from_config(shown.contender.run, pretrained=False)
-    hall = SystemPredictions([replace(shown, contender=replace(shown.contender, method=trained))], "test", "cpu")
-    act, heard = hall.of("hconcat"), {}
-    assert not isinstance(act, str) and act.other_N is not None
+    trained = method_from_config(shown.candidate.run, pretrained=False)
+    predictions = SystemPredictions([replace(shown, candidate=replace(shown.candidate, method=trained))], "test", "cpu")
+    scene_set, heard = predictions.of("hconcat"), {}
+    assert not isinstance(scene_set, str) and scene_set.other_N is not None
 
     def predict(method: Any, scenes: Any, device: str) -> HeatMaps:
         heard[how] = method, scenes.mixture_NTF
@@ -165,16 +165,18 @@ def test_what_stands_beside_a_system_cannot_have_listened(
 
     monkeypatch.setattr(baselines, "predict_scenes", predict)
     for how in Control:
-        hall.maps(hall.shown[0], act, how)
-        hall.maps(hall.shown[0], act, how)  # each once
-    own = act.scenes.mixture_NTF
+        predictions.maps(predictions.entries[0], scene_set, how)
+        predictions.maps(predictions.entries[0], scene_set, how)  # each once
+    own = scene_set.scenes.mixture_NTF
     assert all(
         method is trained
         for method, _ in (heard[Control.NONE], heard[Control.SHUFFLED_AUDIO], heard[Control.SILENT_AUDIO])
     )
     assert torch.equal(heard[Control.NONE][1], own) and torch.equal(heard[Control.UNTRAINED_NETWORK][1], own)
-    assert not heard[Control.SILENT_AUDIO][1].any() and torch.equal(heard[Control.SHUFFLED_AUDIO][1], own[act.other_N])
-    fresh = untrained_method(shown.contender.run).state_dict()
+    assert not heard[Control.SILENT_AUDIO][1].any() and torch.equal(
+        heard[Control.SHUFFLED_AUDIO][1], own[scene_set.other_N]
+    )
+    fresh = untrained_method(shown.candidate.run).state_dict()
     assert heard[Control.UNTRAINED_NETWORK][0] is not trained
     assert all(
         torch.equal(value, fresh[name]) for name, value in heard[Control.UNTRAINED_NETWORK][0].state_dict().items()
@@ -198,17 +200,17 @@ def systems(clips: DatasetConfig, names: list[str]) -> list[SystemEntry]:
     return [SystemEntry(name, f"of-{name}", each) for name, each in of.items()]
 
 
-def a_hall(clips: DatasetConfig, said: dict[str, Any]) -> SystemPredictions:
+def make_predictions(clips: DatasetConfig, heatmaps: dict[str, Any]) -> SystemPredictions:
     """Systems that say what they are told to, with ears or without."""
-    hall = SystemPredictions(systems(clips, list(said)), "test", "cpu")
+    predictions = SystemPredictions(systems(clips, list(heatmaps)), "test", "cpu")
     for layout in ("hconcat", "grid2x2"):
-        act = hall.of(layout)
-        assert not isinstance(act, str)
-        for name, says in said.items():
-            maps = says(act.truth)
-            hall.said.update({(name, act.scenes.hash, how): maps for how in Control})
-            hall.means[name, act.scenes.hash] = None
-    return hall
+        scene_set = predictions.of(layout)
+        assert not isinstance(scene_set, str)
+        for name, says in heatmaps.items():
+            maps = says(scene_set.truth)
+            predictions.heatmaps.update({(name, scene_set.scenes.hash, how): maps for how in Control})
+            predictions.means[name, scene_set.scenes.hash] = None
+    return predictions
 
 
 def right(truth: SceneGroundTruth, worst: int | None = None) -> HeatMaps:
@@ -221,11 +223,11 @@ def right(truth: SceneGroundTruth, worst: int | None = None) -> HeatMaps:
 
 
 def pictures_of(
-    monkeypatch: pytest.MonkeyPatch, number: int, hall: SystemPredictions
+    monkeypatch: pytest.MonkeyPatch, number: int, predictions: SystemPredictions
 ) -> tuple[list[dict[str, ScenePicture]], str]:
     kept: list[Any] = []
     monkeypatch.setattr(paper_figures, "draw_system_rows", lambda rows, heading: kept.extend([rows, heading]))
-    found = paper.draw_paper_figure(number, hall)
+    found = paper.draw_paper_figure(number, predictions)
     assert not isinstance(found, str)
     return kept[0], kept[1]
 
@@ -246,17 +248,19 @@ def test_figures_hold_maps_against_sources_as_the_tables_do(
             maps[scene, names.index(labels[1])] = right(truth).maps_NMHW[scene, 1]  # the first source has none
         return HeatMaps(maps, [*names, "noise"], torch.zeros(maps.shape[:2]))
 
-    hall = a_hall(clips, {"ots": one, "dsol": by_name, "cycle": right})
-    rows, heading = pictures_of(monkeypatch, 3, hall)
-    act = hall.of("hconcat")
-    assert not isinstance(act, str) and f"scenes {act.truth.scenes_hash}" in heading
+    predictions = make_predictions(clips, {"ots": one, "dsol": by_name, "cycle": right})
+    rows, heading = pictures_of(monkeypatch, 3, predictions)
+    scene_set = predictions.of("hconcat")
+    assert not isinstance(scene_set, str) and f"scenes {scene_set.truth.scenes_hash}" in heading
     assert "mixloc-multi and mixloc-multi-named (by class names)" in heading
     for row in rows:
-        at = act.truth.ids.index(row["ots"].title)
-        left, both = (float(each) for each in (act.truth.masks_NSYX[at, 0].sum(), act.truth.masks_NSYX[at].sum()))
+        at = scene_set.truth.ids.index(row["ots"].title)
+        left, both = (
+            float(each) for each in (scene_set.truth.masks_NSYX[at, 0].sum(), scene_set.truth.masks_NSYX[at].sum())
+        )
         assert row["ots"].maps_MHW.shape[0] == 1 and row["ots"].map_S == (0, 0)
         assert row["ots"].iou_S == pytest.approx((left / both, 1 - left / both))
-        table = maps_to_score(hall.maps(hall.shown[0], act), act.truth, "mixloc-multi")
+        table = maps_to_score(predictions.maps(predictions.entries[0], scene_set), scene_set.truth, "mixloc-multi")
         assert table.maps_NMHW.shape[1] == 2 and not table.starred
         assert row["dsol"].maps_MHW.shape[0] == 2 and row["dsol"].iou_S == pytest.approx((0, 1))
         assert row["dsol"].maps_MHW[1].any() and not row["dsol"].maps_MHW[0].any() and row["dsol"].map_S == (0, 1)
@@ -264,11 +268,11 @@ def test_figures_hold_maps_against_sources_as_the_tables_do(
 
 
 def test_failures_are_those_of_the_papers_method(clips: DatasetConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = {"cycle": lambda truth: right(truth, 7), "ots": lambda truth: right(truth, 8)}
-    rows, heading = pictures_of(monkeypatch, 4, a_hall(clips, said))
+    heatmaps = {"cycle": lambda truth: right(truth, 7), "ots": lambda truth: right(truth, 8)}
+    rows, heading = pictures_of(monkeypatch, 4, make_predictions(clips, heatmaps))
     assert rows[-2]["cycle"].title.endswith("00007") and heading.endswith("; the last 2 are the worst of cycle")
-    del said["cycle"]
-    rows, heading = pictures_of(monkeypatch, 3, a_hall(clips, said))
+    del heatmaps["cycle"]
+    rows, heading = pictures_of(monkeypatch, 3, make_predictions(clips, heatmaps))
     assert rows[-1]["ots"].title.endswith("00008") and heading.endswith("; the last is the worst of ots")
 
 

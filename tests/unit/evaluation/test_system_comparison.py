@@ -50,11 +50,13 @@ def study_of(plan: study_plan.StudyPlan, score: float = 0.5) -> int:
         checkpoint.save_checkpoint(
             f"{plan.uri}/{path}", method_from_config(run).state_dict(), {"step": 1}, config_to_plain(run)
         )
-        plan.ledger.append("trial_started", {"trial": number, "params": params})
+        plan.event_log.append("trial_started", {"trial": number, "params": params})
         for epoch in (1, 2) if number else (2,):
             scored = {"metrics": {"val/sounding_accuracy": score + number}, "checkpoint": path, "seconds": 900.0}
-            plan.ledger.append("epoch_scored", {"trial": number, "epoch": epoch, **scored, "training": {"workers": 2}})
-        plan.ledger.append("trial_ended", {"trial": number, "state": "completed" if number else "pruned"})
+            plan.event_log.append(
+                "epoch_scored", {"trial": number, "epoch": epoch, **scored, "training": {"workers": 2}}
+            )
+        plan.event_log.append("trial_ended", {"trial": number, "state": "completed" if number else "pruned"})
     return 0
 
 
@@ -263,10 +265,10 @@ def test_what_gave_nothing_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) 
     def half(plan: study_plan.StudyPlan, began: float) -> int:
         if plan.run.study.seed == 0:
             code = study_of(plan)
-            plan.ledger.append("exhausted", {"trials": 2, "points": 2})
+            plan.event_log.append("exhausted", {"trials": 2, "points": 2})
             return code
         for number in range(planning.record_study_start(plan).planned):
-            plan.ledger.append("trial_ended", {"trial": number, "state": "failed", "reason": "not finite"})
+            plan.event_log.append("trial_ended", {"trial": number, "state": "failed", "reason": "not finite"})
         raise NoUsableResult("no trial gave a score")
 
     monkeypatch.setattr(runner, "run_study", half)

@@ -1,4 +1,4 @@
-"""What a study is before Ray starts: read from its ledger, which an earlier version may have written."""
+"""What a study is before Ray starts: read from its event_log, which an earlier version may have written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EARLIER = (
 
 
 def earlier(home: Path) -> tuple[TuneConfig, Any]:
-    """The configuration and space of the study in EARLIER, whose ledger lies under `home`."""
+    """The configuration and space of the study in EARLIER, whose event_log lies under `home`."""
     folder = home / "studies/earlier/ledger"
     folder.mkdir(parents=True)
     shutil.copy(EARLIER, folder / "records.jsonl")
@@ -36,7 +36,7 @@ def test_the_ledger_of_an_earlier_version_resumes(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(optuna.distributions.BaseDistribution, "__repr__", lambda self: "another version")
     run, space = earlier(tmp_path)
     plan = planning.plan_study(run, space, space.hash)
-    assert plan.study.owed == [1, 2] and plan.planned == 3 and study_plan.has_pending_trials(plan)
+    assert plan.study.pending_trials == [1, 2] and plan.planned == 3 and study_plan.has_pending_trials(plan)
     assert plan.study.trials[1].params["optimizer.learning_rate"] == 0.002
 
 
@@ -50,23 +50,23 @@ def test_an_exhausted_space_has_no_trials_to_run(tmp_path: Path) -> None:
     assert study_plan.has_pending_trials(plan) and study_plan.unreachable_trials(plan) == 2
     study = planning.record_study_start(plan)
     for number in range(2):
-        plan.ledger.append("trial_started", {"trial": number, "params": {"mixture.k": 2 + 2 * number}})
-        plan.ledger.append("trial_ended", {"trial": number, "state": "completed"})
-    plan.ledger.append("exhausted", {"trials": 2, "points": 2})
+        plan.event_log.append("trial_started", {"trial": number, "params": {"mixture.k": 2 + 2 * number}})
+        plan.event_log.append("trial_ended", {"trial": number, "state": "completed"})
+    plan.event_log.append("exhausted", {"trials": 2, "points": 2})
     assert not study_plan.has_pending_trials(planning.reload_plan(plan)) and study.planned == 4
     run.study.extend = 3
     assert not study_plan.has_pending_trials(planning.reload_plan(plan)) and planning.reload_plan(plan).planned == 2
     run.search.repeats = True
     more = planning.reload_plan(plan)
     assert study_plan.has_pending_trials(more) and more.planned == 7
-    assert planning.record_study_start(more).owed == [2, 3, 4, 5, 6]
+    assert planning.record_study_start(more).pending_trials == [2, 3, 4, 5, 6]
 
     run.study.name, run.study.n_trials, run.study.extend, run.search.repeats = "exact", 2, 0, False
     plan = planning.plan_study(run, space, space.hash)
     planning.record_study_start(plan)
     for number in range(2):
-        plan.ledger.append("trial_started", {"trial": number, "params": {"mixture.k": 2 + 2 * number}})
-        plan.ledger.append("trial_ended", {"trial": number, "state": "completed"})
+        plan.event_log.append("trial_started", {"trial": number, "params": {"mixture.k": 2 + 2 * number}})
+        plan.event_log.append("trial_ended", {"trial": number, "state": "completed"})
     run.study.extend = 3
     assert not study_plan.has_pending_trials(planning.reload_plan(plan))
 

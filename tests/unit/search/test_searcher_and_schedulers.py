@@ -55,7 +55,7 @@ def space() -> Any:
     return parse_search_space(SPACE, CONFIG)
 
 
-def started(ledger: EventLog, planned: int, space: Any, seed: int = 0, mode: str = "max") -> StudyState:
+def started(event_log: EventLog, planned: int, space: Any, seed: int = 0, mode: str = "max") -> StudyState:
     fields = {
         "name": "fake",
         "objective": METRIC,
@@ -64,8 +64,8 @@ def started(ledger: EventLog, planned: int, space: Any, seed: int = 0, mode: str
         "space_hash": space.hash,
         "seed": seed,
     }
-    ledger.append("study", {**fields, "config": CONFIG})
-    return ledger.read()
+    event_log.append("study", {**fields, "config": CONFIG})
+    return event_log.read()
 
 
 def score(params: dict[str, Any], epoch: int) -> float:
@@ -79,29 +79,29 @@ def result(params: dict[str, Any], epoch: int) -> dict[str, Any]:
 
 
 def run_alone(
-    searcher: StudyOptunaSearch, ledger: EventLog | None, trials: int, name: str = "t"
+    searcher: StudyOptunaSearch, event_log: EventLog | None, trials: int, name: str = "t"
 ) -> list[dict[str, Any]]:
-    """A sequential Tune in four lines: what it would tell the searcher and the ledger."""
+    """A sequential Tune in four lines: what it would tell the searcher and the event log."""
     dealt = []
     for i in range(trials):
         config = searcher.suggest(f"{name}{i}")
         if config == Searcher.FINISHED:
             break
         dealt.append(config)
-        write(ledger, "trial_started", trial=config["trial"], params=config["params"])
+        write(event_log, "trial_started", trial=config["trial"], params=config["params"])
         for epoch in range(1, EPOCHS + 1):
             last = result(config["params"], epoch)
-            write(ledger, "epoch_scored", trial=config["trial"], epoch=epoch, metrics={METRIC: last[METRIC]})
+            write(event_log, "epoch_scored", trial=config["trial"], epoch=epoch, metrics={METRIC: last[METRIC]})
             if epoch < EPOCHS:
                 searcher.on_trial_result(f"{name}{i}", last)
-        write(ledger, "trial_ended", trial=config["trial"], state="completed")
+        write(event_log, "trial_ended", trial=config["trial"], state="completed")
         searcher.on_trial_complete(f"{name}{i}", last)
     return dealt
 
 
-def write(ledger: EventLog | None, kind: str, **record: Any) -> None:
-    if ledger is not None:
-        ledger.append(kind, record)
+def write(event_log: EventLog | None, kind: str, **record: Any) -> None:
+    if event_log is not None:
+        event_log.append(kind, record)
 
 
 def test_states_values_and_reasons(tmp_path: Path, space: Any) -> None:
@@ -205,15 +205,15 @@ def test_rules_cost_no_number_and_restarts_change_no_draw(tmp_path: Path, space:
     if sampler == "cmaes":
         pytest.importorskip("cmaes")
     settings, n = SearchConfig(sampler=sampler, n_startup_trials=5), 8 if sampler == "gp" else 14
-    ledger = EventLog(str(tmp_path / "whole"))
-    whole = run_alone(StudyOptunaSearch(space, started(ledger, n, space), settings, EPOCHS), None, 99)
+    event_log = EventLog(str(tmp_path / "whole"))
+    whole = run_alone(StudyOptunaSearch(space, started(event_log, n, space), settings, EPOCHS), None, 99)
     assert [d["trial"] for d in whole] == list(range(n))
     assert all(space.check(d["params"]) == [] for d in whole)
     pieces: list[dict[str, Any]] = []
-    ledger = EventLog(str(tmp_path / "pieces"))
-    started(ledger, n, space)
+    event_log = EventLog(str(tmp_path / "pieces"))
+    started(event_log, n, space)
     for i in range(5):
-        pieces += run_alone(StudyOptunaSearch(space, ledger.read(), settings, EPOCHS), ledger, 3, f"s{i}-")
+        pieces += run_alone(StudyOptunaSearch(space, event_log.read(), settings, EPOCHS), event_log, 3, f"s{i}-")
     assert [d["trial"] for d in pieces] == list(range(n))
     assert len({json.dumps(d["params"]) for d in pieces}) == n
     if sampler != "cmaes":  # whose covariance starts anew
@@ -231,18 +231,18 @@ def test_seeds_matter(space: Any) -> None:
 
 def test_the_sampler_learns_from_the_ledger(tmp_path: Path, space: Any) -> None:
     """After a restart TPE proposes near the best, as it could not if it knew nothing."""
-    ledger = EventLog(str(tmp_path))
-    started(ledger, 30, space)
-    run_alone(StudyOptunaSearch(space, ledger.read(), SearchConfig(sampler="random"), EPOCHS), ledger, 30)
-    ledger.append("extended", {"planned": 40})
+    event_log = EventLog(str(tmp_path))
+    started(event_log, 30, space)
+    run_alone(StudyOptunaSearch(space, event_log.read(), SearchConfig(sampler="random"), EPOCHS), event_log, 30)
+    event_log.append("extended", {"planned": 40})
 
     def spread(study: StudyState) -> float:
         dealt = [StudyOptunaSearch(space, study, SearchConfig(), EPOCHS).suggest("a") for study.seed in range(10)]
         return float(np.mean([abs(math.log(d["params"]["method.temperature"] / 0.07)) for d in dealt]))
 
-    rows = ledger.read().trials.values()
+    rows = event_log.read().trials.values()
     random = np.mean([abs(math.log(row.params["method.temperature"] / 0.07)) for row in rows if row.number > 1])
-    assert spread(ledger.read()) < 0.5 * random
+    assert spread(event_log.read()) < 0.5 * random
 
 
 def test_a_rule_that_refuses_nearly_everything(space: Any) -> None:
@@ -272,18 +272,18 @@ def test_grid_visits_each_point_once_over_restarts(tmp_path: Path) -> None:
     small = parse_search_space(
         {"space": {"mixture.k": {"int": [2, 4]}, "method.pool": {"categorical": ["max", "lse"]}}, **rules}, CONFIG
     )
-    ledger = EventLog(str(tmp_path))
-    started(ledger, 99, small)
+    event_log = EventLog(str(tmp_path))
+    started(event_log, 99, small)
     dealt = []
     for i in range(4):
-        searcher = StudyOptunaSearch(small, ledger.read(), SearchConfig(sampler="grid"), EPOCHS)
+        searcher = StudyOptunaSearch(small, event_log.read(), SearchConfig(sampler="grid"), EPOCHS)
         for j in range(2):
             config = searcher.suggest(f"{i}{j}")
             if config == Searcher.FINISHED:
                 continue
             dealt.append(config)
-            ledger.append("trial_started", {"trial": config["trial"], "params": config["params"]})
-            ledger.append("trial_ended", {"trial": config["trial"], "state": "pruned"})
+            event_log.append("trial_started", {"trial": config["trial"], "params": config["params"]})
+            event_log.append("trial_ended", {"trial": config["trial"], "state": "pruned"})
             searcher.on_trial_complete(f"{i}{j}", {METRIC: 0.5, "epoch": 1})
     assert [d["trial"] for d in dealt] == list(range(5)) and dealt[0]["params"] == rules["initial_points"][0]
     assert len({json.dumps(d["params"], sort_keys=True) for d in dealt}) == 5
@@ -304,30 +304,30 @@ def test_no_point_is_trained_twice_and_a_small_space_ends(tmp_path: Path, sample
     """Over restarts too; what is left of the planned trials is no longer owed, and a resumed search deals nothing."""
     if sampler == "cmaes":
         pytest.importorskip("cmaes")
-    small, ledger = parse_search_space(FEW, CONFIG), EventLog(str(tmp_path))
-    started(ledger, 9, small)
+    small, event_log = parse_search_space(FEW, CONFIG), EventLog(str(tmp_path))
+    started(event_log, 9, small)
     dealt, ended = [], []
 
     def exhausted(trials: int, points: int, unreachable: list[int]) -> None:
         ended.append((trials, points, unreachable))
-        ledger.append("exhausted", {"trials": trials, "points": points})
+        event_log.append("exhausted", {"trials": trials, "points": points})
 
     for i in range(4):
         settings = SearchConfig(sampler=sampler, n_startup_trials=2)
-        searcher = StudyOptunaSearch(small, ledger.read(), settings, EPOCHS, on_exhausted=exhausted)
-        dealt += run_alone_few(searcher, ledger, f"{i}-")
+        searcher = StudyOptunaSearch(small, event_log.read(), settings, EPOCHS, on_exhausted=exhausted)
+        dealt += run_alone_few(searcher, event_log, f"{i}-")
     assert [d["trial"] for d in dealt] == list(range(5)) and ended == [(5, 5, [])]
     assert len({small.key_of(d["params"]) for d in dealt}) == 5
-    study = ledger.read()
+    study = event_log.read()
     assert study.finished and study.expected == 5 and "5 points, 5 trials instead of 9" in study.exhaustion
 
 
-def run_alone_few(searcher: StudyOptunaSearch, ledger: EventLog, name: str) -> list[dict[str, Any]]:
+def run_alone_few(searcher: StudyOptunaSearch, event_log: EventLog, name: str) -> list[dict[str, Any]]:
     """Two trials of one sitting, both under way before the first has ended."""
     dealt = [config for i in range(2) if isinstance(config := searcher.suggest(f"{name}{i}"), dict)]
     for i, config in enumerate(dealt):
-        ledger.append("trial_started", {"trial": config["trial"], "params": config["params"]})
-        ledger.append("trial_ended", {"trial": config["trial"], "state": ["pruned", "failed"][i]})
+        event_log.append("trial_started", {"trial": config["trial"], "params": config["params"]})
+        event_log.append("trial_ended", {"trial": config["trial"], "state": ["pruned", "failed"][i]})
         searcher.on_trial_complete(f"{name}{i}", {METRIC: 0.5, "epoch": 1})
     return dealt
 
@@ -360,22 +360,22 @@ def test_repeats_have_seeds_of_their_own(tmp_path: Path) -> None:
         searcher = StudyOptunaSearch(one, StudyState("s", METRIC, planned=3), settings, EPOCHS, seed=7)
         seeds = [searcher.suggest(str(i))["params"] for i in range(3)]
         assert seeds == [{"mixture.k": 2}, {"mixture.k": 2, "training.seed": 8}, {"mixture.k": 2, "training.seed": 9}]
-    ledger = EventLog(str(tmp_path))
-    started(ledger, 3, one)
-    ledger.append("trial_started", {"trial": 0, "params": seeds[0]})
-    ledger.append("trial_started", {"trial": 1, "params": seeds[2]})
-    searcher = StudyOptunaSearch(one, ledger.read(), SearchConfig(repeats=True), EPOCHS, seed=7)
+    event_log = EventLog(str(tmp_path))
+    started(event_log, 3, one)
+    event_log.append("trial_started", {"trial": 0, "params": seeds[0]})
+    event_log.append("trial_started", {"trial": 1, "params": seeds[2]})
+    searcher = StudyOptunaSearch(one, event_log.read(), SearchConfig(repeats=True), EPOCHS, seed=7)
     assert [searcher.suggest(str(i))["params"] for i in range(2)] == [seeds[0], seeds[2]]
 
 
 def test_a_number_that_no_point_is_left_for(tmp_path: Path) -> None:
     """A driver was killed before it recorded trial 0; by now the space has no point for it, but trial 1 goes on."""
-    one, ledger = parse_search_space({"space": {"mixture.k": {"int": [2, 2]}}}, CONFIG), EventLog(str(tmp_path))
-    started(ledger, 4, one)
-    ledger.append("trial_started", {"trial": 1, "params": {"mixture.k": 2}})
+    one, event_log = parse_search_space({"space": {"mixture.k": {"int": [2, 2]}}}, CONFIG), EventLog(str(tmp_path))
+    started(event_log, 4, one)
+    event_log.append("trial_started", {"trial": 1, "params": {"mixture.k": 2}})
     ended: list[Any] = []
     searcher = StudyOptunaSearch(
-        one, ledger.read(), SearchConfig(), EPOCHS, on_exhausted=lambda *what: ended.append(what)
+        one, event_log.read(), SearchConfig(), EPOCHS, on_exhausted=lambda *what: ended.append(what)
     )
     assert searcher.suggest("a")["trial"] == 1 and searcher.suggest("b") == Searcher.FINISHED
     assert ended == [(2, 1, [0])]
@@ -499,8 +499,8 @@ class Killed(BaseException):
 class Writer(tune.Callback):
     """The driver's pen; `dies_at` counts records, and the driver dies after that one, before Optuna hears of it."""
 
-    def __init__(self, ledger: EventLog, dies_at: int | None = None) -> None:
-        self.ledger, self.left = ledger, dies_at
+    def __init__(self, event_log: EventLog, dies_at: int | None = None) -> None:
+        self.event_log, self.left = event_log, dies_at
         self.parents: list[tuple[int, int]] = []
         self.population: Any = None
         self.kept: set[str] = set()  # what the scheduler referenced after the event before
@@ -510,7 +510,7 @@ class Writer(tune.Callback):
         return {}
 
     def _write(self, kind: str, **record: Any) -> None:
-        self.ledger.append(kind, record)
+        self.event_log.append(kind, record)
         if self.left is not None:
             self.left -= 1
             if self.left == 0:
@@ -539,11 +539,11 @@ class Writer(tune.Callback):
 def sit(
     folder: Path, space: Any, settings: SearchConfig, dies_at: int | None = None, at_once: int = 1
 ) -> tuple[Any, Writer]:
-    """One sitting of a driver: everything is rebuilt from the ledger."""
-    ledger = EventLog(str(folder))
-    study = ledger.read()
+    """One sitting of a driver: everything is rebuilt from the event log."""
+    event_log = EventLog(str(folder))
+    study = event_log.read()
     searcher = StudyOptunaSearch(space, study, settings, EPOCHS, open_journal(str(folder)))
-    writer, chosen = Writer(ledger, dies_at), build_scheduler(settings, study, EPOCHS, space)
+    writer, chosen = Writer(event_log, dies_at), build_scheduler(settings, study, EPOCHS, space)
     writer.population = chosen if isinstance(chosen, ResumablePBT) else None
     reached = {str(n): row.last_epoch for n, row in study.trials.items()}
     tuner = tune.Tuner(
@@ -552,7 +552,7 @@ def sit(
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=chosen,
-            num_samples=len(study.owed),
+            num_samples=len(study.pending_trials),
             max_concurrent_trials=at_once,
             reuse_actors=True,
         ),
@@ -569,9 +569,9 @@ def sit(
     return searcher, writer
 
 
-def truth(searcher: Any, ledger: EventLog) -> None:
-    """Optuna and the ledger say the same of every trial."""
-    rows, trials = ledger.read().trials, searcher.study.trials
+def truth(searcher: Any, event_log: EventLog) -> None:
+    """Optuna and the event log say the same of every trial."""
+    rows, trials = event_log.read().trials, searcher.study.trials
     names = {"completed": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
     assert [t.number for t in trials] == list(rows)
     assert [t.state.name for t in trials] == [names[row.state] for row in rows.values()]
@@ -586,34 +586,34 @@ def truth(searcher: Any, ledger: EventLog) -> None:
 
 def test_killed_resumed_and_extended_under_tune(ray_session: None, tmp_path: Path, space: Any) -> None:
     settings = SearchConfig(grace_period=1, reduction_factor=2, n_startup_trials=4)
-    ledger = EventLog(str(tmp_path))
-    started(ledger, 7, space)
+    event_log = EventLog(str(tmp_path))
+    started(event_log, 7, space)
     deaths = [4, 3, 2, 1, 6]  # records after which a driver dies: a start, a score or an end
     for dies_at in deaths:
         assert sit(tmp_path, space, settings, dies_at=dies_at)[0] is None
-    assert 0 < len(ledger.read().owed) < 7
-    seen = {n: dict(row.params) for n, row in ledger.read().trials.items()}
+    assert 0 < len(event_log.read().pending_trials) < 7
+    seen = {n: dict(row.params) for n, row in event_log.read().trials.items()}
     searcher, _ = sit(tmp_path, space, settings)
-    truth(searcher, ledger)
-    study = ledger.read()
+    truth(searcher, event_log)
+    study = event_log.read()
     assert study.finished and list(study.trials) == list(range(7))
     assert all(study.trials[n].params == params for n, params in seen.items())
     states = [row.state for row in study.trials.values()]
     assert (
         states[2] == "failed" and study.trials[2].reason == "NaN in the loss" and {"completed", "pruned"} <= set(states)
     )
-    starts = [r["trial"] for r in ledger.records() if r["kind"] == "trial_started"]
+    starts = [r["trial"] for r in event_log.records() if r["kind"] == "trial_started"]
     assert set(starts) == set(range(7))
     assert len(starts) - 7 <= len(deaths), "at most the one trial under way is taken up again after each death"
-    ends = [r["trial"] for r in ledger.records() if r["kind"] == "trial_ended"]
+    ends = [r["trial"] for r in event_log.records() if r["kind"] == "trial_ended"]
     assert sorted(ends) == list(range(7)), "each planned trial ended exactly once"
-    scored = [(r["trial"], r["epoch"]) for r in ledger.records() if r["kind"] == "epoch_scored"]
+    scored = [(r["trial"], r["epoch"]) for r in event_log.records() if r["kind"] == "epoch_scored"]
     assert len(scored) == len(set(scored))
 
-    ledger.append("extended", {"planned": 9})
+    event_log.append("extended", {"planned": 9})
     searcher, _ = sit(tmp_path, space, settings, at_once=2)
-    truth(searcher, ledger)
-    assert list(ledger.read().trials) == list(range(9)) and set(ledger.read().trials[8].state.split()) <= set(
+    truth(searcher, event_log)
+    assert list(event_log.read().trials) == list(range(9)) and set(event_log.read().trials[8].state.split()) <= set(
         END_STATES
     )
     assert optuna.load_study(study_name="fake", storage=reopened(tmp_path)).trials[0].state == TrialState.COMPLETE
@@ -622,11 +622,11 @@ def test_killed_resumed_and_extended_under_tune(ray_session: None, tmp_path: Pat
 
 
 def test_a_population_hands_over_weights_not_numbers(ray_session: None, tmp_path: Path, space: Any) -> None:
-    ledger = EventLog(str(tmp_path))
-    started(ledger, 4, space)
+    event_log = EventLog(str(tmp_path))
+    started(event_log, 4, space)
     searcher, writer = sit(tmp_path, space, SearchConfig(scheduler="pbt", grace_period=1), at_once=4)
-    assert isinstance(build_scheduler(SearchConfig(scheduler="pbt"), ledger.read(), EPOCHS, space), ResumablePBT)
-    rows = ledger.read().trials
+    assert isinstance(build_scheduler(SearchConfig(scheduler="pbt"), event_log.read(), EPOCHS, space), ResumablePBT)
+    rows = event_log.read().trials
     assert list(rows) == [0, 1, 2, 3] and rows[2].state == "failed"
     assert [t.state.name for t in searcher.study.trials].count("RUNNING") == 0
     assert writer.parents and all(child != parent for child, parent in writer.parents)

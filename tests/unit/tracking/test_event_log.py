@@ -1,4 +1,4 @@
-"""The ledger: nothing written is lost, nothing torn is believed, nothing twice counts twice."""
+"""The event_log: nothing written is lost, nothing torn is believed, nothing twice counts twice."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def scored(trial: int, epoch: int, score: float, **more: Any) -> dict[str, Any]:
     return {"trial": trial, "epoch": epoch, "metrics": metrics, "checkpoint": checkpoint, "seconds": 1.5, **more}
 
 
-def fill(ledger: EventLog) -> None:
-    ledger.append("study", {**STUDY, "config": {"training": {"batch_size": 8}}, "versions": {"ray": "2.60.0"}})
-    ledger.append("trial_started", {"trial": 0, "params": {"mixture.k": 2}})
+def fill(event_log: EventLog) -> None:
+    event_log.append("study", {**STUDY, "config": {"training": {"batch_size": 8}}, "versions": {"ray": "2.60.0"}})
+    event_log.append("trial_started", {"trial": 0, "params": {"mixture.k": 2}})
     for epoch, score in enumerate([0.2, 0.7, 0.5], 1):
-        ledger.append("epoch_scored", scored(0, epoch, score))
-    ledger.append("trial_ended", {"trial": 0, "state": "completed"})
-    ledger.append("trial_started", {"trial": 1, "params": {"mixture.k": 3}})
-    ledger.append("epoch_scored", scored(1, 1, 0.1))
-    ledger.append("trial_ended", {"trial": 1, "state": "failed", "reason": "NaN in the loss"})
-    ledger.append("trial_started", {"trial": 2, "params": {"mixture.k": 4}})
+        event_log.append("epoch_scored", scored(0, epoch, score))
+    event_log.append("trial_ended", {"trial": 0, "state": "completed"})
+    event_log.append("trial_started", {"trial": 1, "params": {"mixture.k": 3}})
+    event_log.append("epoch_scored", scored(1, 1, 0.1))
+    event_log.append("trial_ended", {"trial": 1, "state": "failed", "reason": "NaN in the loss"})
+    event_log.append("trial_started", {"trial": 2, "params": {"mixture.k": 4}})
 
 
 def check(study: StudyState) -> None:
@@ -52,68 +52,68 @@ def check(study: StudyState) -> None:
     assert first.best_checkpoint == "checkpoints/trial-0000/epoch-0002"
     assert study.trials[1].reason == "NaN in the loss"
     assert study.trials[2].params == {"mixture.k": 4} and study.trials[2].score is None
-    assert study.owed == [2] and not study.finished
+    assert study.pending_trials == [2] and not study.finished
     assert [row.number for row in study.ranked()] == [0]
 
 
 @pytest.fixture(params=["local", "objects"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> EventLog:
+def event_log(request: pytest.FixtureRequest, tmp_path: Path) -> EventLog:
     if request.param == "local":
         return EventLog(f"file://{tmp_path}/study")
     return EventLog("study", fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()))
 
 
-def again(ledger: EventLog) -> EventLog:
-    """Another process's view of the same ledger."""
-    return EventLog(ledger.folder.removesuffix("/ledger"), None if ledger._local else ledger._fs)
+def again(event_log: EventLog) -> EventLog:
+    """Another process's view of the same event_log."""
+    return EventLog(event_log.folder.removesuffix("/ledger"), None if event_log._local else event_log._fs)
 
 
-def test_folds_to_rows(ledger: EventLog) -> None:
-    assert not ledger.read().exists
-    fill(ledger)
-    check(ledger.read())
-    check(again(ledger).read())
+def test_folds_to_rows(event_log: EventLog) -> None:
+    assert not event_log.read().exists
+    fill(event_log)
+    check(event_log.read())
+    check(again(event_log).read())
 
 
-def test_reads_on_from_where_it_was(ledger: EventLog) -> None:
-    reader = again(ledger)
+def test_reads_on_from_where_it_was(event_log: EventLog) -> None:
+    reader = again(event_log)
     assert not reader.read().exists
-    fill(ledger)
+    fill(event_log)
     check(reader.read())
-    ledger.append("epoch_scored", scored(2, 1, 0.9))
+    event_log.append("epoch_scored", scored(2, 1, 0.9))
     assert reader.read().trials[2].score == 0.9
 
 
-def test_duplicates_change_nothing(ledger: EventLog) -> None:
-    fill(ledger)
-    ledger.append("epoch_scored", scored(0, 2, 0.99))
-    ledger.append("trial_ended", {"trial": 0, "state": "pruned", "reason": "late"})
-    ledger.append("study", {**STUDY, "planned": 99})
-    check(ledger.read())
-    records = ledger.records()
+def test_duplicates_change_nothing(event_log: EventLog) -> None:
+    fill(event_log)
+    event_log.append("epoch_scored", scored(0, 2, 0.99))
+    event_log.append("trial_ended", {"trial": 0, "state": "pruned", "reason": "late"})
+    event_log.append("study", {**STUDY, "planned": 99})
+    check(event_log.read())
+    records = event_log.records()
     check(replay_events(records + records))
     assert replay_events(records + records).trials[0].attempts == 1
 
 
-def test_compacting_keeps_every_record(ledger: EventLog) -> None:
-    fill(ledger)
-    reader = again(ledger)
+def test_compacting_keeps_every_record(event_log: EventLog) -> None:
+    fill(event_log)
+    reader = again(event_log)
     check(reader.read())
-    before = ledger.records()
-    ledger.compact()
-    assert again(ledger).records() == before
-    ledger.append("extended", {"planned": 7})
-    ledger.compact()
-    ledger.compact()
-    assert reader.read().planned == again(ledger).read().planned == 7
-    if not ledger._local:
-        assert len(ledger._fs.get_file_info(fs.FileSelector(ledger.folder))) == 1
+    before = event_log.records()
+    event_log.compact()
+    assert again(event_log).records() == before
+    event_log.append("extended", {"planned": 7})
+    event_log.compact()
+    event_log.compact()
+    assert reader.read().planned == again(event_log).read().planned == 7
+    if not event_log._local:
+        assert len(event_log._fs.get_file_info(fs.FileSelector(event_log.folder))) == 1
 
 
 def counted(
     folder: Path, before: Callable[[str, str], None] = lambda operation, path: None
 ) -> tuple[EventLog, Handler]:
-    """A ledger in an object store, and what counts its requests."""
+    """A event_log in an object store, and what counts its requests."""
     handler = Handler(before)
     return EventLog(str(folder), fs.PyFileSystem(handler)), handler
 
@@ -155,8 +155,8 @@ def test_a_search_compacts_at_its_start_and_at_its_end(tmp_path: Path) -> None:
     for stage in (record_study_start, finalize_study):
         for number in range(3):  # fewer than are compacted on the way
             counted(tmp_path)[0].append("evaluated", {"number": number})
-        ledger, _ = counted(tmp_path)
-        stage(StudyPlan(run, None, str(tmp_path), ledger, ledger.read(), 1))
+        event_log, _ = counted(tmp_path)
+        stage(StudyPlan(run, None, str(tmp_path), event_log, event_log.read(), 1))
         assert len(list((tmp_path / "ledger").iterdir())) == 1
     assert len(counted(tmp_path)[0].records()) == 3 + 1 + 3
 
@@ -178,16 +178,16 @@ def test_a_kill_between_any_two_steps_of_compacting_loses_and_doubles_nothing(tm
     context, killed, deletes = multiprocessing.get_context("fork"), 0, 0
     for step in range(40):
         folder = tmp_path / str(step)
-        ledger, _ = counted(folder)
-        fill_objects(ledger, 7)
-        before = ledger.records()
+        event_log, _ = counted(folder)
+        fill_objects(event_log, 7)
+        before = event_log.records()
         process = context.Process(target=_compact_until, args=(str(folder), step))
         process.start()
         process.join()
         killed += process.exitcode == -signal.SIGKILL
         left = list((folder / "ledger").iterdir())
         deletes += any(path.name.endswith("-all.json") for path in left) and len(left) > 1
-        for reader in (ledger, counted(folder)[0]):
+        for reader in (event_log, counted(folder)[0]):
             assert reader.records() == before
         counted(folder)[0].append("extended", {"planned": 8})
         counted(folder)[0].compact()
@@ -198,11 +198,11 @@ def test_a_kill_between_any_two_steps_of_compacting_loses_and_doubles_nothing(tm
     assert process.exitcode == 0 and killed == 1 + 7 + 1 + 7 and deletes == 7  # list, reads, the write, deletes
 
 
-def fill_objects(ledger: EventLog, count: int) -> None:
+def fill_objects(event_log: EventLog, count: int) -> None:
     """So many records, each in an object of its own."""
-    ledger.append("study", STUDY)
+    event_log.append("study", STUDY)
     for epoch in range(1, count):
-        ledger.append("epoch_scored", scored(0, epoch, 0.5))
+        event_log.append("epoch_scored", scored(0, epoch, 0.5))
 
 
 def test_a_reader_at_work_while_objects_are_compacted_misses_nothing(tmp_path: Path) -> None:
@@ -257,8 +257,8 @@ def test_records_keep_the_order_of_their_times_whatever_object_they_are_in(tmp_p
 
 
 def test_what_this_raymix_cannot_read_is_left_alone(tmp_path: Path) -> None:
-    ledger, _ = counted(tmp_path)
-    fill_objects(ledger, 5)
+    event_log, _ = counted(tmp_path)
+    fill_objects(event_log, 5)
     newer = {f"{9:020d}-cafe.json": b'{"kind": "invented later", "id": "x"}', f"{8:020d}-cafe.json": b'{"kind": "stu'}
     for name, content in {**newer, "note.txt": b"by hand"}.items():
         (tmp_path / "ledger" / name).write_bytes(content)
@@ -281,56 +281,56 @@ def test_a_place_where_nothing_can_be_deleted_still_takes_records(
     assert len(list((tmp_path / "ledger").iterdir())) == 31 and "cannot be compacted (AccessDenied)" in caplog.text
 
 
-def test_extending_and_owing(ledger: EventLog) -> None:
-    fill(ledger)
-    ledger.append("trial_ended", {"trial": 2, "state": "pruned"})
-    assert ledger.read().finished
-    ledger.append("extended", {"planned": 5})
-    assert ledger.read().owed == [3, 4]
+def test_extending_and_owing(event_log: EventLog) -> None:
+    fill(event_log)
+    event_log.append("trial_ended", {"trial": 2, "state": "pruned"})
+    assert event_log.read().finished
+    event_log.append("extended", {"planned": 5})
+    assert event_log.read().pending_trials == [3, 4]
 
 
-def test_an_exhausted_space_owes_no_more_trials(ledger: EventLog) -> None:
-    fill(ledger)
-    ledger.append("extended", {"planned": 9})
-    ledger.append("exhausted", {"trials": 4, "points": 4})
-    assert ledger.read().owed == [2, 3] and ledger.read().planned == 9
+def test_an_exhausted_space_owes_no_more_trials(event_log: EventLog) -> None:
+    fill(event_log)
+    event_log.append("extended", {"planned": 9})
+    event_log.append("exhausted", {"trials": 4, "points": 4})
+    assert event_log.read().pending_trials == [2, 3] and event_log.read().planned == 9
     for number in (2, 3):
-        ledger.append("trial_ended", {"trial": number, "state": "pruned"})
-    study = ledger.read()
+        event_log.append("trial_ended", {"trial": number, "state": "pruned"})
+    study = event_log.read()
     assert study.finished and study.expected == 4 and "4 trials instead of 9" in study.exhaustion
-    ledger.append("extended", {"planned": 10})  # with search.repeats=true
-    assert ledger.read().owed == [4, 5, 6, 7, 8, 9] and not ledger.read().exhaustion
+    event_log.append("extended", {"planned": 10})  # with search.repeats=true
+    assert event_log.read().pending_trials == [4, 5, 6, 7, 8, 9] and not event_log.read().exhaustion
 
 
-def test_parameters_of_an_epoch(ledger: EventLog) -> None:
+def test_parameters_of_an_epoch(event_log: EventLog) -> None:
     """Population-based training changes them on the way: a score belongs to those that were in force."""
-    fill(ledger)
-    ledger.append("trial_started", {"trial": 3, "params": {"a": 1}})
+    fill(event_log)
+    event_log.append("trial_started", {"trial": 3, "params": {"a": 1}})
     for epoch in (2, 4):
-        ledger.append("trial_perturbed", {"trial": 3, "parent": 0, "epoch": epoch, "params": {"a": 10 * epoch}})
-    row = ledger.read().trials[3]
+        event_log.append("trial_perturbed", {"trial": 3, "parent": 0, "epoch": epoch, "params": {"a": 10 * epoch}})
+    row = event_log.read().trials[3]
     assert [row.params_at(epoch)["a"] for epoch in (1, 2, 3, 4, 5)] == [1, 20, 20, 40, 40] and row.params == {"a": 40}
 
 
-def test_attempts_and_perturbations(ledger: EventLog) -> None:
-    fill(ledger)
-    ledger.append("trial_started", {"trial": 2, "params": {"mixture.k": 4}})
-    ledger.append("trial_perturbed", {"trial": 2, "parent": 0, "epoch": 3, "params": {"mixture.k": 2}})
-    row = ledger.read().trials[2]
+def test_attempts_and_perturbations(event_log: EventLog) -> None:
+    fill(event_log)
+    event_log.append("trial_started", {"trial": 2, "params": {"mixture.k": 4}})
+    event_log.append("trial_perturbed", {"trial": 2, "parent": 0, "epoch": 3, "params": {"mixture.k": 2}})
+    row = event_log.read().trials[2]
     assert row.attempts == 2 and row.params == {"mixture.k": 2}
     assert row.perturbed == [{"parent": 0, "epoch": 3, "params": {"mixture.k": 2}}]
 
 
-def test_numbers_that_are_none(ledger: EventLog) -> None:
-    fill(ledger)
+def test_numbers_that_are_none(event_log: EventLog) -> None:
+    fill(event_log)
     metrics = {METRIC: math.nan, "loss": np.float32(0.5), "n": np.int64(3), "far": math.inf}
-    ledger.append("epoch_scored", {"trial": 2, "epoch": 1, "metrics": metrics})
-    row = again(ledger).read().trials[2]
+    event_log.append("epoch_scored", {"trial": 2, "epoch": 1, "metrics": metrics})
+    row = again(event_log).read().trials[2]
     assert row.epochs[1].metrics == {METRIC: None, "loss": 0.5, "n": 3, "far": None}
     assert row.scores == {} and row.best() is None and row.best("loss", "min") == (1, 0.5)
 
 
-def test_refuses_what_could_not_be_read(ledger: EventLog) -> None:
+def test_refuses_what_could_not_be_read(event_log: EventLog) -> None:
     for kind, record in [
         ("epoch_scord", {}),
         ("trial_ended", {"trial": 1}),
@@ -338,8 +338,8 @@ def test_refuses_what_could_not_be_read(ledger: EventLog) -> None:
         ("epoch_scored", {"trial": 1, "epoch": 1}),
     ]:
         with pytest.raises(ValueError):
-            ledger.append(kind, record)
-    assert ledger.records() == []
+            event_log.append(kind, record)
+    assert event_log.records() == []
 
 
 def test_min_mode_and_ties() -> None:
@@ -360,9 +360,9 @@ def test_unreachable_places_are_refused_in_one_line() -> None:
 
 def test_torn_at_every_byte(tmp_path: Path) -> None:
     """Cut the file anywhere: the whole records before the cut are read, and the next append is whole."""
-    ledger = EventLog(str(tmp_path / "whole"))
-    fill(ledger)
-    data = Path(ledger.folder, EVENT_LOG_FILE).read_bytes()
+    event_log = EventLog(str(tmp_path / "whole"))
+    fill(event_log)
+    data = Path(event_log.folder, EVENT_LOG_FILE).read_bytes()
     ends = [i for i, byte in enumerate(data) if byte == ord("\n")]
     for cut in range(0, len(data), 7):
         study = tmp_path / str(cut)
@@ -379,9 +379,9 @@ def test_torn_at_every_byte(tmp_path: Path) -> None:
 
 
 def _write(folder: str, writer: int) -> None:
-    ledger = EventLog(folder)
+    event_log = EventLog(folder)
     for epoch in range(1, 51):
-        ledger.append("epoch_scored", scored(writer, epoch, 0.5, training={"pad": "x" * 500}))
+        event_log.append("epoch_scored", scored(writer, epoch, 0.5, training={"pad": "x" * 500}))
 
 
 def test_four_writers_lose_nothing(tmp_path: Path) -> None:

@@ -171,23 +171,23 @@ def test_outcomes_are_packed(count: int) -> None:
 def a_study(
     root: Path, trials: list[ScoredOutcomes], made: Simulated, outcomes: bool = True, **config: Any
 ) -> EventLog:
-    """A study's ledger as a search writes it; without outcomes as older versions did."""
-    ledger = EventLog(str(root / "studies/mine"))
+    """A study's event_log as a search writes it; without outcomes as older versions did."""
+    event_log = EventLog(str(root / "studies/mine"))
     about = {"name": "mine", "objective": METRIC, "mode": "max", "planned": len(trials), "space_hash": "x", "seed": 0}
-    ledger.append("study", {**about, "config": config})
+    event_log.append("study", {**about, "config": config})
     if outcomes:
-        ledger.append("scenes", scene_outcome_record(METRIC, CHANCE, "abc", made.own.tolist(), made.index_N))
+        event_log.append("scenes", scene_outcome_record(METRIC, CHANCE, "abc", made.own.tolist(), made.index_N))
     for number, trial in enumerate(trials):
-        ledger.append("trial_started", {"trial": number, "params": {"training.batch_size": 12}})
+        event_log.append("trial_started", {"trial": number, "params": {"training.batch_size": 12}})
         for place, epoch in enumerate(trial.epochs):
             real, shuffled = trial.real_EN[place], trial.shuffled_EN[place]
             metrics = {METRIC: float(real.mean()), f"{METRIC}_shuffled": float(shuffled.mean())}
             of = {"outcomes": {"scenes_hash": "abc", "real": pack_outcomes(real), "shuffled": pack_outcomes(shuffled)}}
-            ledger.append(
+            event_log.append(
                 "epoch_scored", {"trial": number, "epoch": epoch, "metrics": metrics} | (of if outcomes else {})
             )
-        ledger.append("trial_ended", {"trial": number, "state": "completed"})
-    return ledger
+        event_log.append("trial_ended", {"trial": number, "state": "completed"})
+    return event_log
 
 
 CONFIG = {
@@ -206,7 +206,7 @@ def said(capsys: pytest.CaptureFixture[str], root: Path, *words: str) -> str:
 def test_a_leaderboard_says_that_nothing_was_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = Simulated(3)
     trials = [made.trial(n, 16) for n in range(2)]
-    ledger = a_study(tmp_path, trials, made, **CONFIG)
+    event_log = a_study(tmp_path, trials, made, **CONFIG)
     best = max(float(each.real_EN.mean(axis=1).max()) for each in trials)
     last = said(capsys, tmp_path).splitlines()[-1]
     assert last.startswith(f"warning: no trial is above chance on the val split: best {METRIC} {best:.3f} (trial ")
@@ -217,7 +217,7 @@ def test_a_leaderboard_says_that_nothing_was_found(tmp_path: Path, capsys: pytes
     )
     (document,) = json.loads(said(capsys, tmp_path, "--json"))
     assert document["above_chance"]["found"] is False and document["above_chance"]["sentence"] == last
-    found = study_significance(ledger.read())
+    found = study_significance(event_log.read())
     whole = find_above_chance(trials, "val", "")
     assert found is not None and whole is not None and (found.p, found.best) == (whole.p, whole.best)
 
@@ -243,16 +243,16 @@ def test_an_old_ledger_is_judged_by_its_means(tmp_path: Path, capsys: pytest.Cap
 
 def test_an_old_study_that_goes_on_is_judged_by_all_its_means(tmp_path: Path) -> None:
     made = Simulated(6)
-    ledger = a_study(tmp_path, [made.trial(0, 4)], made, **CONFIG)
-    ledger.append("epoch_scored", {"trial": 0, "epoch": 5, "metrics": {METRIC: 0.3, f"{METRIC}_shuffled": 0.1}})
-    found = study_significance(ledger.read())
+    event_log = a_study(tmp_path, [made.trial(0, 4)], made, **CONFIG)
+    event_log.append("epoch_scored", {"trial": 0, "epoch": 5, "metrics": {METRIC: 0.3, f"{METRIC}_shuffled": 0.1}})
+    found = study_significance(event_log.read())
     assert found is not None and (found.epochs, found.best, found.where) == (5, 0.3, "trial 0, epoch 5")
 
 
 def test_failed_trials_do_not_count_and_an_unfinished_study_says_so_far(tmp_path: Path) -> None:
     made = Simulated(7)
-    ledger = a_study(tmp_path, [made.trial(0, 4)], made, **CONFIG)
-    ledger.append("extended", {"planned": 3})
+    event_log = a_study(tmp_path, [made.trial(0, 4)], made, **CONFIG)
+    event_log.append("extended", {"planned": 3})
     good = made.trial(1, 4, 0.9)
     for epoch in range(4):
         of = {
@@ -260,9 +260,9 @@ def test_failed_trials_do_not_count_and_an_unfinished_study_says_so_far(tmp_path
             "real": pack_outcomes(good.real_EN[epoch]),
             "shuffled": pack_outcomes(good.shuffled_EN[epoch]),
         }
-        ledger.append("epoch_scored", {"trial": 1, "epoch": epoch + 1, "metrics": {METRIC: 0.9}, "outcomes": of})
-    found = study_significance(ledger.read())
-    assert found is not None and found.found and significance_sentences(ledger.read()) == []
-    ledger.append("trial_ended", {"trial": 1, "state": "failed"})
-    (sentence,) = significance_sentences(ledger.read())
+        event_log.append("epoch_scored", {"trial": 1, "epoch": epoch + 1, "metrics": {METRIC: 0.9}, "outcomes": of})
+    found = study_significance(event_log.read())
+    assert found is not None and found.found and significance_sentences(event_log.read()) == []
+    event_log.append("trial_ended", {"trial": 1, "state": "failed"})
+    (sentence,) = significance_sentences(event_log.read())
     assert "on the val split so far: best" in sentence and "(trial 0," in sentence
