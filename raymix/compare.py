@@ -1,4 +1,4 @@
-"""The door `python -m raymix.compare`: several systems, one budget, one dataset, and one table of the test split.
+"""Command `python -m raymix.compare`: several systems, one budget, one dataset, and one table of the test split.
 
 Each (system, seed) is an ordinary study of `raymix.tune`, one after another, so the same command resumes; what all systems
 share (data, sizes, trials, epochs, batch, ranges of learning rate and weight decay) is the same for all.
@@ -53,7 +53,7 @@ OWN_SETTINGS = (
     "seeds",
     "space",
     "study.name",
-)  # words of this door that mean something else to raymix.tune, or nothing
+)  # settings of this command that mean something else to raymix.tune, or nothing
 
 
 def list_system_seeds(config: CompareConfig) -> list[SystemSeed]:
@@ -77,7 +77,7 @@ def list_system_seeds(config: CompareConfig) -> list[SystemSeed]:
 
 
 def compose_study_config(config: CompareConfig, system: str, seed: int) -> TuneConfig:
-    """What `raymix.tune` would be told for this study."""
+    """The settings of `raymix.tune` for this study."""
     words, config_dir = commands.command_line_settings()
     given = [word for word in words if word.partition("=")[0] not in OWN_SETTINGS and not word.startswith("space.")]
     given += [f"method={system}", f"search_spaces={recipes.method_search_space(system, config_dir)}"]
@@ -175,8 +175,8 @@ def finish_comparison(config: CompareConfig, plans: Mapping[SystemSeed, StudyPla
     try:
         evaluation_scenes = EvaluationScenes.open(first, "test", first.evaluation.final_scenes)
     except (ValueError, OSError) as error:
-        told = " ".join(str(error).split())
-        raise ConfigError(f"{first.dataset.prepared}, split test: no evaluation scenes: {told}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{first.dataset.prepared}, split test: no evaluation scenes: {reason}") from error
     entries = [comparison_entry(config, pair, plan, evaluation_scenes) for pair, plan in plans.items()]
     if not any(each.candidate for each in entries):
         raise NoUsableResult(
@@ -250,7 +250,7 @@ def _scenes(evaluation_scenes: EvaluationScenes) -> list[dict[str, str]]:
 def stored_test_scores(
     study: Any, best: CandidateCheckpoint, uri: str, evaluation_scenes: EvaluationScenes
 ) -> MetricRows | None:
-    """What an earlier sitting found for this checkpoint on these scenes."""
+    """What an earlier run of the command found for this checkpoint on these scenes."""
     for record in reversed(study.evaluations):
         same = (
             record.get("scenes") == _scenes(evaluation_scenes)

@@ -2,7 +2,7 @@
 
 Writes pictures, `table.md`, the scores of each scene and, last, `scores.json`. On the validation split it scores as the
 search does and compares its numbers with the recorded ones. One process and torch are enough; Ray is not started.
-The same command scores anybody's predictions (`submission`), compares two results (`paired`) and writes scenes as files
+The same command scores predictions of any model (`benchmark`), compares two results (`paired`) and writes scenes as files
 (`scene_files`).
 """
 

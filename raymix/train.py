@@ -1,4 +1,4 @@
-"""The door `python -m raymix.train`: one run with fixed hyper-parameters, as a slot with one trial in it."""
+"""Command `python -m raymix.train`: one training with fixed hyper-parameters, run as a study with one trial."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def run_train(config: TrainConfig) -> int:
     began = time.time()
     validate_config(config)
     if config.study.n_trials != 1 or config.study.extend:
-        raise ConfigError("study.n_trials and study.extend: this door makes one run; python -m raymix.tune makes many")
+        raise ConfigError(
+            "study.n_trials and study.extend: raymix.train makes one run; python -m raymix.tune makes many"
+        )
     with value_error_as_config_error():
         preflight.check_run_settings(config)
         there = find_prepared(config.dataset) is not None

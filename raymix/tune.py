@@ -1,4 +1,4 @@
-"""The door `python -m raymix.tune`: videos in, a search over a Ray cluster, a trusted best checkpoint out.
+"""Command `python -m raymix.tune`: search the hyper-parameters on a Ray cluster, and evaluate the best checkpoint.
 
 Also: ray job submit --working-dir . -- python -m raymix.tune ...    The same command again resumes.
 """

@@ -21,7 +21,7 @@ COMMANDS = {
     "train": "train one model with fixed hyper-parameters",
     "compare": "tune several methods with one budget and print one table",
     "leaderboard": "list studies and their trials, best first",
-    "evaluate": "score a study's best checkpoints, or anybody's predictions",
+    "evaluate": "score a study's best checkpoints, or predictions of any model",
 }
 
 LISTING = """raymix COMMAND ... (or python -m raymix.COMMAND ...)

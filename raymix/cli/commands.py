@@ -159,7 +159,7 @@ def _outcome(task: Callable[[Any], int | None], name: str, look: Callable[[], No
 
 
 def exit_code_of(work: Callable[[], int]) -> int:
-    """The exit code of `work`; every end that is known is said in one line on standard error."""
+    """The exit code of `work`; every known error is one line on standard error."""
     try:
         code = work()
         sys.stdout.flush()
@@ -176,10 +176,10 @@ def exit_code_of(work: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_UNEXPECTED_ERROR
     except Exception as error:
-        if said := libraries.broken_library_message(error):
-            return _say(said, EXIT_BAD_INPUT)
-        if isinstance(error, OSError) and (said := unreachable_storage_message(error) or disk_full_message(error)):
-            return _say(said, EXIT_UNEXPECTED_ERROR)
+        if message := libraries.broken_library_message(error):
+            return _say(message, EXIT_BAD_INPUT)
+        if isinstance(error, OSError) and (message := unreachable_storage_message(error) or disk_full_message(error)):
+            return _say(message, EXIT_UNEXPECTED_ERROR)
         raise
 
 
@@ -255,14 +255,14 @@ def _expanded(path: str, absolute: bool = False) -> str:
 
 def _parsed(words: list[str]) -> argparse.Namespace:
     """The options and settings of a command line; ConfigError for options that a command does not take."""
-    said = io.StringIO()
+    message = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(message):
             given = get_args_parser().parse_intermixed_args(words)
     except SystemExit as stop:
         if not stop.code:
             raise  # --version
-        reason = said.getvalue().strip().splitlines()[-1].split("error: ")[-1]
+        reason = message.getvalue().strip().splitlines()[-1].split("error: ")[-1]
         raise ConfigError(f"{reason}; settings are written name=value, and --help lists them") from None
     if given.multirun:
         raise ConfigError("--multirun: a command runs once; what shall vary belongs in a search space")

@@ -29,7 +29,7 @@ IGNORED_SETTINGS = {  # what is not read beside a word, and so is refused
 INSPECT_SETTINGS = ("inspect", "output", "pictures", "seed", "home")  # what `prepare inspect=` reads
 
 SET_BY_COMPARE = {  # settings that `compare` makes itself, and why
-    "method": "each system brings its own; put its knobs' ranges into its search space",
+    "method": "each system brings its own; put ranges of its settings into its search space",
     "search_spaces": "each system searches the space of its own name",
     "study.seed": "a study is made for each of seeds=[...]",
     "training.seed": "a study is made for each of seeds=[...]",

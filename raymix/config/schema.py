@@ -1,4 +1,4 @@
-"""Every setting with its range, as dataclasses: one for each door, and the parts that they share."""
+"""Every setting with its range, as dataclasses: one for each command, and the parts that they share."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ class ClusterConfig:
 
     @property
     def most(self) -> int:
-        """Workers that a slot uses where there is room."""
+        """The largest number of workers of a slot."""
         return max(self.workers) if isinstance(self.workers, list) else int(self.workers)
 
     @property

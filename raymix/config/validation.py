@@ -52,7 +52,7 @@ def _batch(run: TrainConfig) -> Iterator[str]:
 
 
 def _shares(config: TrainConfig | PrepareConfig) -> Iterator[str]:
-    """The rules of what every door that reads videos has."""
+    """The rules between settings of all commands that read videos."""
     val, test, store = config.dataset.val, config.dataset.test, config.cluster.object_store_gib
     if val + test >= 1:
         yield f"dataset.val={val} and dataset.test={test}: leave no videos to train on"

@@ -1,4 +1,4 @@
-"""Configs as plain values: what travels to workers and into checkpoints, and how a misspelt name is told."""
+"""Configs as plain values: the form that is sent to workers and stored in checkpoints; suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _shape(schema: type) -> Any:
 
 
 def config_from_plain(plain: Mapping[str, Any], schema: type = TrainConfig) -> Any:
-    """The typed config of a plain one, without checking ranges; keys of richer doors (search, search_spaces) are dropped.
+    """The typed config of a plain one, without checking ranges; keys of other commands (search, search_spaces) are dropped.
 
     Raises ConfigError where a value has the wrong type or a key is unknown.
     """

@@ -158,12 +158,13 @@ def log_mel_spectrogram(stft_NTF: Tensor) -> Tensor:
     """
     with torch.autocast(stft_NTF.device.type, enabled=False):
         power_NTF = torch.view_as_real(stft_NTF).float().square().sum(-1)
-        mel_NTM = power_NTF @ _bank(stft_NTF.device)
+        mel_NTM = power_NTF @ _mel_filters(stft_NTF.device)
         return torch.log10(mel_NTM + LOG_MEL_FLOOR) * (10.0 / DECIBELS_PER_UNIT)
 
 
 @lru_cache(maxsize=16)
-def _bank(device: torch.device) -> Tensor:
-    with warnings.catch_warnings():
+def _mel_filters(device: torch.device) -> Tensor:
+    """Mel filters (81, 64). A normal tensor even if inference mode is on, since training uses the cached one too."""
+    with torch.inference_mode(False), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about the 4 empty filters, which `log_mel_spectrogram` documents
         return melscale_fbanks(FREQUENCY_BINS, 0.0, SAMPLE_RATE / 2, MEL_BANDS, SAMPLE_RATE).to(device)

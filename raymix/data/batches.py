@@ -58,11 +58,11 @@ class SceneBatch:
         return len(self.ids)
 
     def with_audio(self, index_N: Sequence[int] | Tensor) -> SceneBatch:
-        """The twin in which scene i hears scene `index_N[i]`."""
+        """The same scenes, scene i with the audio of scene `index_N[i]`."""
         return replace(self, mixture_NTF=self.mixture_NTF[torch.as_tensor(index_N, device=self.mixture_NTF.device)])
 
     def silent(self) -> SceneBatch:
-        """The twin that hears digital silence."""
+        """The same scenes with digital silence as audio."""
         return replace(self, mixture_NTF=torch.zeros_like(self.mixture_NTF))
 
     def batches(self, size: int) -> Iterator[SceneBatch]:

@@ -73,9 +73,9 @@ def read_dataset_json(directory: str) -> dict[str, Any]:
 
 
 def check_dataset_keys(directory: str, document: dict[str, Any]) -> None:
-    """Raise ValueError where a `dataset.json` lacks what `raymix.prepare` writes into it."""
+    """Raise ValueError where a `dataset.json` does not have what `raymix.prepare` writes into it."""
     if missing := [name for name in DATASET_KEYS if name not in document]:
-        raise ValueError(f"{directory}/dataset.json is not of raymix.prepare: it lacks {', '.join(missing)}")
+        raise ValueError(f"{directory}/dataset.json was not written by raymix.prepare: missing {', '.join(missing)}")
 
 
 def list_shards(directory: str, split: str) -> list[str]:

@@ -143,8 +143,8 @@ def _fitting(settings: EvaluateConfig, sources: Sequence[int]) -> list[tuple[lis
     wanted = choose_protocols(settings.protocols)
     refusals = [{each.id: each.declines(count) for each in wanted} for count in sources]
     for each in wanted:
-        if ALL_PROTOCOLS not in settings.protocols and all(said := [by_id[each.id] for by_id in refusals]):
-            raise ConfigError(f"protocols={','.join(settings.protocols)}: {said[0]}")
+        if ALL_PROTOCOLS not in settings.protocols and all(reasons := [by_id[each.id] for by_id in refusals]):
+            raise ConfigError(f"protocols={','.join(settings.protocols)}: {reasons[0]}")
     return [
         ([each for each in wanted if not by_id[each.id]], [each.id for each in wanted if by_id[each.id]])
         for by_id in refusals

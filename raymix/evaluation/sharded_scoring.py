@@ -18,9 +18,9 @@ ROWS_PER_SHARD = 64  # scenes of a shard
 
 
 class ScoringShard(NamedTuple):
-    """Some scenes and what one system says of each; without rows, the scenes for the null systems that need no model.
+    """Some scenes and what one system says of each; without rows, the scenes for the baselines that need no model.
 
-    `kinds`: whether the maps have class names for protocols that go by them; for nulls, those of the systems beside them.
+    `kinds`: whether the maps have class names for protocols that go by them; for baselines, those of the systems beside them.
     """
 
     truth: SceneGroundTruth
@@ -62,7 +62,7 @@ def make_shards(
 def baseline_shards(
     truth: SceneGroundTruth, kinds: Collection[bool] = (False,), rows: int = 0
 ) -> Iterator[ScoringShard]:
-    """The scenes for the systems that hear nothing, beside systems of these kinds."""
+    """The scenes for the baselines that do not use the audio, for systems of these kinds."""
     rows = rows or ROWS_PER_SHARD
     for start in range(0, len(truth), rows):
         yield ScoringShard(truth.take(np.arange(start, min(start + rows, len(truth)))), None, frozenset(kinds))

@@ -213,16 +213,16 @@ def scene_pictures(evaluated: EvaluatedCheckpoints, count: int, study: str = "",
                 _protocol(best),
             )
             names = [_called(truth, scene, source) for source in range(truth.panels_NS.shape[1])]
-            if layout in LABEL_FREE:  # told by peaks, not by regions
+            if layout in LABEL_FREE:  # scored by peaks, not by regions
                 peaks, panels = _peak_panels(picture, truth), truth.panels_NS[scene].tolist()
                 drawn = dict(zip(reversed(peaks), reversed(picture.drawn), strict=True))
                 picture = replace(picture, map_S=tuple(max(drawn.get(panel, -1), -1) for panel in panels), iou_S=())
             sheet = _sheet(evaluated, layout, scene, picture, why, names)
             named_sources = zip(names, picture.sources, strict=True)
-            told = tuple(
+            captions = tuple(
                 f"source {n}{f' ({name})' if name else ''}, {at}" for n, (name, at) in enumerate(named_sources, 1)
             )
-            picture = replace(picture, sources=told)
+            picture = replace(picture, sources=captions)
             sheet = replace(sheet, heading=study_title(evaluated, study), warning=warning)
             files[f"{layout}-{name}.png"] = figures.figure_to_png(figures.draw_scene(picture, sheet))
     return files
@@ -369,7 +369,7 @@ def score_charts(evaluated: EvaluatedCheckpoints, study: str = "", warning: str 
     """PNG files by name, one a layout: checkpoints, controls and baselines by the layout's first number."""
     files, best = {}, evaluated.candidates[0]
     for layout, rows in evaluated.rows.items():
-        said = HEADLINE_METRICS[layout][1]
+        metric_title = HEADLINE_METRICS[layout][1]
         metric = quoted_metric(layout, ({"metrics": row.summary} for row in rows))
         if metric is None:
             continue
@@ -379,7 +379,7 @@ def score_charts(evaluated: EvaluatedCheckpoints, study: str = "", warning: str 
             {row.system: row.summary[metric] for row in rows},
             [row.system for row in rows if row.null],
             controls=[shuffled_row_name(each) for each in evaluated.candidates],
-            metric=said,
+            metric=metric_title,
             heading=study_title(evaluated, study),
             below=f"{evaluated.evaluation_scenes.split} split, {layout}: {facts.scenes} scenes of {facts.videos} videos",
             warning=warning,
@@ -395,7 +395,7 @@ Echo = Callable[[str], Any]
 
 
 def _candidates(settings: EvaluateConfig, echo: Echo) -> tuple[CheckpointSource, list[CandidateCheckpoint]]:
-    """The checkpoints that are meant, and where they are from; what was scored on test before is said."""
+    """The checkpoints that are meant, and where they are from; what was scored on test before is metric."""
     source = CheckpointSource.find(settings)
     candidates = choose_checkpoints(settings, source, echo)
     if settings.split == "test":
@@ -503,8 +503,8 @@ def _reach(
     try:
         evaluation_scenes = EvaluationScenes.open(run, split, _count(settings, group[0]))
     except (ValueError, OSError) as error:
-        told = " ".join(str(error).split())
-        raise ConfigError(f"{run.dataset.prepared}, split {split}: no evaluation scenes: {told}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{run.dataset.prepared}, split {split}: no evaluation scenes: {reason}") from error
     # validation repeats what the search's evaluator did, on the kind of device and with the threads that it had
     on_gpu = torch.cuda.is_available() and (split == "test" or run.cluster.evaluator_gpus > 0)
     device = "cuda" if on_gpu else "cpu"

@@ -44,7 +44,7 @@ class CandidateCheckpoint:
 
 @dataclass(frozen=True)
 class EvaluationScenes:
-    """The scenes of one split as one run hears and sees them; two runs that agree on `key` share the same scenes."""
+    """The scenes of one split with the audio and frame settings of a run; runs with equal `key` share them."""
 
     split: str
     scenes: dict[str, SceneBatch]  # by layout: those of SCORED_LAYOUTS

@@ -182,7 +182,7 @@ def bce_loss(own_N: Tensor, other_N: Tensor) -> Tensor:
     """Binary cross-entropy of N logits of pairs that belong together and N of pairs that do not, mean over all 2 N.
 
     A logit is the largest cell of scale x cosine, without bias: a pair that does not belong together must reach a negative
-    cosine in *every* cell to be told apart.
+    cosine in *every* cell to be distinguished.
     """
     with torch.autocast(own_N.device.type, enabled=False):
         return 0.5 * (F.softplus(-own_N.float()).mean() + F.softplus(other_N.float()).mean())

@@ -2,7 +2,7 @@
 
 Stage 1, on single sources: Objects that Sound by cross-entropy; what it finds in the frames is clustered, and both networks
 learn to name the clusters. Stage 2, on composites of k frames of which half are heard: cells compared with the mean
-object of each cluster must tell what the network of stage 1 hears. Labels only say what a cluster is called:
+object of each cluster must predict the cluster that the network of stage 1 assigns to the sound. Labels only name the clusters:
 "semi-supervised" in Table 1.
 """
 
@@ -55,7 +55,7 @@ def compose_grid(frames_BK3YX: Tensor, first: int = 0) -> Tensor:
 
 
 def mix_composite_audio(mixture: MixtureBatch) -> Tensor:
-    """The sum (B, T, F) of the sounds of the first max(1, k // 2) clips of each group: those that a composite hears."""
+    """The sum (B, T, F) of the sounds of the first max(1, k // 2) clips of each group: those whose sounds a composite mixes."""
     if mixture.sources_BKTF is None:
         raise ValueError("Dsol learns from single sounds, and this batch brings only their mixture")
     return mixture.sources_BKTF[:, : max(1, mixture.sources_BKTF.shape[1] // 2)].sum(1)
@@ -207,7 +207,7 @@ class DiscriminativeSoundingObjects(SingleSourceMethod):
 
     @torch.no_grad()
     def teacher_logits(self, sounds_NTF: Tensor) -> Tensor:
-        """Logits of the clusters, as the networks of stage 1 hear them, (N, M)."""
+        """Logits of the clusters, from the networks of stage 1, (N, M)."""
         logits_NM: Tensor = self.teacher_heard(self.teacher.features(log_mel_spectrogram(sounds_NTF)).amax((2, 3)))
         return logits_NM
 
@@ -256,7 +256,7 @@ class DiscriminativeSoundingObjects(SingleSourceMethod):
     def forward_heatmaps(self, scenes: SceneBatch) -> HeatMaps:
         """Stage 1: the location map. Stage 2: softmax over clusters of 3 x the class maps, summed over each class's clusters.
 
-        How much of a class is heard is what the network of stage 1 hears. Without labels each cluster is a class without
+        The loudness of a class is the output of the network of stage 1. Without labels each cluster is a class without
         name.
         """
         frames_N3YX = scenes.frames_N3YX.float() / 255

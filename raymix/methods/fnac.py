@@ -63,7 +63,7 @@ class FalseNegativeAwareContrastive(MultipleInstanceContrastive):
     rises there. The terms are means over batch x batch and shrink as the batch grows, so their weight goes with its size:
     100 was published with 256, at 18 it is fourteen times as strong and the embeddings collapse. How many epochs are done is
     a buffer, so that a resumed run, or a trial that goes on from another's checkpoint, does not warm up again.
-    Raises ValueError for a knob out of range.
+    Raises ValueError for a setting out of range.
     """
 
     epochs_done: Tensor

@@ -52,7 +52,7 @@ class LocalizingVisualSounds(SingleSourceMethod):
     These come out of a ReLU, so no cosine is below 0. A cell above `positive_threshold` sounds, one below
     `negative_threshold` is silent, what lies between is left alone; `softness` is how gradual both edges are. Frames of this
     rank meet the sounds of all ranks. Released: linear spectrograms of 10 s at test, here those of all systems.
-    Raises ValueError for a knob out of range.
+    Raises ValueError for a setting out of range.
     """
 
     config: LvsConfig

@@ -63,7 +63,7 @@ def log_return(log_first_BAM: Tensor, log_second_BMA: Tensor) -> Tensor:
 
 
 def round_trip_loss(log_first_BAM: Tensor, log_second_BMA: Tensor) -> Tensor:
-    """Eq. 4 and 6: -1/k tr log(first @ second), mean over groups (the paper's Eq. 6 lacks the minus sign)."""
+    """Eq. 4 and 6: -1/k tr log(first @ second), mean over groups (the minus sign is missing in the paper's Eq. 6)."""
     return -log_return(log_first_BAM, log_second_BMA).mean()
 
 

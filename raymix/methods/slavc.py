@@ -49,7 +49,7 @@ class SimultaneousLearning(SingleSourceMethod):
     for it anew. `forward_heatmaps` uses the averaged encoders, as the released script does (use_mom_eval): the mean cosine of both
     projections. With training.gradient_accumulation_steps = n the averages move n times an update. Trunk and start of the
     projections differ from the release as in `ez_vsl`.
-    Raises ValueError for a knob out of range.
+    Raises ValueError for a setting out of range.
     """
 
     config: SlavcConfig

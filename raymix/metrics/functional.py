@@ -140,7 +140,7 @@ def success_auc(iou_N: np.ndarray, points: int = 21) -> np.ndarray:
 def assign_maps_to_sources(gain_NSM: np.ndarray, second_NSM: np.ndarray) -> np.ndarray:
     """One joint pairing per scene: the map of each source, (N, S), -1 where no map is left for it.
 
-    Maximises the total gain over the sources; pairings of equal total gain are told apart by the second gain, so that
+    Maximises the total gain over the sources; ties are broken by the second gain, so that
     the order of the maps decides nothing that is scored. No map serves two sources; surplus maps stay unused.
     """
     n, s, m = gain_NSM.shape

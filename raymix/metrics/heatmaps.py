@@ -34,7 +34,7 @@ EmptyArrayFunction = Callable[[str, tuple[int, ...], type[np.generic]], np.ndarr
 
 
 class BufferPool:
-    """Arrays by owner and use; whoever asks for one that was given out before takes it from the earlier holder."""
+    """Arrays by owner and use; an array that is requested again replaces the one given out before."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[Any, str], np.ndarray] = {}
@@ -210,7 +210,7 @@ class _Running:
 
 
 class UnsortedPixels:
-    """The same counts of maps that nobody has to sort, for protocols that cut each map once at a value."""
+    """The same counts without sorting the maps, for protocols that cut each map once at a value."""
 
     def __init__(self, scores_NMP: np.ndarray, labels_NP: np.ndarray) -> None:
         self._scores_NMP, self._labels_NP = scores_NMP, labels_NP
@@ -286,7 +286,7 @@ class CanvasMaps:
 
     @property
     def plain(self) -> SortedPixels | UnsortedPixels:
-        """All pixels of all maps, sorted only if somebody else needs them sorted."""
+        """All pixels of all maps, sorted only if another metric needs them sorted."""
         return self.order if "order" in self.__dict__ else UnsortedPixels(self.value_NMP, self.labels_NP)
 
     @cached_property

@@ -7,7 +7,7 @@ more value there.
 A column of five published tables may be called CIoU@0.3 and hold five different quantities; the fields below are what
 they differ in. Defaults are those of `raymix-1`.
 
-A preset that repeats a fault of published code ends in -code, and its twin in -fixed. Where a code base leaves a choice to
+A preset that repeats a fault of published code ends in -code, the corrected one in -fixed. Where a code base leaves a choice to
 its model (object-guided fusion, a map's sign, a softmax over classes), maps are expected as they are after that.
 """
 

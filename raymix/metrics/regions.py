@@ -66,7 +66,7 @@ def union_mask(region_lists: list[list[dict[str, Any]]], size: int) -> tuple[np.
 
 
 def has_no_sounding_object(region_lists: list[list[dict[str, Any]]]) -> np.ndarray:
-    """Clips (N,) of which it is told what is seen, and that none of it sounds."""
+    """Clips (N,) whose objects are annotated and all silent."""
     return np.array([bool(of) and not any(region["sounding"] for region in of) for of in region_lists], bool)
 
 

@@ -134,7 +134,7 @@ def all_pairings(
     there_NSM: np.ndarray,
     same_NSM: np.ndarray | None,
 ) -> list[MapPairing]:
-    """All pairings that a protocol reports, at least one, the first one told by source.
+    """All pairings that a protocol reports, at least one, the first one per source.
 
     `there_NSM` says which pairs exist; `same_NSM` which maps are of their source's class, None without class names.
     """

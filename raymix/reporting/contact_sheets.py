@@ -147,12 +147,16 @@ def _headline(figure: Figure, text: str, size: tuple[float, float]) -> None:
 
 def _caption(figure: Figure, at: tuple[float, float, float], number: int, clip: SheetClip, width: float) -> None:
     """What it is, and when: two lines; the first says why it is shown where that is no chance."""
-    room = int(width * 17)  # letters
+    max_letters = int(width * 17)  # letters
     named = ", ".join(clip.labels) or "no class"
     span = f"{clip.start_s:.2f} to {clip.start_s + clip.duration_s:.2f} s"
     first = f"{number}  {named}" + (f"  ({clip.why})" if clip.why else "")
-    name = clip.clip_id if len(clip.clip_id) + len(span) + 2 <= room else f"…{clip.clip_id[-(room - len(span) - 3) :]}"
-    for line, text in enumerate((first[: room - 6], f"{name}  {span}")):
+    name = (
+        clip.clip_id
+        if len(clip.clip_id) + len(span) + 2 <= max_letters
+        else f"…{clip.clip_id[-(max_letters - len(span) - 3) :]}"
+    )
+    for line, text in enumerate((first[: max_letters - 6], f"{name}  {span}")):
         figure.text(
             at[0],
             at[1] - line * at[2],
@@ -176,8 +180,8 @@ def _frame(axes: Axes, clip: SheetClip, at: int) -> None:
             _region(axes, region, (y, x), colour)
     axes.set_xlim(0, x)
     axes.set_ylim(y, 0)
-    told = axes.text(0.02 * x, 0.98 * y, f"+{clip.times_s[at]:.2f} s", fontsize=6.5, color="white", va="bottom")
-    told.set_path_effects(_HALO)
+    label = axes.text(0.02 * x, 0.98 * y, f"+{clip.times_s[at]:.2f} s", fontsize=6.5, color="white", va="bottom")
+    label.set_path_effects(_HALO)
 
 
 def _region(axes: Axes, region: Mapping[str, Any], size_YX: tuple[int, int], colour: str) -> None:
@@ -206,7 +210,7 @@ def _region(axes: Axes, region: Mapping[str, Any], size_YX: tuple[int, int], col
         (region["label"] or "no label") + ("" if region["sounding"] else ", silent") + (", one alone" if alone else "")
     )
     above = corner[1] > 0.09 * y  # room for its name, which would hide a small region
-    told = axes.text(
+    label = axes.text(
         max(corner[0], 0) + 0.01 * x,
         max(corner[1], 0) + (-0.01 if above else 0.01) * y,
         name,
@@ -216,7 +220,7 @@ def _region(axes: Axes, region: Mapping[str, Any], size_YX: tuple[int, int], col
         clip_on=True,
         parse_math=False,
     )
-    told.set_path_effects(_HALO)
+    label.set_path_effects(_HALO)
 
 
 def _mel(axes: Axes, clip: SheetClip) -> None:

@@ -200,10 +200,10 @@ def _by_chance(places: Sequence[ClipLocation], count: int, rng: np.random.Genera
 
 def _odd(found: PreparedDataset, places: Sequence[ClipLocation], count: int) -> Chosen:
     """Clips that deserve a look, at most so many of each kind, one of a video."""
-    mended = {name for each in found.manifest if each.repairs for name in (each.video or each.id or each.file,)}
+    repaired = {name for each in found.manifest if each.repairs for name in (each.video or each.id or each.file,)}
     boxed = [place for place in places if place.areas]
     kinds = {
-        "repaired": [place for place in places if place.names & mended],
+        "repaired": [place for place in places if place.names & repaired],
         "most regions": sorted(boxed, key=lambda place: (-len(place.areas), place.clip_id)),
         "smallest region": sorted(boxed, key=lambda place: (min(place.areas), place.clip_id)),
         "largest region": sorted(boxed, key=lambda place: (-max(place.areas), place.clip_id)),
@@ -257,26 +257,26 @@ def _numbers(surveys: dict[str, RegionSurvey]) -> CardSection:
         most = max(len(place.areas) for place in survey.places)
         counts = (len(survey.places), sum(bool(each.areas) for each in survey.places), survey.regions, survey.silent)
         rows.append((split, *map(str, (*counts, survey.masks, most)), share))
-    told = "Share of the frame: the median over all regions, and from the 5th to the 95th percentile."
+    text = "Share of the frame: the median over all regions, and from the 5th to the 95th percentile."
     if alone := sum(survey.alone for survey in surveys.values()):
-        told += f" Besides, in {alone} pictures there are pixels that one annotator alone has."
-    return CardSection("Regions", (told,), tuple(rows))
+        text += f" Besides, in {alone} pictures there are pixels that one annotator alone has."
+    return CardSection("Regions", (text,), tuple(rows))
 
 
 def _page(
     found: PreparedDataset, directory: str, surveys: dict[str, RegionSurvey], sheets: Sheets, files: dict[str, bytes]
 ) -> str:
     """One HTML document, the PNGs beside it."""
-    told = dataset_card.card_sections(found, dataset_card.read_scene_lists(directory))
-    body = [*_html(told[0], "h1"), f"<p>{html.escape(directory)}</p>", *_html(_numbers(surveys))]
+    sections = dataset_card.card_sections(found, dataset_card.read_scene_lists(directory))
+    body = [*_html(sections[0], "h1"), f"<p>{html.escape(directory)}</p>", *_html(_numbers(surveys))]
     if "regions.png" in files:
         body.append(_image("regions.png"))
     for name, (heading, clips) in sheets.items():
         body += [f"<h2 id={name}>{html.escape(heading)}</h2>", f"<p>{REGION_LEGEND}</p>", _image(f"{name}.png")]
         body += ["<details><summary>These clips by name</summary>", *_table(_listed(clips)), "</details>"]
-    for section in told[1:]:
+    for section in sections[1:]:
         body += _html(section)
-    title = html.escape(f"{told[0].title}, inspected")
+    title = html.escape(f"{sections[0].title}, inspected")
     return f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>{PAGE_STYLE}\n" + "\n".join(body)
 
 

@@ -49,7 +49,7 @@ PANEL_NAMES = {"grid2x2": _CORNERS, "solo2x2": _CORNERS, "hconcat": ("left", "ri
 
 @dataclass(frozen=True)
 class ScenePicture:
-    """One scene to draw: what was seen, what was said, what is true; ValueError where sizes do not fit.
+    """One scene to draw: frame, heatmaps and ground truth; ValueError where sizes do not fit.
 
     `maps_MHW` are raw maps; `sources` names the S sources; `map_S` says which map belongs to each source (-1: none) and
     `iou_S` how well it fits; `panels` are x0, y0, x1, y1 in pixels, `sounding` the panels that are heard. With one
@@ -381,7 +381,7 @@ def scenes_as_pictures(
     table = score_maps(maps_NMHW[index], chosen, how, classes) if len(index) else None
     for place, scene in enumerate(index):
         known = bool(truth.has_truth_N[scene]) and truth.masks_NSYX is not None
-        told = known and table is not None and not np.isnan(table.iou_NS[place]).all()
+        scored = known and table is not None and not np.isnan(table.iou_NS[place]).all()
         panels = [int(panel) for panel in truth.panels_NS[scene]]
         drawn.append(
             ScenePicture(
@@ -390,8 +390,8 @@ def scenes_as_pictures(
                 maps_MHW=maps_NMHW[scene],
                 masks_SYX=truth.masks_NSYX[scene] if known and truth.masks_NSYX is not None else None,
                 sources=tuple(places[panel] if places else f"source {panel + 1}" for panel in panels),
-                map_S=tuple(table.map_NS[place].tolist()) if told and table else (),
-                iou_S=tuple(table.iou_NS[place].tolist()) if told and table else (),
+                map_S=tuple(table.map_NS[place].tolist()) if scored and table else (),
+                iou_S=tuple(table.iou_NS[place].tolist()) if scored and table else (),
                 panels=tuple(tuple(map(float, rect)) for rect in truth.rects_P4),  # type: ignore[misc]
                 sounding=tuple(panels),
                 halves_SYX=truth.halves_NSYX[scene] if known and truth.halves_NSYX is not None else None,

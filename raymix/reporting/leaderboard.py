@@ -261,9 +261,11 @@ def _print_studies(title: str, header: list[str], lines: list[list[str]]) -> Non
         _print(title, header, lines)
         return
     width = shutil.get_terminal_size().columns
-    room = max(8, width - 2 * len(header) - sum(max(len(line[i]) for line in [header, *lines]) for i in range(1, 4)))
+    name_width = max(
+        8, width - 2 * len(header) - sum(max(len(line[i]) for line in [header, *lines]) for i in range(1, 4))
+    )
     fitted = text_tables.fit_table(
-        header, [[text_tables.truncate_line(line[0], room), *line[1:]] for line in lines], width, len(header)
+        header, [[text_tables.truncate_line(line[0], name_width), *line[1:]] for line in lines], width, len(header)
     )
     for text in [*text_tables.wrap_text(title, width), *fitted.lines]:
         print(text)

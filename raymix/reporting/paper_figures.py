@@ -48,8 +48,12 @@ def draw_system_rows(rows: Sequence[Mapping[str, ScenePicture]], heading: str = 
     aspect = any_picture.frame_YX3.shape[0] / any_picture.frame_YX3.shape[1]
     width = 1.9 if aspect > 0.75 else 2.6
     across = (1 + len(cells)) * (width + _GAP) + _GAP
-    said = wrap_heading(heading, across)
-    line, top, bottom = width * aspect + 0.34, 0.12 + (0.18 + 0.2 * len(said) if said else 0) + 0.26, 0.42
+    heading_lines = wrap_heading(heading, across)
+    line, top, bottom = (
+        width * aspect + 0.34,
+        0.12 + (0.18 + 0.2 * len(heading_lines) if heading_lines else 0) + 0.26,
+        0.42,
+    )
     size = (across, top + bottom + len(rows) * line)
     figure = blank_figure(size)
     for place, (name, which) in enumerate([("", -2), *cells]):
@@ -64,11 +68,11 @@ def draw_system_rows(rows: Sequence[Mapping[str, ScenePicture]], heading: str = 
             axes.set_axis_off()
             picture = row[name] if name else next(iter(row.values()))
             draw_heatmap(axes, picture, which) if name else draw_frame(axes, picture)
-            told = axes.get_title(loc="left").split(": ")[-1]
+            title = axes.get_title(loc="left").split(": ")[-1]
             axes.set_title(
-                told, fontsize=min(7, 7 * width / (_CHARACTER * max(len(told), 1))), color=_INK, loc="left", pad=2
+                title, fontsize=min(7, 7 * width / (_CHARACTER * max(len(title), 1))), color=_INK, loc="left", pad=2
             )
-    draw_title(figure, said, size)
+    draw_title(figure, heading_lines, size)
     draw_legend(figure, [picture for row in rows for picture in row.values()], size)
     return figure
 
@@ -122,8 +126,8 @@ def draw_random_walks(walks: Sequence[RandomWalkGraph], heading: str = "") -> Fi
         raise ValueError("no walks to draw")
     k = max(len(walk.frames_KYX3) for walk in walks)
     wide, high = 3.2 * _CELL, k * _CELL + 0.5
-    said = wrap_heading(heading, len(walks) * wide + 0.9)
-    size = (len(walks) * wide + 0.9, high + (0.25 + 0.2 * len(said) if said else 0.1) + 0.1)
+    heading_lines = wrap_heading(heading, len(walks) * wide + 0.9)
+    size = (len(walks) * wide + 0.9, high + (0.25 + 0.2 * len(heading_lines) if heading_lines else 0.1) + 0.1)
     figure = blank_figure(size)
     for place, walk in enumerate(walks):
         axes = figure.add_axes((place * wide / size[0], 0.1 / size[1], wide / size[0], high / size[1]))
@@ -133,7 +137,7 @@ def draw_random_walks(walks: Sequence[RandomWalkGraph], heading: str = "") -> Fi
     colours.ax.tick_params(labelsize=7, labelcolor=_INK_of_paths, length=2)
     colours.outline.set_visible(False)
     bar.set_title("P", fontsize=8, color=_INK_of_paths, pad=4)
-    draw_title(figure, said, size)
+    draw_title(figure, heading_lines, size)
     return figure
 
 

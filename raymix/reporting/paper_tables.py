@@ -188,7 +188,7 @@ def whole_table_records(table: PaperTable, measured: Sequence[MeasuredScores]) -
 
 
 def table_records(table: PaperTable, dataset: str, measured: Sequence[MeasuredScores]) -> list[dict[str, Any]]:
-    """One record for each number of a dataset, in the order of the table: published numbers, measured ones, nulls."""
+    """One record for each number of a dataset, in the order of the table: published numbers, measured ones, baselines."""
     return _records(table, table_parts(table, dataset), measured)
 
 
@@ -285,7 +285,7 @@ def paper_table_markdown(
     absent: Mapping[tuple[str, str], str] | None = None,
     notes: Sequence[str] = (),
 ) -> str:
-    """The paper's table in percent, as it prints it, and below it a part for each other dataset; nulls in the last rows.
+    """The paper's table in percent, as it prints it, and below it a part for each other dataset; baselines in the last rows.
 
     `absent` says, by dataset and layout, why nothing was measured there; `notes` stand below all.
     """

@@ -49,7 +49,7 @@ NUMBER_FIELDS = (  # of a CSV file of numbers
     "over_listed",
 )
 
-_OVERVIEW = (  # what a terminal has room for: layout, metric, heading
+_OVERVIEW = (  # what a terminal has space for: layout, metric, heading
     ("grid2x2", "sounding_accuracy", "sound."),  # sounding accuracy
     ("solo2x2", "sounding_accuracy", "sound."),
     ("hconcat", "ciou@0.3", "CIoU@.3"),
@@ -279,13 +279,13 @@ def _protocols_table(report: EvaluationReport, index: int) -> ReportTable:
         for _, record in (each for each in systems if each[0].role == SYSTEM_KIND):
             column = _quoted_column(record, metric, how)
             cells.append(number_text(record["metrics"].get(column), star="*" if column.endswith("*") else ""))
-        nulls = {
+        baselines = {
             system.system: record["metrics"][column]["value"]
             for system, record in systems
             if system.role != SYSTEM_KIND and (column := _quoted_column(record, metric, how))
         }
-        best = max(nulls, key=lambda each: nulls[each], default="")
-        ends = [f"{nulls[SHOWN_BASELINE]:.3f}", f"{nulls[best]:.3f} ({best})"] if nulls else ["", ""]
+        best = max(baselines, key=lambda each: baselines[each], default="")
+        ends = [f"{baselines[SHOWN_BASELINE]:.3f}", f"{baselines[best]:.3f} ({best})"] if baselines else ["", ""]
         rows.append([name, metric_heading(metric), describe_protocol(how, sources), *cells, *ends])
     return ReportTable(["protocol", "number", "what counts", *own, f"null: {SHOWN_BASELINE}", "best null"], rows)
 
@@ -341,7 +341,7 @@ def _comparison_facts(report: EvaluationReport) -> list[str]:
         how = f"seed {seeds[0]}; intervals are {bootstrap}"
     else:
         how = f"means of seeds {', '.join(map(str, seeds))}, in brackets the lowest and the highest seed"
-        how += f" (nulls, and rows of one seed: {bootstrap})"
+        how += f" (baselines, and rows of one seed: {bootstrap})"
     budget = ", ".join(f"{key} {value}" for key, value in settings["budget"].items())
     budget += f", scheduler {_usual(settings['scheduler'])}"
     of = f"{scenes['scenes']} {scenes['layout']} scenes {scenes['scenes_hash']}{describe_preprocessing(scenes['preprocessing'])}"

@@ -25,7 +25,7 @@ ScoreIntervals = Mapping[str, tuple[float, float, float]]
 
 def draw_score_chart(
     intervals: ScoreIntervals,
-    nulls: Collection[str] = (),
+    baselines: Collection[str] = (),
     *,
     metric: str,
     controls: Collection[str] = (),
@@ -37,17 +37,17 @@ def draw_score_chart(
     """Draw systems as dots with their intervals (value, low, high), the best first within each of three groups.
 
     Args:
-        intervals: by name of the system; of `nulls` those in `controls` are systems with shuffled audio, the others
+        intervals: by name of the system; of `baselines` those in `controls` are systems with shuffled audio, the others
             baselines. Baselines at zero share one row.
         heading: the title; `below` and `warning` are lines under it.
         chance: where maps that do not depend on the audio end up, as a line.
     """
     if not intervals:
         raise ValueError("no systems to compare")
-    shown, zeros = _group_zeros(intervals, [name for name in nulls if name not in controls])
+    shown, zeros = _group_zeros(intervals, [name for name in baselines if name not in controls])
     grouped = list(shown)[-1] if zeros else ""
-    order = [name for name in shown if name not in nulls and name != grouped]
-    order += [name for name in shown if name in nulls and name in controls]
+    order = [name for name in shown if name not in baselines and name != grouped]
+    order += [name for name in shown if name in baselines and name in controls]
     order += sorted((name for name in shown if name not in order), key=lambda name: -shown[name][0])
     called = [_short(name) for name in order]
     left = max(2.1, max(map(_inches, called)) + 0.25)  # names of usual length leave all charts alike
@@ -63,7 +63,7 @@ def draw_score_chart(
     axes = figure.add_axes((left / size[0], bottom / size[1], 4.1 / size[0], _LINE * len(order) / size[1]))
     for line, name in enumerate(order):
         value, low, high = shown[name]
-        baseline = name == grouped or (name in nulls and name not in controls)
+        baseline = name == grouped or (name in baselines and name not in controls)
         colour = _FAINT if baseline else _ACCENT
         if not math.isnan(low):
             axes.plot([low, high], [line, line], color=colour, linewidth=2, solid_capstyle="butt")
@@ -71,7 +71,8 @@ def draw_score_chart(
         axes.plot(value, line, _marker(baseline), color=colour, markerfacecolor=face, markersize=6, clip_on=False)
         axes.text(1.02, line, f"{value:.3f}", transform=axes.get_yaxis_transform(), fontsize=8, va="center", color=_INK)
     best = max(
-        (shown[name][0] for name in order if name == grouped or (name in nulls and name not in controls)), default=None
+        (shown[name][0] for name in order if name == grouped or (name in baselines and name not in controls)),
+        default=None,
     )
     if best is not None:
         axes.axvline(best, color=_FAINT, linewidth=1, linestyle="dashed", zorder=0)

@@ -97,19 +97,19 @@ def _abbreviated(names: Sequence[str], cells: Sequence[Sequence[str]], longest: 
     """Names no longer than `longest` or the column's widest cell, all different."""
     found = list(names[:always])
     for place, name in enumerate(names[always:], always):
-        room = max([longest, *(len(row[place]) for row in cells)])
-        found.append(name if len(name) <= room and name not in found else _abbreviation(name, room, found))
+        width = max([longest, *(len(row[place]) for row in cells)])
+        found.append(name if len(name) <= width and name not in found else _abbreviation(name, width, found))
     return found
 
 
-def _abbreviation(name: str, room: int, taken: Sequence[str]) -> str:
+def _abbreviation(name: str, width: int, taken: Sequence[str]) -> str:
     words = [word for word in re.split(r"[._]", name) if word]
     initials = "".join(word[0] for word in words)
-    candidates = [initials[:room]] if len(words) > 1 else []
+    candidates = [initials[:width]] if len(words) > 1 else []
     candidates += [
-        name[: min(room, 4)],
-        name[:room],
-        *(f"{initials[: max(1, room - 1)]}{digit}" for digit in range(2, 10)),
+        name[: min(width, 4)],
+        name[:width],
+        *(f"{initials[: max(1, width - 1)]}{digit}" for digit in range(2, 10)),
     ]
     candidates += [f"{initials[:1]}{count}" for count in range(10, 1000)]
     return next(candidate for candidate in candidates if candidate not in taken)

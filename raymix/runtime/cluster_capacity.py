@@ -1,4 +1,4 @@
-"""How many slots a cluster has room for, and the arithmetic behind it: pure sums over nodes, no Ray.
+"""How many slots fit into a cluster, with the arithmetic: pure sums over nodes, no Ray.
 
 A slot is `cluster.workers` equal bundles; the evaluator sits on one node. Totals give the sum that a person can check in
 the head; node by node it may come to less, because a worker or an evaluator cannot be cut in two.
@@ -15,7 +15,7 @@ from raymix.config import ClusterConfig, ConfigError
 
 NodeResources = Mapping[str, float]  # {"CPU": 8.0, "GPU": 1.0, ...}
 
-MANY = 10_000  # slots: more than any cluster has room for
+MANY = 10_000  # slots: more than fit into any cluster
 
 EPSILON = 1e-9
 
@@ -25,8 +25,8 @@ class SlotCapacity:
     """How many slots fit, and the arithmetic behind it."""
 
     slots: int
-    said: str
-    evaluator: int | None = None  # the node, by its place in the list, where the evaluator leaves the most room
+    description: str
+    evaluator: int | None = None  # the node, by its place in the list, where the evaluator leaves the most resources
 
 
 def slot_capacity(
@@ -42,16 +42,20 @@ def slot_capacity(
     by_node, evaluator = _node_by_node(cluster, every)
     placed = min(fit, by_node)
     slots = min(placed, cluster.slots) if cluster.slots else placed
-    said = f"{slots} slot{'s' if slots != 1 else ''} = {'; '.join(sums)}"
+    description = f"{slots} slot{'s' if slots != 1 else ''} = {'; '.join(sums)}"
     if placed < fit:
-        said += f"; node by node {placed} ({cluster.placement})"
+        description += f"; node by node {placed} ({cluster.placement})"
     if slots < placed:
-        said += f", capped by cluster.slots={cluster.slots}"
+        description += f", capped by cluster.slots={cluster.slots}"
     if len(every) > 1:
-        said += f"; on {describe_nodes(nodes)}" + (f", may autoscale by {describe_nodes(grows)}" if grows else "")
+        description += f"; on {describe_nodes(nodes)}" + (
+            f", may autoscale by {describe_nodes(grows)}" if grows else ""
+        )
     if slots == 0:
-        raise ConfigError(f"the cluster is too small: {said}; {_needs(cluster, streaming)}; {_advice(cluster, every)}")
-    return SlotCapacity(slots, said, evaluator)
+        raise ConfigError(
+            f"the cluster is too small: {description}; {_needs(cluster, streaming)}; {_advice(cluster, every)}"
+        )
+    return SlotCapacity(slots, description, evaluator)
 
 
 def _by_totals(cluster: ClusterConfig, nodes: Sequence[NodeResources], streaming: bool) -> tuple[int, list[str]]:
@@ -137,7 +141,7 @@ def _needs(cluster: ClusterConfig, streaming: bool) -> str:
 
 
 def _advice(cluster: ClusterConfig, nodes: Sequence[NodeResources]) -> str:
-    """The knob that is too large for any node, else those that decide."""
+    """The setting that is too large for any node, else those that decide."""
     if cluster.gpus_per_worker + cluster.evaluator_gpus > 0 and not any(node.get("GPU") for node in nodes):
         return "no node has a GPU: cluster=laptop needs none"
     for what, cpus, gpus in (

@@ -1,4 +1,4 @@
-"""Nodes that come and go while a search runs, said as it happens: a thread that looks at Ray's list of nodes."""
+"""Reports nodes that leave or join while a search runs: a thread that polls Ray's list of nodes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from raymix.runtime.cluster_nodes import NodesById
 EVERY = 5.0  # seconds
 
 
-def node_change_lines(before: NodesById, now: NodesById, room: Callable[[], str]) -> Iterator[str]:
-    """A line for each node that went or came; `room` says how many slots fit now, and raises ConfigError for none."""
+def node_change_lines(before: NodesById, now: NodesById, capacity: Callable[[], str]) -> Iterator[str]:
+    """A line for each node that went or came; `capacity` describes how many slots fit now, and raises ConfigError for none."""
     gone, new = [before[n] for n in before if n not in now], [now[n] for n in now if n not in before]
     for address, has in gone:
         yield f"{address} ({describe_nodes([has])}) is gone; what ran there, if anything, starts again elsewhere"
@@ -24,7 +24,7 @@ def node_change_lines(before: NodesById, now: NodesById, room: Callable[[], str]
         yield f"{address} ({describe_nodes([has])}) has come"
     if gone:
         try:
-            yield f"room now: {room()}"
+            yield f"capacity now: {capacity()}"
         except ConfigError as error:
             yield f"waiting for nodes: {error}"
 
@@ -37,7 +37,7 @@ def watch_node_changes(
     also: Callable[[], Any] = lambda: None,
     every: float = EVERY,
 ) -> Iterator[None]:
-    """Inside, changes of the cluster's nodes are said; at every look `also` is called."""
+    """In this context, changes of the cluster's nodes are printed; `also` is called at every poll."""
     over, known = threading.Event(), cluster_nodes.alive_nodes()
 
     def look() -> None:
@@ -47,7 +47,7 @@ def watch_node_changes(
                 also()
                 before, known = known, cluster_nodes.alive_nodes()
                 for line in node_change_lines(
-                    before, known, lambda: cluster_nodes.check_cluster_capacity(cluster, streaming).said
+                    before, known, lambda: cluster_nodes.check_cluster_capacity(cluster, streaming).description
                 ):
                     say(f"nodes: {line}")
 

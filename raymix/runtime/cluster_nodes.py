@@ -45,7 +45,7 @@ def autoscalable_nodes() -> list[NodeResources]:
 
 
 def check_cluster_capacity(cluster: Any, streaming: bool) -> SlotCapacity:
-    """The room of the cluster; ConfigError where it has none."""
+    """The capacity of the cluster; ConfigError where no slot fits."""
     there, more = [has for _, has in alive_nodes().values()], autoscalable_nodes()
     if (asked := next(iter(trial_actor_resources(cluster)))) not in (
         names := {name for node in (*there, *more) for name in node}
@@ -66,7 +66,7 @@ def driver_node_scheduling() -> Any:
 
 
 def scoring_actor_scheduling(found: SlotCapacity) -> Any:
-    """Where the evaluator goes: the node where it leaves the most room, if it is there; another one after that is lost."""
+    """Where the evaluator goes: the node where it leaves the most resources, if it is there; another one after that is lost."""
     ids = list(alive_nodes())
     if found.evaluator is None or found.evaluator >= len(ids):
         return "DEFAULT"

@@ -125,8 +125,8 @@ def _refuse_unequal(rows: Tensor) -> None:
     shapes = [torch.empty_like(shape) for _ in range(world_size())]
     dist.all_gather(shapes, shape)
     if any(not torch.equal(shape, other) for other in shapes):
-        told = ", ".join(str(tuple(other[1 : 1 + int(other[0])].tolist())) for other in shapes)
-        raise ValueError(f"gather: the ranks' rows have different shapes, {told}; each must give as many")
+        listed = ", ".join(str(tuple(other[1 : 1 + int(other[0])].tolist())) for other in shapes)
+        raise ValueError(f"gather: the ranks' rows have different shapes, {listed}; each must give as many")
 
 
 class CrossRankBatchNorm(_BatchNorm):

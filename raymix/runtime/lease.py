@@ -5,7 +5,7 @@ moment at least one sees the other, so two never both hold. The holder writes it
 is dead when its process on this machine is gone, or when it was silent for SILENT seconds by the storage's own clock
 (against the time of one's own claim, written just before, so that clocks of hosts need not agree; on NFS the writing
 also makes the client look at the folder anew). A holder that cannot write its claim for two thirds of that must expect that
-another one has taken over, and is told so.
+another one has taken over, and is notified.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ ATTEMPTS = 5  # of a beat's requests: the next beat is the better repetition
 
 
 class StudyLockedError(ConfigError):
-    """Another driver has the study; `said` is who, without what to do about it."""
+    """Another driver holds the study. `reason` names it, without the advice."""
 
-    def __init__(self, said: str, advice: str = "wait, or stop it") -> None:
-        super().__init__(f"{said}; {advice}")
-        self.said = said
+    def __init__(self, reason: str, advice: str = "wait, or stop it") -> None:
+        super().__init__(f"{reason}; {advice}")
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class LeaseRecord:
         found = _started(self.pid)
         return bool(found) and found != self.started  # '': of another user, and hidden
 
-    def told(self) -> str:
+    def describe(self) -> str:
         job = f", job {self.job}" if self.job else ""
         since = time.strftime("%H:%M", time.localtime(self.since))
         return f"{self.user}@{self.host}, process {self.pid}{job}, since {since}"
@@ -205,12 +205,12 @@ class _Lock:
         if age > 2 * self.beat and time.monotonic() - self._said > SAY:
             self._said = time.monotonic()
             left = max(0.0, self.silent - age)
-            was = f"{self.name} was {self.doing} by {other.told()}"
+            was = f"{self.name} was {self.doing} by {other.describe()}"
             self.echo(f"{was}: no sign for {age:.0f} s, waiting {left:.0f} s more")
 
     def _taken(self, by: LeaseRecord, age: float) -> StudyLockedError:
         does = f"is {self.doing} by" if by.held else "is about to be taken by"
-        return StudyLockedError(f"{self.name} {does} {by.told()}, last sign {max(0.0, age):.0f} s ago")
+        return StudyLockedError(f"{self.name} {does} {by.describe()}, last sign {max(0.0, age):.0f} s ago")
 
     def _write(self, filesystem: fs.FileSystem, **change: Any) -> None:
         self.claim = replace(self.claim, beat=self.claim.beat + 1, **change)
@@ -282,7 +282,7 @@ class _Lock:
                     else self.claim
                 )
                 if (other.held, other.id) > (self.claim.held, self.claim.id):  # of two that hold the later one stays
-                    return f"it is {self.doing} by {other.told()}"
+                    return f"it is {self.doing} by {other.describe()}"
         return ""
 
     def _watches(self) -> None:

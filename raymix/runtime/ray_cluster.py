@@ -51,7 +51,7 @@ CONNECT_S = 120.0  # for the driver to connect to the head that it has just star
 
 JOIN_S = 60.0  # for it to connect to a cluster whose address answers
 
-UNEXPECTED, BAD_INPUT = 1, 2  # exit codes, as in `door`
+UNEXPECTED, BAD_INPUT = 1, 2  # exit codes, as in `raymix.config.errors`
 
 ANSWER_S = 10.0  # for the address to answer
 
@@ -205,7 +205,7 @@ def stop_ray() -> None:
 
 
 @contextlib.contextmanager
-def handle_interrupts(said: Callable[[InterruptedBySignal], str] | None = None) -> Iterator[None]:
+def handle_interrupts(message: Callable[[InterruptedBySignal], str] | None = None) -> Iterator[None]:
     """Inside, SIGINT and SIGTERM end the work with Interrupted; a second signal ends the process at once.
 
     The handler's exception may surface as another one (Ray's compiled code turns it into SystemError), or be swallowed
@@ -215,7 +215,7 @@ def handle_interrupts(said: Callable[[InterruptedBySignal], str] | None = None) 
     ends the process after UNHEARD seconds.
 
     Args:
-        said: the line for standard error when the process is ended that way.
+        message: the line for standard error when the process is ended that way.
     """
     _arrived.clear()
     heard, left = threading.Event(), threading.Event()
@@ -233,7 +233,7 @@ def handle_interrupts(said: Callable[[InterruptedBySignal], str] | None = None) 
         if byte:
             number = byte[0]
             if not heard.wait(UNHEARD) and not left.is_set():
-                _leave(128 + number, said(InterruptedBySignal(number)) if said else "")
+                _leave(128 + number, message(InterruptedBySignal(number)) if message else "")
             if not left.wait(GRACE):
                 _leave(128 + number, "")
         os.close(reads)

@@ -131,7 +131,7 @@ def with_retries(read: Callable[[], T]) -> T:
     """What `read` gives, repeated where pyarrow does not do it by itself.
 
     The answer of a failing S3 server may be longer than what was asked for (a small object, a few bytes of a large one):
-    pyarrow 26 has no room for it, calls that an internal failure and gives up. And what is deleted between its two
+    pyarrow 26 does not know it, calls that an internal failure and gives up. And what is deleted between its two
     requests of one reading is no FileNotFoundError to it.
     """
     for attempt in range(ATTEMPTS):
@@ -150,14 +150,14 @@ def with_retries(read: Callable[[], T]) -> T:
 
 def unreachable_storage_message(error: OSError) -> str:
     """What an object store's error says in one line; '' for any other error."""
-    said = " ".join(str(error).split())
-    return said if "AWS Error" in said or "google::cloud" in said else ""
+    message = " ".join(str(error).split())
+    return message if "AWS Error" in message or "google::cloud" in message else ""
 
 
 def disk_full_message(error: OSError) -> str:
     """What an error says in one line where a disk, a quota or a file may not grow; '' for any other error."""
-    said = " ".join(str(error).split())
-    return f"no room left to write: {said}" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+    message = " ".join(str(error).split())
+    return f"no room left to write: {message}" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
 
 
 class RetryingReader:

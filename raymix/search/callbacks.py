@@ -91,9 +91,9 @@ class ProgressReporter:
         epoch = row.last_epoch
         self.left.scored(row.epochs[epoch].seconds, len(self._running()))
         score, shuffled = row.scores.get(epoch), row.values(self.objective + "_shuffled").get(epoch)
-        twin = f" (shuffled {shuffled:.3f})" if shuffled is not None else ""
+        control = f" (shuffled {shuffled:.3f})" if shuffled is not None else ""
         self._show(
-            f"trial {row.number}: epoch {epoch}/{self.epochs} {self.objective} {score:.3f}{twin}; {self._status()}"
+            f"trial {row.number}: epoch {epoch}/{self.epochs} {self.objective} {score:.3f}{control}; {self._status()}"
         )
 
     def ended(self, row: TrialRecord) -> None:
@@ -255,7 +255,7 @@ class StudyCallback(tune.Callback):
                 self._deleted.add(path)
 
     def close(self, stopped: str = "") -> dict[str, Any]:
-        """The overheads of this sitting, also in the event log; no trial is under way any more."""
+        """The overheads of this driver run, which are also appended to the event log; no trial is running any more."""
         self._tidy()
         self.board.close()
         found = self.clocks.overheads()
@@ -276,7 +276,7 @@ class OverheadClocks:
 
     def epoch(self, result: dict[str, Any]) -> None:
         training = result["training"]
-        # what an earlier sitting trained may be scored in this one
+        # an epoch trained in an earlier driver run may be scored in this one
         if self.first is None and training["ended"] > self.began:
             self.first = training["ended"] - self.began
         self.scoring += result["score_seconds"]

@@ -208,7 +208,7 @@ def _slots(run: TrainConfig) -> tuple[int, str]:
     where = f"the cluster at {os.environ['RAY_ADDRESS']}" if os.environ.get("RAY_ADDRESS") else "this machine"
     stream = "clips are streamed every epoch, row groups in a new order, shuffled in windows of several"
     kept = {"auto": "clips are shared in the object store if they fit", "on": "clips are shared", "off": stream}
-    return found.slots, f"{found.said} on {where}; {kept[run.data.cache]}"
+    return found.slots, f"{found.description} on {where}; {kept[run.data.cache]}"
 
 
 def print_dry_run(plan: StudyPlan) -> int:

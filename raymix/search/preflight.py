@@ -1,4 +1,4 @@
-"""What can be known before anything starts: scores that will exist, room for a slot, a method that can be built, clips.
+"""What can be known before anything starts: which scores will exist, the capacity for a slot, whether the method can be built, clips.
 
 `raymix.config.validation` has judged the values before; here they meet the machine, the files and the code that will use them. Every
 refusal is ConfigError in one line; nothing is written, and Ray does not run yet.
@@ -63,7 +63,7 @@ def _scores(run: TrainConfig) -> None:
 
 
 def _method(run: TrainConfig) -> None:
-    """Build it once: a knob that it does not have, or weights that do not fit, show only there."""
+    """Build it once: a setting that it does not have, or weights that do not fit, show only there."""
     from raymix.methods import method_from_config
 
     try:

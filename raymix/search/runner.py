@@ -29,7 +29,7 @@ MAX_LOST_SLOTS = 20  # that a trial survives
 
 
 def run_trials(plan: StudyPlan, began: float, live: bool | None, lost: threading.Event) -> dict[str, Any]:
-    """Run every trial that the study owes; Ray runs already. Returns the overheads of this sitting.
+    """Run every trial that is still to be run; Ray is already running. Returns the overheads of this driver run.
 
     Once `lost` is set another driver may have the study: nothing is written to it any more.
     """
@@ -115,19 +115,19 @@ def create_study_context(plan: StudyPlan, study: StudyState, watch: Any) -> tupl
     run, plain = plan.run, {k: v for k, v in config_to_plain(plan.run).items() if k in TrainConfig.__dataclass_fields__}
     c = run.cluster
     source = open_clip_source(run, data_requirements(run))
-    room = cluster_nodes.check_cluster_capacity(c, streaming=not source.parts)
+    capacity = cluster_nodes.check_cluster_capacity(c, streaming=not source.parts)
     watch.say(f"data: {source.description}")
-    watch.say(f"slots: {room.said}")
+    watch.say(f"slots: {capacity.description}")
     options = {
         "num_cpus": c.evaluator_cpus,
         "num_gpus": c.evaluator_gpus,
-        "scheduling_strategy": cluster_nodes.scoring_actor_scheduling(room),
+        "scheduling_strategy": cluster_nodes.scoring_actor_scheduling(capacity),
     }
     evaluator = ScoringActor.options(**options).remote(threads=max(1, int(c.evaluator_cpus)))  # type: ignore[attr-defined]
     warmed = evaluator.warm.remote(plain)
     mailbox = TrialCoordinator.options(scheduling_strategy=cluster_nodes.driver_node_scheduling()).remote()  # type: ignore[attr-defined]
     restore_trial_progress(study, plan.uri, mailbox)
-    return StudyContext(plain, plan.uri, mailbox, evaluator, source), room.slots, warmed
+    return StudyContext(plain, plan.uri, mailbox, evaluator, source), capacity.slots, warmed
 
 
 def restore_trial_progress(study: StudyState, uri: str, mailbox: Any) -> None:
@@ -221,12 +221,12 @@ def run_study(plan: study_plan.StudyPlan, began: float, live: bool | None = None
 
 
 def interruption_message(stop: ray_cluster.InterruptedBySignal) -> str:
-    """What is said of an interrupted study: the signal, and the command that resumes it."""
+    """The message after an interruption: the signal, and the command that resumes it."""
     return f"{stop}: everything scored so far is kept; go on with: {command_line()}"
 
 
 def join_cluster(run: TrainConfig) -> None:
-    """On a cluster of others' making: whether there is room, and storage that all nodes see, is known before any work."""
+    """On a cluster that raymix did not start: check capacity and shared storage before any work."""
     if ray_cluster.local_machine_resources(run.cluster) is None:
         ray_cluster.start_or_join_ray(run.cluster)
         from raymix.runtime import cluster_nodes
@@ -246,7 +246,7 @@ def search_on_cluster(
 
 
 def abandon_study(lost: threading.Event, why: str) -> None:
-    """Another driver may have the study by now: this one ends as if it were told to, and writes nothing more."""
+    """Another driver may have the study by now: this one stops as after SIGTERM, and writes nothing more."""
     lost.set()
     print(f"raymix: {why}; this driver ends; go on with: {command_line()}", file=sys.stderr, flush=True)
     waits = signal.getsignal(signal.SIGTERM)

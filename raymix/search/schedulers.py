@@ -143,7 +143,7 @@ class ResumablePBT(_IgnoreFailedTrials, PopulationBasedTraining):
         return {**config, "params": self._space.perturb(config["params"], self._rng)}
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        # Ray forbids any searcher here, since one would be told scores of parameters that have changed since. Ours only
+        # Ray forbids any searcher here, since it would receive scores of parameters that have changed meanwhile. Ours only
         # deals the starting points, and the event log records every change.
         no_searcher: Any = SimpleNamespace(search_alg=None)
         super().on_trial_add(no_searcher, trial)

@@ -100,7 +100,7 @@ METHOD_SPECIFIC = ("method.", "mixture.k")  # what a system may fix for itself; 
 def shared_search_space(
     own: Mapping[str, Any], space: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A system's space in which only its own knobs are its own, and `space` is what all systems search.
+    """A system's space in which only its own settings (`method.*`) differ, and `space` is what all systems search.
 
     Points to try first lose what is not searched, and begin for all at the values that the settings have, where these
     lie in the common range.

@@ -23,7 +23,7 @@ from raymix.training.loop import NonFiniteGuard, build_optimizer
 
 TIMED_SECONDS = 1.5  # that the timed updates may take together, about; as much again for mixing and scenes
 
-MIN_TIMED_STEPS = 8  # clips of the first update, from which the number of the others is reckoned
+MIN_TIMED_STEPS = 8  # clips of the first update, from which the number of the others is estimated
 
 TIMED_SCENES = 4  # that are composed and scored
 

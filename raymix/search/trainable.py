@@ -26,7 +26,7 @@ from raymix.training.standing_run import StandingTrainRun
 
 POINTER_FILE = "pointer.json"
 
-ANSWER_TIMEOUT_S = 60.0  # seconds that the evaluator may be silent before a slot makes room for it
+ANSWER_TIMEOUT_S = 60.0  # seconds that the evaluator may be silent before a slot releases resources for it
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class StandingTrainable(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The same warm slot takes the next trial; the trial that it leaves is forgotten."""
         ray.get(self.shared.mailbox.forget.remote(self.folder))
-        if not self.slot.alive:  # it made room for the evaluator
+        if not self.slot.alive:  # it released its resources for the scoring actor
             self.slot = self._open()
         self._take(new_config)
         return True
@@ -133,7 +133,7 @@ class StandingTrainable(tune.Trainable):
         for good, the storage does not answer) is raised, and Tune starts the trial again from its newest checkpoint.
 
         One that lost its node may find no place on the others, all of them taken by slots that wait for its scores: after
-        PATIENCE seconds without a sign of it this slot makes room, and starts anew when the score is there.
+        PATIENCE seconds without an answer this slot releases its resources, and starts again when the score has arrived.
         """
         asked = self.shared.evaluator.score.remote(uri)
         while not ray.wait([asked], timeout=ANSWER_TIMEOUT_S)[0]:

@@ -5,7 +5,7 @@ On an object store one small object per record, `<time>-<writer>.json`, and comp
 `<time>-<id>-all.json`. Optuna's study and ASHA's rungs are rebuilt from here (`raymix.search.optuna_searcher`), never the other way round;
 `raymix.tracking.study` says what the records mean.
 
-Compaction never loses a record, whoever else reads, writes or compacts, and wherever it is killed: an object is deleted only
+Compaction never loses a record, even if others read, write or compact, and wherever it is killed: an object is deleted only
 after another one with all of its lines is stored, and a record that is in two objects counts once, by its id. A reader that
 finds an object deleted lists again. Names are compared too: a compacted object sorts after all that it replaces, so a listing
 that comes in pages cannot miss both.
@@ -218,7 +218,7 @@ def _append_line(folder: str, line: bytes) -> None:
     os.makedirs(folder, exist_ok=True)
     handle = os.open(f"{folder}/{EVENT_LOG_FILE}", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)  # goes with the process, so a killed writer locks nobody out
+        fcntl.flock(handle, fcntl.LOCK_EX)  # goes with the process, so a killed writer leaves no lock behind
         size = os.fstat(handle).st_size
         torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
         data = (b"\n" if torn else b"") + line + b"\n"

@@ -269,9 +269,9 @@ def _corrected(p_W: np.ndarray, videos: int = 1000) -> float:
 
 
 def study_significance(study: StudyState) -> SignificanceFinding | None:
-    """What the search's own scores on validation scenes say of all its trials; None where nothing can be said.
+    """What the search's own scores on validation scenes imply for all its trials; None where no statement is possible.
 
-    Where the event log lacks the outcomes of each scene (of an older version, for some epoch), the means are tested as if all
+    Where the event log does not have the outcomes of each scene (of an older version, for some epoch), the means are tested as if all
     scenes were independent and the control not paired with them: that finds too much rather than too little.
     """
     rows = [row for row in study.trials.values() if row.state != "failed" and row.epochs]
@@ -339,6 +339,6 @@ def significance_sentences(study: StudyState) -> list[str]:
     """What a leaderboard says below its table: where nothing was found in the search, or on a later test split."""
     finding = study_significance(study)
     later = [record["above_chance"] for record in study.evaluations if record.get("above_chance")]
-    said = [finding.sentence] if finding else []
-    said += [later[-1]["sentence"]] if later else []
-    return [sentence for sentence in said if sentence]
+    sentences = [finding.sentence] if finding else []
+    sentences += [later[-1]["sentence"]] if later else []
+    return [sentence for sentence in sentences if sentence]

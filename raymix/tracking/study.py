@@ -97,7 +97,7 @@ class TrialRecord:
 
     @property
     def shuffled(self) -> float | None:
-        """The objective's twin on shuffled audio, at the best epoch."""
+        """The objective on shuffled audio, at the best epoch."""
         best = self.best_epoch
         return None if best is None else self.epochs[best].metrics.get(self.objective + SHUFFLED_SUFFIX)
 

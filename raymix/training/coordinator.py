@@ -118,7 +118,7 @@ class TrialCoordinator:
         self._over |= {folder for order in self._orders.values() if order.folder == folder}
 
     async def may_yield(self, every: float) -> bool:
-        """Whether the slot that asks shall make room for the evaluator: one slot in `every` seconds may."""
+        """Whether the slot that asks shall release its resources for the scoring actor: one slot in `every` seconds may."""
         if time.time() - self._yielded < every:
             return False
         self._yielded = time.time()

@@ -1,6 +1,6 @@
 """The training loop: one page, one device or many, no Ray; it yields once per epoch.
 
-The method's forward *is* the loss, so DistributedDataParallel's hooks see it; whoever drives the generator decides what an
+The method's forward *is* the loss, so DistributedDataParallel's hooks see it; the caller of the generator decides what an
 epoch is followed by (a checkpoint, a score, the next trial). Section 4.1 of the paper: Adam, no schedule.
 """
 

@@ -34,7 +34,7 @@ RESTARTS = 200  # of a slot's worker group; a trial that kills its workers is gi
 def reserve_scoring_resources(study: str, evaluator: Any, cpus: float, gpus: float) -> None:
     """Tell Ray's coordinator for the next minute what the evaluator takes of the node that it is on.
 
-    An elastic run asks the coordinator how many workers there is room for, and it knows nothing of actors: the run would
+    An elastic run asks the coordinator how many workers fit, and it knows nothing of actors: the run would
     wait for a worker's place that is taken. (Internal to ray 2.60.)
     """
     from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as coordinator
@@ -93,7 +93,7 @@ class StandingTrainRun:
                     failure_config=ray.train.FailureConfig(max_failures=RESTARTS),
                 ),
             ).fit()
-        except BaseException as error:  # told to the trial, which asks for results in another thread
+        except BaseException as error:  # passed to the trial, which asks for results in another thread
             self.error = error
 
     @property

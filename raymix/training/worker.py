@@ -1,6 +1,6 @@
 """A worker's life in a slot: take the slot's order, train that trial, take the next, until the slot is closed.
 
-Every rank runs `train_loop_per_worker`; rank 0 asks the mailbox and the others hear it from rank 0. A restarted group asks again, gets the
+Every rank runs `train_loop_per_worker`; rank 0 asks the coordinator and broadcasts the answer. A restarted group asks again, gets the
 same order, and goes on from the trial's newest whole checkpoint.
 """
 
@@ -205,7 +205,7 @@ class _TrialRun:
         return model, device, start
 
     def _newest(self) -> str | None:
-        """The checkpoint of this trial to go on from, and all results up to it told (again): a worker may have died
+        """The checkpoint of this trial to go on from, and all results up to it are reported (again): a worker may have died
         between writing and telling, and a driver before the score of what was written."""
         scored = ray.get(self.mailbox.position.remote(self.order.trial)).epoch
         whole, there = None, checkpoint.list_epoch_checkpoints(self.order.folder)
@@ -214,8 +214,8 @@ class _TrialRun:
                 found = checkpoint.load_checkpoint(there[epoch])
             except checkpoint.CorruptCheckpointError:
                 break
-            told = {**found.config["result"], "checkpoint": found.uri}
-            ray.get(self.mailbox.report.remote(self.order.folder, epoch, told))
+            result = {**found.config["result"], "checkpoint": found.uri}
+            ray.get(self.mailbox.report.remote(self.order.folder, epoch, result))
             whole, scored = found, epoch
         whole = whole or checkpoint.latest_valid_checkpoint(self.order.folder, before=scored + 1)
         return whole.uri if whole else None

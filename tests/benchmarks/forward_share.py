@@ -4,7 +4,8 @@
     python tests/benchmarks/forward_share.py dataset=demo home=HOME --checkpoints 20 --parts
 
 Settings are those of `raymix.tune`. Differently seeded networks are scored as the search's evaluator scores checkpoints
-(`raymix.evaluation.validation.score_method` on the same scenes), in this process, without Ray and without reading a checkpoint; CPU time of this
+(`raymix.evaluation.validation.score_method` on the same scenes), in this process, without Ray and without reading a
+checkpoint; CPU time of this
 process. Exit code 1 where less than four fifths of it are spent in `forward_heatmaps`.
 """
 

@@ -79,6 +79,6 @@ def test_every_cpu_is_free_within_a_minute(seen: dict[str, Any]) -> None:
 
 def test_a_person_is_told(seen: dict[str, Any]) -> None:
     assert "is gone; what ran there, if anything, starts again elsewhere" in seen["log"]
-    assert "room now: 1 slot = CPU: (4 - 1 for the evaluator) / (2 x 1)" in seen["log"]
+    assert "capacity now: 1 slot = CPU: (4 - 1 for the evaluator) / (2 x 1)" in seen["log"]
     own = [line for line in seen["log"].splitlines() if "Traceback" in line]
     assert not own, seen["log"]

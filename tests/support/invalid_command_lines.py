@@ -221,7 +221,7 @@ DATA: list[Case] = [
     ("prepare", (f"inspect={HOME}/clips/older",), OLDER),
     ("evaluate", (f"prepared={HOME}/clips/older", "layout=single", "export=out"), OLDER),
     ("tune", (*SMALL, f"dataset.prepared={HOME}/clips/garbled"), "dataset.json cannot be read"),
-    ("tune", (*SMALL, f"dataset.prepared={HOME}/clips/lacking"), "it lacks root"),
+    ("tune", (*SMALL, f"dataset.prepared={HOME}/clips/lacking"), "missing root"),
     ("tune", (*SMALL, f"dataset.prepared={HOME}/clips/few"), "has 2 validation videos; scenes are made of 4"),
     (
         "tune",

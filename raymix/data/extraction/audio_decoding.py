@@ -278,7 +278,7 @@ class AudioTrack:
 
     @property
     def repairs(self) -> list[str]:
-        """What was mended in the samples, for the manifest."""
+        """What was repaired in the samples, for the manifest."""
         scaled = f"floating-point sound at the scale of integers: divided by {self.scale:g}" if self.scale != 1 else ""
         no_number = f"{self.not_finite} samples of its sound are no finite numbers: silence instead"
         beyond = f"{self.clipped} samples of its sound exceed {LIMIT:g} times full scale: clipped"
@@ -287,8 +287,8 @@ class AudioTrack:
     @property
     def notes(self) -> list[str]:
         """What the manifest says of the mix."""
-        said = f"its channels cancel each other, so for {self.single_s:.1f} s only the louder one was taken"
-        return [said] if self.single_s else []
+        note = f"its channels cancel each other, so for {self.single_s:.1f} s only the louder one was taken"
+        return [note] if self.single_s else []
 
     def between(self, start_s: float, seconds: float) -> np.ndarray:
         """The sound of a stretch, float32 at 16 kHz; zero where there is none."""

@@ -137,14 +137,14 @@ class CutPlan:
         return _Moments()
 
     def account(self, number: int, end_s: float, entry: ManifestRow) -> None:
-        """What is to be said of a medium that gave so many cuts and ended then; Unusable where it gave none."""
+        """Add the notes about a medium that gave so many cuts to its entry; UnusableMediaError where it gave none."""
         count, beyond = len(self.how.at) + len(self.left_out), sum(t > end_s + END_TOLERANCE_S for t in self.left_out)
         again, beyond = len(self.left_out) - beyond, beyond + (len(self.how.at) - number if self.how.at else 0)
-        told = (
+        notes = (
             f"{beyond} of {count} annotated times lie beyond the end at {end_s:.1f} s" if beyond else "",
             f"{again} of {count} annotated times left out: their clips would be those of earlier ones" if again else "",
         )
-        entry.reason = "; ".join(filter(None, (entry.reason, *told)))
+        entry.reason = "; ".join(filter(None, (entry.reason, *notes)))
         if not number:
             have = f"{entry.duration_s:g} s of picture and sound, a clip needs {self.how.seconds:g} s"
             raise UnusableMediaError("too short", "; ".join(filter(None, (have, entry.reason))))

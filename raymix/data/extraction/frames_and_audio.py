@@ -172,18 +172,16 @@ def cut_frames_and_audio(
 
 
 def _unlike(shown: _Shown, heard: _Heard, rate: float) -> str:
-    """What is to be said of pictures and sound that end at different times; Unusable where the beginning of one is missing."""
+    """The note about frames and audio that end at different times; UnusableMediaError where the beginning of one is missing."""
     short_s = shown.end_s - heard.sound.end_s  # of the sound
-    told = f"pictures end at {shown.end_s:.1f} s, sound at {heard.sound.end_s:.1f} s"
+    note = f"pictures end at {shown.end_s:.1f} s, sound at {heard.sound.end_s:.1f} s"
     if abs(short_s) > APART_S:
         first, what = (heard.first, "pieces of sound") if short_s > 0 else (shown.first, "pictures")
         if first > 1:
-            raise UnusableMediaError(
-                "corrupt", f"{told}; the {what} begin at number {first}: nothing tells when that is"
-            )
-        return told + (f"; {len(shown.paths)} at {FRAME_RATE_SETTING}={rate:g}, is it right?" if shown.counted else "")
+            raise UnusableMediaError("corrupt", f"{note}; the {what} begin at number {first}: its time is unknown")
+        return note + (f"; {len(shown.paths)} at {FRAME_RATE_SETTING}={rate:g}, is it right?" if shown.counted else "")
     if heard.first == 1 and short_s > heard.piece_s / 2:
-        return f"{told}; is the piece of number 0 missing? number 1 was taken for the beginning"
+        return f"{note}; is the piece of number 0 missing? number 1 was taken for the beginning"
     return ""
 
 

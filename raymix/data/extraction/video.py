@@ -191,8 +191,12 @@ class VideoDecoder:
         """The end where the frame shown then is the last one and stays longer than those before: also a slide is a film."""
         if shown_s < self._latest_s - TICK_S:
             return end_s
-        said, base = self.stream.duration, self.stream.time_base
-        most_s = float("inf") if said is None or base is None else float((said + (self.stream.start_time or 0)) * base)
+        declared, base = self.stream.duration, self.stream.time_base
+        most_s = (
+            float("inf")
+            if declared is None or base is None
+            else float((declared + (self.stream.start_time or 0)) * base)
+        )
         return max(end_s, min(self._latest_s + self._holds_s, most_s - self.origin), self.stays_s)
 
     def _note(self, packet: av.Packet) -> None:
@@ -443,8 +447,8 @@ def _end(stream: av.VideoStream | av.AudioStream, origin: float) -> float | None
 
 def _stays(video: av.VideoStream, origin: float) -> float:
     """Until when Matroska says that the picture lasts, 0 where it does not."""
-    said = _CLOCK.fullmatch(video.metadata.get("DURATION", ""))
-    return 3600 * int(said[1]) + 60 * int(said[2]) + float(said[3]) - origin if said else 0.0
+    declared = _CLOCK.fullmatch(video.metadata.get("DURATION", ""))
+    return 3600 * int(declared[1]) + 60 * int(declared[2]) + float(declared[3]) - origin if declared else 0.0
 
 
 def _declared(
@@ -482,7 +486,7 @@ def _check_counts(
 
 
 def _apart(picture_s: float, sound_s: float) -> str:
-    """What is to be said of a medium whose streams end apart, by their own word."""
+    """The note about a medium whose streams end at different times, by their declared durations."""
     return f"picture ends at {picture_s:.1f} s, sound at {sound_s:.1f} s" if abs(picture_s - sound_s) > APART_S else ""
 
 

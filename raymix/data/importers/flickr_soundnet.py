@@ -61,7 +61,7 @@ _ID = re.compile(r"\d{7,}")
 
 @dataclass(frozen=True)
 class AnnotatorVotes:
-    """What annotators drew in one picture: by how many each pixel of the grid is in a box, and what was mended."""
+    """What annotators drew in one picture: by how many each pixel of the grid is in a box, and what was repaired."""
 
     votes_YX: np.ndarray
     repairs: tuple[str, ...] = ()
@@ -101,7 +101,7 @@ class AnnotatorVotes:
 
 
 def _box(node: ET.Element) -> tuple[tuple[int, int, int, int] | None, str]:
-    """Left, top, right and bottom on the grid, and what was wrong with them; None: nothing to be mended."""
+    """Left, top, right and bottom on the grid, and what was wrong with them; None: cannot be repaired."""
     named = {child.tag: child.text for child in node}
     texts = [named[edge] for edge in BOX_EDGES] if set(BOX_EDGES) <= set(named) else [child.text for child in node][1:]
     try:
@@ -259,4 +259,4 @@ def _middle(settings: DatasetConfig, source: MediaSource) -> float:
         ):
             return round((container.duration or 0) / av.time_base / 2, 3)
     except (FFmpegError, ValueError):
-        return 0.0  # what is wrong with it is said when it is read
+        return 0.0  # errors are reported when it is read

@@ -130,7 +130,7 @@ class MediaIndex:
 
 
 def choose_path(sizes: Mapping[str, int]) -> tuple[str, tuple[str, ...]]:
-    """The first path of files or folders of one name, by the rules above, and what is to be said of the others; '' of none."""
+    """The first path of files or folders of one name, by the rules above, and a note about the others, '' if there are none."""
     ranks = {path: (not size, FRAMES_FOLDER not in path.lower().split("/"), path) for path, size in sizes.items()}
     if not ranks:
         return "", ()

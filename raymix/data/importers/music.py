@@ -21,7 +21,7 @@ clip every `stride_seconds`, whose first frame is the annotated one that is near
 sounds, and the clip has no region. Of duets, each label of the regions is a source (layout `natural`).
 
 MUSIC-Synthetic's archives are refused: their sound is a pickled log-mel picture without phase, which nothing here can
-hear, mix or shift, and the source clips are not among them. The same scenes, four frames of different instruments of
+read, mix or shift, and the source clips are not among them. The same scenes, four frames of different instruments of
 which two sound, are made of the solo test clips by layout `grid2x2`; they are not the published composites.
 """
 
@@ -174,7 +174,7 @@ BOX_FILES = {"solo": "solotest.json", "duet": "duettest.json"}
 
 @dataclass(frozen=True)
 class MusicClip:
-    """What the lists say of one video: its instruments, the splits that name it, what was mended."""
+    """What the lists say of one video: its instruments, the splits that name it, what was repaired."""
 
     labels: tuple[str, ...] = ()
     repairs: tuple[str, ...] = ()
@@ -331,8 +331,8 @@ def import_clips(settings: DatasetConfig, source: MediaSource, entry: ManifestRo
     yield from clips.extract_clips(settings, source, entry)
     silent = sum(not any(known["from_s"] <= time_s < known["to_s"] for known in source.regions) for time_s in source.at)
     if silent:
-        said = f"nothing sounds in {silent} of {len(source.at)} annotated frames"
-        entry.reason = "; ".join(filter(None, (entry.reason, said)))
+        note = f"nothing sounds in {silent} of {len(source.at)} annotated frames"
+        entry.reason = "; ".join(filter(None, (entry.reason, note)))
 
 
 _SYNTHETIC = (
@@ -404,7 +404,7 @@ def _split(
 
 
 def _refuse_strange_root(settings: DatasetConfig, media: MediaIndex, found: list[MediaSource]) -> None:
-    """ValueError where not one video is there: another folder, or archives that nobody unpacked."""
+    """ValueError where not one video is there: another folder, or archives that were not unpacked."""
     if any(source.size_bytes >= 0 for source in found):
         return
     packed = next((name for name in media.files if name.lower().endswith(ARCHIVE_SUFFIXES)), "")

@@ -135,7 +135,7 @@ def _row(cells: list[str], where: str) -> VGGSoundRow:
 
 
 def read_id_list(lists: VGGSoundFiles, subset: str) -> dict[str, str]:
-    """The ids of a list of somebody's own, `subset`.txt with `id` or `id,class` in a line, and their classes ('')."""
+    """The ids of the user's own list, `subset`.txt with `id` or `id,class` in a line, and their classes ('')."""
     texts = {file.rpartition("/")[2].removesuffix(".txt"): file for file in lists.files if file.endswith(".txt")}
     if subset not in texts:
         raise ValueError(
@@ -162,7 +162,7 @@ def training_sources(
     """Clips to train on and, by the hash of their YouTube video, for validation.
 
     `held` says of a YouTube video that something is tested on where it is listed: its clips are leaked. `rows` are those of
-    VGGSound's list, of which the repairs are told.
+    VGGSound's list, with the repairs of the list.
     """
     for name in ids:
         source, place = source_without_split(media, name), held.get(name[:11], "")
@@ -172,8 +172,8 @@ def training_sources(
             split, refused = "", ("leaked", f"listed for training, and its YouTube video is in {place}")
         at = (MIDDLE_S,) if _still(source) else ()  # a picture alone is of one time
         repairs = (*source.repairs, *(rows[name].repairs if name in rows else ()))
-        told = (labels[name],) if labels[name] else ()
-        yield replace(source, split=split, labels=told, at=at, repairs=repairs, refused=refused)
+        class_labels = (labels[name],) if labels[name] else ()
+        yield replace(source, split=split, labels=class_labels, at=at, repairs=repairs, refused=refused)
 
 
 def excluded_sources(media: MediaIndex, ids: Iterable[str], why: str) -> Iterator[MediaSource]:
@@ -254,4 +254,4 @@ def _length(settings: DatasetConfig, source: MediaSource) -> float:
         with av.open(content, "r", options={"format_whitelist": AUDIO_FORMATS}) as container:
             return SECONDS if container.duration is None else float(container.duration / av.time_base)
     except (FFmpegError, ValueError):
-        return SECONDS  # whoever cuts it says what is wrong with it
+        return SECONDS  # the extraction reports what is wrong with it

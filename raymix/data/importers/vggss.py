@@ -72,9 +72,9 @@ def repair_boxes(boxes: list[list[float]]) -> tuple[list[list[float]], list[str]
     """The boxes that hold something, xyxy in [0, 1], and a line for each that had to be changed or left out."""
     kept, repairs = [], []
     for raw in boxes:
-        told = f"box [{', '.join(f'{edge:.4g}' for edge in raw)}]"
+        shown = f"box [{', '.join(f'{edge:.4g}' for edge in raw)}]"
         if not all(map(math.isfinite, raw)):
-            repairs.append(f"{told} left out: no numbers")
+            repairs.append(f"{shown} left out: no numbers")
             continue
         left, top, right, bottom = (min(max(float(edge), 0.0), 1.0) for edge in raw)
         outside = any(edge < -EDGE_TOLERANCE or edge > 1 + EDGE_TOLERANCE for edge in raw)
@@ -82,10 +82,10 @@ def repair_boxes(boxes: list[list[float]]) -> tuple[list[list[float]], list[str]
         if turned:
             left, right, top, bottom = min(left, right), max(left, right), min(top, bottom), max(top, bottom)
         if left >= right or top >= bottom:
-            repairs.append(f"{told} left out: empty")
+            repairs.append(f"{shown} left out: empty")
             continue
         if outside or turned:
-            repairs.append(f"{told} {'reversed' if turned else 'moved into the frame'}")
+            repairs.append(f"{shown} {'reversed' if turned else 'moved into the frame'}")
         kept.append([left, top, right, bottom])
     return kept, repairs
 
@@ -98,8 +98,8 @@ def read_vggss_boxes(uri: str) -> dict[str, list[dict[str, Any]]]:
         raise ValueError(f"{uri}: not JSON, or cut short ({error})") from error
     rule = 'VGG-SS is a list of {"file": "ID_000032", "class": "...", "bbox": [[left, top, right, bottom], ...]}'
     if not isinstance(found, list) or not found:
-        told = f"with keys such as '{next(iter(found))}'" if isinstance(found, dict) and found else "or empty"
-        raise ValueError(f"{uri}: a {type(found).__name__} {told}; {rule}")
+        hint = f"with keys such as '{next(iter(found))}'" if isinstance(found, dict) and found else "or empty"
+        raise ValueError(f"{uri}: a {type(found).__name__} {hint}; {rule}")
     known: dict[str, list[dict[str, Any]]] = {}
     for number, entry in enumerate(found, 1):
         if wrong := _fault(entry):
@@ -109,7 +109,7 @@ def read_vggss_boxes(uri: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def _fault(entry: Any) -> str:
-    """What is wrong with one entry, '' if nothing is; boxes that are merely broken are mended."""
+    """What is wrong with one entry, '' if nothing is; broken boxes are repaired."""
     if not isinstance(entry, dict) or not set(ENTRY_KEYS) <= set(entry):
         return f"found {json.dumps(entry)[:60]}"
     if not isinstance(entry["file"], str) or not vggsound.CLIP_ID.fullmatch(entry["file"]):

@@ -456,7 +456,7 @@ def _prepare_with_lease(
                 stack.enter_context(lease.study_lease(lease_uri, settings.prepared, lost.append, echo, words=words))
             except lease.StudyLockedError as locked:
                 if not waited:
-                    echo(f"prepare: {locked.said}: waiting for it")
+                    echo(f"prepare: {locked.reason}: waiting for it")
                 waited = True
             else:
                 if waited or not settings.overwrite:
@@ -563,7 +563,7 @@ def _explain_full_disk(settings: DatasetConfig) -> Iterator[None]:
     except OSError as error:
         if not disk_full_message(error):
             raise
-        advice = "finished work is kept; run the same command again when there is room"
+        advice = "finished work is kept; run the same command again when there is space"
         raise OSError(error.errno, f"{settings.prepared}: {error.strerror or error}; {advice}") from error
 
 

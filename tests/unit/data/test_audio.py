@@ -7,6 +7,7 @@ import pytest
 import torch
 from torchaudio.transforms import MelSpectrogram
 
+from raymix.data import audio
 from raymix.data.audio import (
     FREQUENCY_BINS,
     HOP,
@@ -96,6 +97,16 @@ def test_silence_is_the_floor_and_its_gradient_is_finite():
     index = np.array([[0]])
     mixture, _ = mix_sounds(stored(stft(torch.zeros(1, SAMPLE_RATE))), index, index, 193, rule="mean", level="rms")
     assert torch.view_as_real(mixture).abs().max() == 0
+
+
+def test_training_follows_an_evaluation_in_inference_mode():
+    """The mel filters that an evaluation computed first are no inference tensors, which autograd refuses."""
+    audio._mel_filters.cache_clear()
+    with torch.inference_mode():
+        log_mel_spectrogram(stft(torch.zeros(1, SAMPLE_RATE)))
+    spectrum = stft(torch.rand(1, SAMPLE_RATE)).requires_grad_()
+    log_mel_spectrogram(spectrum).sum().backward()
+    assert spectrum.grad is not None
 
 
 def test_full_scale_sine_stays_below_one():

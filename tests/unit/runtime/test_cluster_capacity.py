@@ -58,10 +58,10 @@ def test_slots_that_fit(cluster: ClusterConfig, nodes: list[NodeResources], stre
 
 
 def test_the_arithmetic_is_said() -> None:
-    assert slot_capacity(ClusterConfig(workers=2, slots=1), [{"CPU": 9.0}], False).said == (
+    assert slot_capacity(ClusterConfig(workers=2, slots=1), [{"CPU": 9.0}], False).description == (
         "1 slot = CPU: (9 - 1 for the evaluator) / (2 x 1), capped by cluster.slots=1"
     )
-    assert slot_capacity(ClusterConfig(workers=2, cpus_per_worker=2), [{"CPU": 3.0}] * 3, False).said == (
+    assert slot_capacity(ClusterConfig(workers=2, cpus_per_worker=2), [{"CPU": 3.0}] * 3, False).description == (
         "1 slot = CPU: (9 - 1 for the evaluator) / (2 x 2); node by node 1 (PACK); on 3 nodes of 3 CPU"
     )
 
@@ -69,7 +69,7 @@ def test_the_arithmetic_is_said() -> None:
 def test_what_an_autoscaler_may_add_counts() -> None:
     head: list[NodeResources] = [{"CPU": 0.0}]
     profile = ClusterConfig(workers=4, cpus_per_worker=4, gpus_per_worker=1, evaluator_cpus=2, evaluator_gpus=1)
-    assert slot_capacity(profile, head, False, [{"CPU": 48.0, "GPU": 4.0}] * 3).said == (
+    assert slot_capacity(profile, head, False, [{"CPU": 48.0, "GPU": 4.0}] * 3).description == (
         "2 slots = CPU: (144 - 2 for the evaluator) / (4 x 4); GPU: (12 - 1 for the evaluator) / (4 x 1); "
         "on 1 node of 0 CPU, may autoscale by 3 nodes of 48 CPU, 4 GPU"
     )

@@ -22,7 +22,7 @@ def test_gone_come_and_the_room_that_is_left() -> None:
     )
     assert gone.startswith("10.0.0.5 (1 node of 16 CPU, 4 GPU) is gone; what ran there, if anything, starts again")
     assert come == "10.0.0.6 (1 node of 2 CPU) has come"
-    assert room == "room now: 1 slot = CPU: (2 - 1 for the evaluator) / (1 x 1)"
+    assert room == "capacity now: 1 slot = CPU: (2 - 1 for the evaluator) / (1 x 1)"
 
 
 def test_no_room_left_is_waited_for_with_the_numbers() -> None:
