@@ -22,7 +22,7 @@ DATASET, CLUSTER, METHOD = "demo", "laptop", "cycle"  # of configs/tune.yaml, tr
 
 COMMON_SPACE = "optimizer"  # of methods without a space of their own name
 
-LATE_METHODS = ("dsol",)  # those whose class says `late`: before a later stage their maps tell nothing of a trial
+WITHOUT_EARLY_STOPPING = ("dsol",)  # methods whose `supports_early_stopping` is False
 
 WITH_RECIPE = ("tune", "train", "compare")  # commands
 
@@ -76,14 +76,14 @@ def implied_settings(words: Sequence[str], config_dir: str | None) -> list[str]:
     """The settings of raymix.tune that follow from recipe and method.
 
     A method searches the space of its own name, or COMMON_SPACE, and METHOD in the demo's sizes that of the demo. No trial of
-    LATE_METHODS is stopped early.
+    WITHOUT_EARLY_STOPPING is stopped early.
     """
     given = parse_settings(words)
     method, sizes = given.get("method", METHOD), given.get("recipe") or default_recipe(words, config_dir)
     more = []
     if "search_spaces" not in given and (method, sizes) != (METHOD, DEMO):
         more += [f"search_spaces={method_search_space(method, config_dir)}"]
-    if "search" not in given and method in LATE_METHODS:
+    if "search" not in given and method in WITHOUT_EARLY_STOPPING:
         more += ["search=fifo"]
     return more
 

@@ -101,7 +101,7 @@ class DataRequirements:
 class HeatMaps:
     """Raw scores of a method on N scenes: float32 (N, M, H, W), one map per node or class, nothing normalised.
 
-    Where the maps are those of classes, `loudness_NM` says how much of each class is heard.
+    Where the maps are those of classes, `loudness_NM` says how much of each class sounds.
     """
 
     maps_NMHW: Tensor

@@ -15,7 +15,7 @@ from raymix.data.layouts import LAYOUTS, SCORED_LAYOUTS
 from raymix.data.prepared import read_clips
 from raymix.data.scenes import compose_scenes, shuffled_audio_permutation
 from raymix.evaluation.scene_spec import SceneSpec
-from raymix.evaluation.validation import CandidateCheckpoint, predict_heatmaps, predict_scenes
+from raymix.evaluation.validation import CandidateCheckpoint, predict_scene_heatmaps, predict_top_k_heatmaps
 from raymix.methods import method_from_config
 from raymix.methods.base import Method
 from raymix.metrics.baseline_heatmaps import ClassNamedMaps, score_under_protocols
@@ -97,7 +97,7 @@ def predict_control(
         scenes = scenes.silent()
     elif control is Control.UNTRAINED_NETWORK:
         method = untrained_method(candidate.run) if untrained is None else untrained
-    return predict_scenes(method.to(device), scenes, device)
+    return predict_scene_heatmaps(method.to(device), scenes, device)
 
 
 def predict_with_controls(
@@ -164,7 +164,7 @@ def maps_for_sources(maps: HeatMaps, truth: SceneGroundTruth) -> tuple[np.ndarra
 
 def mean_heatmap(method: Method, scenes: SceneBatch, device: str) -> np.ndarray:
     """Computes the mean (H, W) of a method's normalised maps over scenes: where it points whatever the audio is."""
-    maps_NMHW = minmax_normalize(predict_heatmaps(method.to(device), scenes, device))
+    maps_NMHW = minmax_normalize(predict_top_k_heatmaps(method.to(device), scenes, device))
     return maps_NMHW.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
 
 

@@ -2,7 +2,7 @@
 
 Two intervals that overlap say little about a difference: scenes are easy or hard for both. Here each scene is its own
 control: of `compare=A,B` the difference is that of the two numbers on the scenes that both have, A minus B, and its interval
-is of the same difference on the same resampled videos (all that are heard in a scene: `raymix.metrics.scoring.summarize_scores`); so too
+is of the same difference on the same resampled videos (all that sound in a scene: `raymix.metrics.scoring.summarize_scores`); so too
 where scenes weigh differently, or a number is of the set.
 """
 
@@ -29,7 +29,7 @@ from raymix.runtime.storage import assert_writable, resolve_uri
 
 RESAMPLES = 2000
 
-MULTI_SOURCE_LAYOUTS = ("hconcat", "vconcat", "grid2x2")  # layouts whose scenes are of several videos that are heard
+MULTI_SOURCE_LAYOUTS = ("hconcat", "vconcat", "grid2x2")  # layouts whose scenes are of several sounding videos
 
 
 @dataclass(frozen=True)

@@ -130,8 +130,8 @@ def _make_scene_set(stage: SceneSpec, fewer: bool) -> SceneSet | str:
         scenes = stage.compose(clips, fewer)
     except ValueError as error:  # too few videos, or no clip in which so many things sound
         return " ".join(str(error).split())
-    if stage.layout == "natural" and scenes.panels_NS.shape[1] < stage.heard:
-        return f"none of {len(scenes)} scenes has {stage.heard} sources"
+    if stage.layout == "natural" and scenes.panels_NS.shape[1] < stage.num_sources:
+        return f"none of {len(scenes)} scenes has {stage.num_sources} sources"
     notes: list[str] = []
     return SceneSet(stage, scenes, SceneGroundTruth.of(scenes), shuffled_audio(scenes, stage.seed, notes), notes)
 

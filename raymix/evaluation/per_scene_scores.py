@@ -1,7 +1,7 @@
 """The scores of each scene as a file: what a mean, an interval or a paired difference is made of.
 
 Parquet, one row for one system on one scene: `system`, `null` (it cannot have listened), `protocol`, `layout`,
-`scenes_hash`, `preprocessing` (of the clips), `scene_id`, `video` (a list, the videos that are heard: the units of the
+`scenes_hash`, `preprocessing` (of the clips), `scene_id`, `video` (a list, the sounding videos: the units of the
 bootstrap; in files of an older raymix a string, the first of them alone), and a column for each metric, null where a scene
 has no truth for it. `rows:METRIC`, where it is there, is how many rows of the protocol an entry stands for in a mean; a list
 in `pool:NAME` is what a number of the whole set (PxAP, detection AP) needs of a scene, null where the scene does not count.
@@ -42,7 +42,7 @@ class SystemSceneScores:
     layout: str
     scenes_hash: str
     ids: tuple[str, ...]
-    videos: tuple[tuple[str, ...], ...]  # those heard in each scene
+    videos: tuple[tuple[str, ...], ...]  # the sounding ones of each scene
     values: dict[str, np.ndarray]  # (N,) by metric, NaN where a scene has no truth for it
     weights: dict[str, np.ndarray] = field(
         default_factory=dict

@@ -13,7 +13,7 @@ Parquet, one row for one system on one scene; of the columns only `scene_id`, an
     map_class                    list of M strings: the class of each map, as the scenes call it, in all rows of a system;
                                  null: anonymous. Protocols that go by class names hold a source against the map of its
                                  class; without names they take the best pairing, and star what comes of it
-    presence                     list of M floats: how much of each map's class is heard; where it is given and there are
+    presence                     list of M floats: how much of each map's class sounds; where it is given and there are
                                  more maps than sources, as many as there are sources are scored, the loudest
     canvas_height, canvas_width  int, pixels of the canvas that the maps are of; refused where the scenes have another
 
@@ -316,7 +316,7 @@ class ScenePrediction(NamedTuple):
     map_class: list[str] | None = None
     presence_M: np.ndarray | None = None
 
-    def heard(self, sources: int) -> np.ndarray | None:
+    def top_k_maps(self, sources: int) -> np.ndarray | None:
         """The maps to hold against so many sources: all, or where their presence is known the loudest."""
         if self.maps_MHW is None or self.presence_M is None or len(self.maps_MHW) <= sources:
             return self.maps_MHW

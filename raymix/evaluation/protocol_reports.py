@@ -103,7 +103,9 @@ def report_checkpoints(
     ]
     for stage, (protocols, left_out) in zip(stages, fits, strict=True):
         if not protocols:
-            readings[0].notes.append(f"no {stage.layout} scenes: {get_protocol(left_out[0]).declines(stage.heard)}")
+            readings[0].notes.append(
+                f"no {stage.layout} scenes: {get_protocol(left_out[0]).declines(stage.num_sources)}"
+            )
     of = {"study": source.study.name or None}
     checkpoints = [_record(each, readings) for each in candidates]
     return _write(folder, source.study.name or best.uri, of, readings, echo, checkpoints)
@@ -135,7 +137,7 @@ def _listed(stage: SceneSpec) -> SceneBatch | None:
 
 def _sources(stage: SceneSpec, scenes: SceneBatch | SceneGroundTruth | None) -> int:
     """Sounding sources of each scene."""
-    return scenes.panels_NS.shape[1] if scenes is not None else stage.heard
+    return scenes.panels_NS.shape[1] if scenes is not None else stage.num_sources
 
 
 def _fitting(settings: EvaluateConfig, sources: Sequence[int]) -> list[tuple[list[EvaluationProtocol], list[str]]]:

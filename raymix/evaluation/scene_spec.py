@@ -42,7 +42,7 @@ class SceneSpec:
     pairs: PairList | None  # the list that names them; None: they are drawn
 
     @property
-    def heard(self) -> int:
+    def num_sources(self) -> int:
         """Sounding sources of each scene."""
         if self.pairs and self.layout != "natural":
             return sum(panel.sounding for panel in self.pairs.scenes[0])

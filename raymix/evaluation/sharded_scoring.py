@@ -73,7 +73,7 @@ def score_shard(shard: ScoringShard, protocols: Sequence[EvaluationProtocol]) ->
     truth, rows, kinds = shard.truth.drawn(), shard.rows, shard.kinds
     if rows is None:
         return score_baselines(truth, protocols, kinds)
-    maps = [row.heard(truth.panels_NS.shape[1]) for row in rows]
+    maps = [row.top_k_maps(truth.panels_NS.shape[1]) for row in rows]
     every = ClassNamedMaps([row.maps_MHW for row in rows], [row.map_class for row in rows]) if True in kinds else None
     return {rows[0].system: score_system(maps, truth, protocols, every)}
 

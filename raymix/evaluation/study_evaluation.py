@@ -39,7 +39,7 @@ from raymix.evaluation.validation import (
     CandidateCheckpoint,
     EvaluationScenes,
     chance_accuracy,
-    predict_heatmaps,
+    predict_top_k_heatmaps,
     score_method,
 )
 from raymix.metrics.functional import chance_sounding_accuracy, minmax_normalize, peak_panels, success_rate
@@ -108,7 +108,7 @@ def find_checkpoints_above_chance(verdicts: Sequence[EvaluatedCheckpoints]) -> S
             if own is None or control is None:
                 continue
             if layout not in units:
-                units[layout] = SceneVideos.of(truth.heard(), reached.evaluation_scenes.shuffled[layout])
+                units[layout] = SceneVideos.of(truth.sounding_videos(), reached.evaluation_scenes.shuffled[layout])
             metric = f"{reached.evaluation_scenes.split}/{metric_prefix(layout)}sounding_accuracy"
             real_1N, shuffled_1N = (table.values["sounding_accuracy"][None] > 0 for table in (own, control))
             epochs = [each.epoch or 0]
@@ -181,7 +181,7 @@ def evaluate_checkpoints(
         if store:
             predicted[layout] = {each.name: systems.maps[each.name] for each in candidates}
     if "hconcat" not in kept:  # pictures show it all the same
-        kept["hconcat"] = predict_heatmaps(best.method.to(device), evaluation_scenes.scenes["hconcat"], device)
+        kept["hconcat"] = predict_top_k_heatmaps(best.method.to(device), evaluation_scenes.scenes["hconcat"], device)
     return EvaluatedCheckpoints(candidates, evaluation_scenes, rows, kept, notes, list(controls), predicted)
 
 

@@ -1,6 +1,6 @@
 """Validation: held-out scenes in memory, one model at a time, a checkpoint in, numbers out; no Ray.
 
-The search's objective needs no boxes: `grid2x2` scenes of four held-out videos, two of them heard, scored by sounding accuracy
+The search's objective needs no boxes: `grid2x2` scenes of four held-out videos, two of them sounding, scored by sounding accuracy
 and by the same with the audio shuffled. Where the data has regions, `hconcat` scenes add the paper's metrics.
 """
 
@@ -73,15 +73,15 @@ class EvaluationScenes:
         )
 
 
-def predict_heatmaps(method: Method, scenes: SceneBatch, device: torch.device | str = "cpu") -> np.ndarray:
+def predict_top_k_heatmaps(method: Method, scenes: SceneBatch, device: torch.device | str = "cpu") -> np.ndarray:
     """Raw maps (N, M, H, W) of a method on scenes, in batches, without gradients.
 
     Of a method with a map for each class, those of the loudest classes, as many as the scenes have sources.
     """
-    return predict_scenes(method, scenes, device).top_k_maps(scenes.panels_NS.shape[1]).numpy()
+    return predict_scene_heatmaps(method, scenes, device).top_k_maps(scenes.panels_NS.shape[1]).numpy()
 
 
-def predict_scenes(method: Method, scenes: SceneBatch, device: torch.device | str = "cpu") -> HeatMaps:
+def predict_scene_heatmaps(method: Method, scenes: SceneBatch, device: torch.device | str = "cpu") -> HeatMaps:
     """Everything that a method says of scenes, in batches, without gradients, on the CPU: all maps, classes, loudness."""
     method.eval()
     with torch.inference_mode():
@@ -129,7 +129,7 @@ def score_method_with_outcomes(
         scored = _listening(method, evaluation_scenes, "solo2x2", run, device)
         found |= scored.metrics()
     if evaluation_scenes.truth["hconcat"].has_truth_N.any():
-        maps = predict_heatmaps(method, evaluation_scenes.scenes["hconcat"], device)
+        maps = predict_top_k_heatmaps(method, evaluation_scenes.scenes["hconcat"], device)
         found |= mean_scores(
             score_maps(maps, evaluation_scenes.truth["hconcat"], get_protocol(run.evaluation.protocol))
         )
@@ -158,7 +158,7 @@ class _Listening:
         metric = f"{evaluation_scenes.split}/{metric_prefix(self.layout)}sounding_accuracy"
         chance = chance_accuracy(truth)
         scenes = scene_outcome_record(
-            metric, chance, truth.scenes_hash, truth.heard(), evaluation_scenes.shuffled[self.layout]
+            metric, chance, truth.scenes_hash, truth.sounding_videos(), evaluation_scenes.shuffled[self.layout]
         )
         real, shuffled = (pack_outcomes(each.values["sounding_accuracy"] > 0) for each in (self.real, self.shuffled))
         return {"scenes": scenes, "real": real, "shuffled": shuffled}
@@ -177,6 +177,8 @@ def _listening(
     truth = replace(
         evaluation_scenes.truth[layout], masks_NSYX=None
     )  # who listens needs no region, and no pixel sorted
-    maps = predict_heatmaps(method, scenes, device)
-    other = predict_heatmaps(method, scenes.with_audio(torch.from_numpy(evaluation_scenes.shuffled[layout])), device)
+    maps = predict_top_k_heatmaps(method, scenes, device)
+    other = predict_top_k_heatmaps(
+        method, scenes.with_audio(torch.from_numpy(evaluation_scenes.shuffled[layout])), device
+    )
     return _Listening(layout, maps, *(score_maps(each, truth, how) for each in (maps, other)))

@@ -38,8 +38,8 @@ class Method(nn.Module, ABC):
     """
 
     requirements: ClassVar[DataRequirements]
-    late: ClassVar[bool] = (
-        False  # its maps name no source before a later stage: who stops a trial early has seen nothing
+    supports_early_stopping: ClassVar[bool] = (
+        True  # False: the first stages train no heatmaps, early scores mean nothing
     )
 
     def __init__(self, k: int, config: MethodConfig, encoder: EncoderConfig) -> None:
@@ -121,7 +121,7 @@ class MixtureMethod(Method):
         return HeatMaps(cell_scores(map_NCHW[:, None], nodes_NKC)[:, 0])
 
     def diagnostics(self, loss: Tensor, map_BKCHW: Tensor, nodes_BKC: Tensor) -> dict[str, Tensor]:
-        """Signs of collapse: a loss may be low though nothing is heard (constant nodes) or seen (constant cells)."""
+        """Diagnostics of collapse: a loss may be low though sound embeddings or cells are constant."""
         temperature = (
             {"temperature": loss.new_tensor(self.config.temperature)}
             if isinstance(self.config, MixAndLocalizeConfig)

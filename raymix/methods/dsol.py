@@ -103,7 +103,7 @@ class DiscriminativeSoundingObjects(SingleSourceMethod):
     """
 
     requirements: ClassVar[DataRequirements] = DataRequirements(sources=True, labels=True)
-    late: ClassVar[bool] = True
+    supports_early_stopping: ClassVar[bool] = False
     centres_MF: Tensor  # of unit object features
     dictionary_MF: Tensor  # mean object features of each cluster, not of unit length
 

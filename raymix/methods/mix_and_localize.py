@@ -108,7 +108,7 @@ class MixedCorrespondence(MixtureMethod):
 class PermutationInvariantMatching(MixtureMethod):
     """No temperature and no negatives: on collapse the loss is -k, and no source is distinguished.
 
-    Then `sound_spread` falls to 0 (what is heard is all one); not with `node_norm=batch`, which keeps the nodes of a batch
+    Then `sound_spread` falls to 0 (all sound embeddings are equal); not with `node_norm=batch`, which keeps the nodes of a batch
     apart whatever they say: there the loss and the chance score show it.
     """
 

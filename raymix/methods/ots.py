@@ -66,7 +66,7 @@ class ObjectsThatSound(SingleSourceMethod):
         return infonce_loss(phi_NM, own_N, self.config.temperature), signs
 
     def forward_heatmaps(self, scenes: SceneBatch) -> HeatMaps:
-        """One map for all that is heard: sigmoid(scale x cosine) as released; the cosine itself where no scale is learned."""
+        """One map for all sounds: sigmoid(scale x cosine) as released; the cosine itself where no scale is learned."""
         maps = super().forward_heatmaps(scenes)
         return maps if self.scale is None else HeatMaps((self.scale * maps.maps_NMHW).sigmoid())
 

@@ -123,7 +123,7 @@ class SimultaneousLearning(SingleSourceMethod):
         }
 
     def forward_heatmaps(self, scenes: SceneBatch) -> HeatMaps:
-        """One map for all that is heard: the mean of both projections' cosines, of the averaged encoders."""
+        """One map for all sounds: the mean of both projections' cosines, of the averaged encoders."""
         cells_N2CHW, sounds_N2C = self.encode_average(scenes.frames_N3YX.float() / 255, scenes.mixture_NTF)
         scores_N22HW = cell_scores(cells_N2CHW, sounds_N2C)
         return HeatMaps((scores_N22HW[:, 0, 0] + scores_N22HW[:, 1, 1])[:, None] / 2)

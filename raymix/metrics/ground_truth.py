@@ -25,7 +25,7 @@ class SceneOutline:
     panels_NS: np.ndarray
     rects_P4: np.ndarray
     own: bool  # sources of one clip
-    silent_N: np.ndarray | None = None  # bool, scenes in which nothing that is seen is heard; None: there are none
+    silent_N: np.ndarray | None = None  # bool, scenes in which nothing that is visible sounds; None: there are none
 
     @property
     def votes(self) -> bool:
@@ -65,7 +65,7 @@ def masks_on_canvas(
     rects_P4: Any,
     silent_N: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Masks of clips where the panels of scenes are, (N, S, Y, X) of the canvas; empty where nothing seen is heard."""
+    """Masks of clips where the panels of scenes are, (N, S, Y, X) of the canvas; empty where nothing visible sounds."""
     rects = np.asarray(rects_P4)
     out_NSYX = np.zeros((*panels_NS.shape, rects[:, 3].max(), rects[:, 2].max()), bool)
     for scene, source in np.ndindex(*panels_NS.shape):
@@ -141,23 +141,23 @@ class SceneGroundTruth:
         agreed_NS, voted_NS = (np.asarray(each.any(axis=(2, 3))) for each in (self.masks_NSYX, self.halves_NSYX))
         return np.asarray((voted_NS & ~agreed_NS).any(axis=1)) & self.has_truth_N
 
-    def heard(self) -> tuple[tuple[str, ...], ...]:
-        """The different videos heard in each scene, the units of the bootstrap; of one clip in which two things sound, one.
+    def sounding_videos(self) -> tuple[tuple[str, ...], ...]:
+        """The different sounding videos of each scene, the units of the bootstrap; of one clip in which two things sound, one.
 
         Those of silent panels are left out: drawn too, they made the intervals of simulated `grid2x2` scenes 1.4 to 3 times as
         wide as need be. Without them the nominal 95 % held in at least 92 % of the sets where a silent video mattered half
-        as much as one that is heard, in at least 88 % where it mattered as much.
+        as much as one that sounds, in at least 88 % where it mattered as much.
         """
         return tuple(tuple(dict.fromkeys(names[: self.panels_NS.shape[1]])) for names in self.videos)
 
     def facts(self) -> dict[str, Any]:
-        """What must be known of the scenes that a number is of; `videos` are those that are heard."""
+        """What must be known of the scenes that a number is of; `videos` are those that sound."""
         return {
             "layout": self.layout,
             "scenes_hash": self.scenes_hash,
             "preprocessing": self.preprocessing,
             "scenes": len(self),
-            "videos": len({video for videos in self.heard() for video in videos}),
+            "videos": len({video for videos in self.sounding_videos() for video in videos}),
             "scenes_with_regions": int(self.has_truth_N.sum()),
             "canvas": list(self.canvas),
             "sounding": self.panels_NS.shape[1],

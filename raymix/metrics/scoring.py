@@ -1,7 +1,7 @@
 """Score maps under one or many protocols, in chunks of scenes; tables of scene scores and their summary with intervals.
 
 Most numbers are means of a column over scenes, so denominators are fixed by the truth, never by what was predicted; the
-others are made of what `PooledScores` keeps of each scene. Intervals are by bootstrap over videos: those that are heard.
+others are made of what `PooledScores` keeps of each scene. Intervals are by bootstrap over videos: those that sound.
 
 Per chunk each map is upsampled and sorted once for each kind of upsampling, whatever the number of protocols; what is
 held at a time does not grow with the number of scenes, and neither order nor chunks nor shards change a number.
@@ -45,7 +45,7 @@ class ScoreTable:
     layout: str
     scenes_hash: str
     ids: tuple[str, ...]
-    videos: tuple[tuple[str, ...], ...]  # those heard in each scene: `Truth.heard`
+    videos: tuple[tuple[str, ...], ...]  # the sounding ones of each scene: `SceneGroundTruth.sounding_videos`
     values: dict[str, np.ndarray]
     iou_NS: np.ndarray  # of the source's own map; NaN without truth
     ap_NS: np.ndarray
@@ -123,7 +123,7 @@ class ScoreSummary(Mapping[str, ScoreInterval]):
     layout: str
     scenes_hash: str
     scenes: int
-    videos: int  # that are heard in the scenes
+    videos: int  # that sound in the scenes
     resamples: int
     seed: int
     intervals: dict[str, ScoreInterval]
@@ -157,10 +157,10 @@ class SystemScores:
 
 
 def summarize_scores(table: ScoreTable, seed: int = 0, resamples: int = 2000) -> ScoreSummary:
-    """Means over scenes with 95 % intervals by bootstrap over the videos that are heard in them.
+    """Means over scenes with 95 % intervals by bootstrap over the videos that sound in them.
 
     Videos are drawn with replacement, and a scene counts as often as its videos together: the product of how often each
-    was drawn, so one video that is heard in many scenes moves them all, beside whichever other. A resample in which no
+    was drawn, so one video that sounds in many scenes moves them all, beside whichever other. A resample in which no
     scene counts is left out. The interval of scenes of several videos errs on the wide side, for what is a scene's own
     is drawn several times over too; that is why silent panels, whose videos matter less, are not drawn as well.
     Independent of the order of the rows, of how they were sharded (`Table.merge` first) and of repeated ids. A scene
@@ -272,7 +272,7 @@ def score_maps_under_protocols(
         )
         for index in np.split(keep, range(step, len(keep), step))
     ]
-    heard_videos = truth.heard()
+    heard_videos = truth.sounding_videos()
     videos = tuple(heard_videos[i] for i in keep)
     return {
         how.id: _table(how, [part[place] for part in parts], truth, tuple(first), videos)

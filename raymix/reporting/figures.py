@@ -52,7 +52,7 @@ class ScenePicture:
     """One scene to draw: frame, heatmaps and ground truth; ValueError where sizes do not fit.
 
     `maps_MHW` are raw maps; `sources` names the S sources; `map_S` says which map belongs to each source (-1: none) and
-    `iou_S` how well it fits; `panels` are x0, y0, x1, y1 in pixels, `sounding` the panels that are heard. With one
+    `iou_S` how well it fits; `panels` are x0, y0, x1, y1 in pixels, `sounding` the panels that sound. With one
     source and several maps, what is scored is the mean of the normalised maps, and it is drawn before them.
     """
 
@@ -105,7 +105,7 @@ class SceneCaptions:
 
 
 def draw_scene(picture: ScenePicture, sheet: SceneCaptions) -> Figure:
-    """One scene: the frame, each map over the grey frame, their colour bar, and below them what is heard."""
+    """One scene: the frame, each map over the grey frame, their colour bar, and below them the sources."""
     cells = [None, *picture.drawn]
     aspect = picture.frame_YX3.shape[0] / picture.frame_YX3.shape[1]
     cell = 2.7 if aspect > 0.75 else 3.5  # inches

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import raymix
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -29,3 +31,12 @@ def test_library_packages_import_neither_ray_nor_hydra() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_public_interface_is_imported_when_it_is_used() -> None:
+    program = "import sys, raymix; print(sorted({'ray', 'torch', 'hydra', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "[]\n"
+    assert all(getattr(raymix, name) is not None for name in raymix.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'localise'"):
+        raymix.localise  # noqa: B018

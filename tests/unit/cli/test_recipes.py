@@ -55,7 +55,9 @@ def test_a_chosen_recipe_is_in_the_line_that_resumes_and_said_once(monkeypatch: 
 
 
 def test_methods_that_are_not_stopped_early_are_those_whose_class_says_so() -> None:
-    assert {name for name, method in METHODS.items() if method.late} == set(recipes.LATE_METHODS)
+    assert {name for name, method in METHODS.items() if not method.supports_early_stopping} == set(
+        recipes.WITHOUT_EARLY_STOPPING
+    )
 
 
 @pytest.mark.parametrize("sizes", ["demo", "small", "paper"])

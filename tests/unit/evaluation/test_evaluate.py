@@ -219,7 +219,7 @@ def test_the_search_records_which_scenes_succeeded(tested: tuple[evaluate.Report
                 method, next(each for n, each in enumerate(shown.batches(1)) if n == place)
             )
             assert sounding_accuracy(alone, truth.take(np.array([place])))[0] == succeeded[place]
-    videos = evaluation_scenes.truth["grid2x2"].heard()
+    videos = evaluation_scenes.truth["grid2x2"].sounding_videos()
     for one, other in combinations(range(len(videos)), 2):  # numbers stand for the videos
         shared = len(set(videos[one]) & set(videos[other]))
         assert len(set(scenes["videos"][one]) & set(scenes["videos"][other])) == shared

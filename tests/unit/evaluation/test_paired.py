@@ -88,7 +88,7 @@ def test_numbers_of_the_whole_set(home: Path, tmp_path: Path, protocol: str, lay
     (pool, other) = (next(iter(each[0].pools.values())) for each in tables if each)
     assert first["value"] == pool.numbers(np.ones((1, 12)))[metric][0] > second["value"]
     order = np.argsort(truth.ids)  # a file's scenes stand by their ids
-    videos = BootstrapClusters.of([truth.heard()[i] for i in order])
+    videos = BootstrapClusters.of([truth.sounding_videos()[i] for i in order])
     times = np.concatenate(list(videos.draws(0, 2000)))[:, videos.row_N]
     gaps = pool.numbers(times)[metric] - other.numbers(times)[metric]
     assert (gap["low"], gap["high"]) == pytest.approx(tuple(np.nanpercentile(gaps, [2.5, 97.5])))
@@ -139,11 +139,11 @@ def test_files_of_an_older_raymix_know_the_first_video_alone(home: Path, tmp_pat
         return by_layout(report.scores["systems"][2])["hconcat"], "".join(lines)
 
     found, told = compared(*folders)
-    heard = {name for names in truth.heard() for name in names}
+    heard = {name for names in truth.sounding_videos() for name in names}
     assert found["videos"] == len(heard) and f" {len(heard)} videos, paired" in told and "too narrow" not in told
     for side, folder in enumerate(folders):
         new = pq.read_table(path := f"{folder}/per_scene.parquet")
-        assert {tuple(each) for each in new["video"].to_pylist()} == set(truth.heard())
+        assert {tuple(each) for each in new["video"].to_pylist()} == set(truth.sounding_videos())
         place = new.column_names.index("video")
         old = new.set_column(place, "video", pa.array([each[0] for each in new["video"].to_pylist()]))
         pq.write_table(old.replace_schema_metadata(new.schema.metadata), path)
@@ -152,7 +152,9 @@ def test_files_of_an_older_raymix_know_the_first_video_alone(home: Path, tmp_pat
         if side == 0:  # the other side knows all
             assert compared(*folders)[0] == found and compared(*folders[::-1])[0]["videos"] == len(heard)
     alone, told = compared(*folders)
-    assert alone["videos"] == len({names[0] for names in truth.heard()}) and "intervals are too narrow" in told
+    assert (
+        alone["videos"] == len({names[0] for names in truth.sounding_videos()}) and "intervals are too narrow" in told
+    )
     with pytest.raises(ValueError, match="videos: they are not the same"):
         paired_differences(scored[0], replace(scored[0], videos=(("else",), *scored[0].videos[1:])))
 

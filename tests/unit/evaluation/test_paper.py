@@ -163,7 +163,7 @@ def test_what_stands_beside_a_system_cannot_have_listened(
         heard[how] = method, scenes.mixture_NTF
         return HeatMaps(torch.zeros(0))
 
-    monkeypatch.setattr(baselines, "predict_scenes", predict)
+    monkeypatch.setattr(baselines, "predict_scene_heatmaps", predict)
     for how in Control:
         predictions.maps(predictions.entries[0], scene_set, how)
         predictions.maps(predictions.entries[0], scene_set, how)  # each once

@@ -66,10 +66,10 @@ def test_what_is_written_in_chunks_is_read_again(
         assert row.maps_MHW is not None and row.maps_MHW.shape == (2, 4, 8)
         np.testing.assert_allclose(row.maps_MHW, each, rtol=2**-11)
     assert rows[5].map_class == ["a", "b", "c"] and rows[5].presence_M is not None
-    loudest = rows[5].heard(2)
+    loudest = rows[5].top_k_maps(2)
     assert loudest is not None and rows[5].maps_MHW is not None
     np.testing.assert_array_equal(loudest, rows[5].maps_MHW[[2, 1]])
-    assert rows[0].heard(1) is rows[0].maps_MHW  # anonymous maps are all held against the sources
+    assert rows[0].top_k_maps(1) is rows[0].maps_MHW  # anonymous maps are all held against the sources
 
 
 def test_what_half_floats_cannot_hold_is_not_written(tmp_path: Path) -> None:

@@ -227,8 +227,8 @@ def test_a_strangers_file_beside_systems_that_hear_nothing(home: Path, tmp_path:
     assert any("| mine " in line for line in lines) and lines[-1] == f"written: {folder}/per_scene.parquet"
     scored = {each.system: each for each in per_scene_scores.decode_scene_scores(f"{folder}/per_scene.parquet") or []}
     assert scored["mine"].values["ciou"].tolist() == [1.0] * 6 + [0.0] * 3 and scored["full frame"].null
-    assert scored["mine"].videos == truth.heard()
-    heard = len({name for names in truth.heard() for name in names})
+    assert scored["mine"].videos == truth.sounding_videos()
+    heard = len({name for names in truth.sounding_videos() for name in names})
     assert {by_layout(each)["vconcat"]["videos"] for each in scores["systems"]} == {heard} == {scenes["videos"]}
     assert f"9 scenes of {heard} videos" in table
 

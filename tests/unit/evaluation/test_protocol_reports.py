@@ -29,7 +29,7 @@ def test_every_protocol_reads_a_file_as_it_would_alone(home: Path, tmp_path: Pat
     (found,) = report.scores["scene_sets"]
     assert set(report.scores["protocols"]) | set(found["left_out"]) == set(PROTOCOLS)
     assert found["left_out"] == ["mixloc-single", "dsol-solo", "lvs", "ezvsl", "slavc"]
-    heard = len({name for names in truth.heard() for name in names})
+    heard = len({name for names in truth.sounding_videos() for name in names})
     records = [record for each in report.scores["systems"] for record in each["scores"]]
     assert {record["videos"] for record in records} == {heard} == {found["videos"]}
     assert f"{len(truth)} scenes of {heard} videos" in "".join(lines)

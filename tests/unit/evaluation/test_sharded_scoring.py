@@ -71,7 +71,7 @@ def plain(found: PredictionsFile, truth: SceneGroundTruth, how: EvaluationProtoc
     place = {scene: i for i, scene in enumerate(truth.ids)}
     said: dict[str, Any] = {system: [None] * N for system in found.systems}
     for row in found.rows(truth):
-        said[row.system][place[row.scene_id]] = row.heard(2)
+        said[row.system][place[row.scene_id]] = row.top_k_maps(2)
     said |= baseline_heatmaps(truth)
     return {system: ScoreTable.merge([score_maps(maps, truth, how)]) for system, maps in said.items()}
 

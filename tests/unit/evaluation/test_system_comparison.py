@@ -127,8 +127,8 @@ def test_every_system_can_be_compared(home: Path, monkeypatch: pytest.MonkeyPatc
             assert repr(plan.space.distributions[name]) == repr(plans[0].space.distributions[name])
         for part in ("training", "encoder", "dataset", "evaluation", "optimizer"):
             assert config_to_plain(plan.run)[part] == config_to_plain(plans[0].run)[part]
-        late = METHODS[plan.run.method["name"]].late
-        assert plan.run.search.scheduler == ("fifo" if late else "asha")
+        stops = METHODS[plan.run.method["name"]].supports_early_stopping
+        assert plan.run.search.scheduler == ("asha" if stops else "fifo")
     assert call(*words, f"systems=[{','.join(METHODS)}]", "study.dry_run=true", "search=asha", home=home) == 0
     assert {plan.run.search.scheduler for plan in plans[len(METHODS) :]} == {"asha"}  # what is said holds for all
     assert not (home / "studies").exists() and not (home / "comparisons").exists()

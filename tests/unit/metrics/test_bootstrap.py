@@ -134,7 +134,9 @@ def test_intervals_hold_the_true_mean_as_often_as_they_say():
     for which in range(200):
         video_NP = rng.random((160, 40)).argsort(axis=1)[:, :2]
         score_N = (rng.normal(0.5, 0.15, 40)[video_NP] + rng.normal(0, 0.05, video_NP.shape)).mean(axis=1)
-        low, high = bootstrap_interval(score_N[:, None], BootstrapClusters.of(truth_of(video_NP).heard()), which, 200)
+        low, high = bootstrap_interval(
+            score_N[:, None], BootstrapClusters.of(truth_of(video_NP).sounding_videos()), which, 200
+        )
         all_heard[which] = low[0] <= 0.5 <= high[0]
         low, high = bootstrap_interval(score_N[:, None], video_NP[:, 0], which, 200)
         first[which] = low[0] <= 0.5 <= high[0]
@@ -146,17 +148,17 @@ def test_a_summary_is_over_the_videos_that_are_heard():
     rng = np.random.default_rng(0)
     videos_NP = np.stack([rng.permutation(9) for _ in range(30)])[:, :4]
     truth = truth_of(videos_NP)
-    assert truth.heard()[0] == tuple(f"v{number:02d}" for number in videos_NP[0, :2])
-    assert replace(truth, videos=(("duet",),) * 30).heard() == (("duet",),) * 30
-    assert replace(truth, videos=(("x", "x", "y", "y"),) * 30).heard() == (("x",),) * 30
+    assert truth.sounding_videos()[0] == tuple(f"v{number:02d}" for number in videos_NP[0, :2])
+    assert replace(truth, videos=(("duet",),) * 30).sounding_videos() == (("duet",),) * 30
+    assert replace(truth, videos=(("x", "x", "y", "y"),) * 30).sounding_videos() == (("x",),) * 30
     maps = rng.random((30, 2, 4, 16)).astype(np.float32)
     maps[np.arange(30) % 3 > 0, :, :, 8:] = 0
     table = score_maps(maps, truth)
-    assert table.videos == truth.heard()
-    found, heard = summarize_scores(table, seed=5), {name for names in truth.heard() for name in names}
+    assert table.videos == truth.sounding_videos()
+    found, heard = summarize_scores(table, seed=5), {name for names in truth.sounding_videos() for name in names}
     assert found.videos == found.record()["videos"] == truth.facts()["videos"] == len(heard)
     low, high = bootstrap_interval(
-        table.values["sounding_accuracy"][:, None], BootstrapClusters.of(truth.heard()), 5, 2000
+        table.values["sounding_accuracy"][:, None], BootstrapClusters.of(truth.sounding_videos()), 5, 2000
     )
     assert found["sounding_accuracy"][1:] == (low[0], high[0]) and low[0] < found["sounding_accuracy"].value < high[0]
     halves = [score_maps(maps[part], truth.take(part)) for part in (np.arange(20), np.arange(10, 30))]
