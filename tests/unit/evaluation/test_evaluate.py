@@ -215,7 +215,7 @@ def test_the_search_records_which_scenes_succeeded(tested: tuple[evaluate.Report
         )
         truth = evaluation_scenes.truth["grid2x2"]
         for place in range(len(truth)):  # scene by scene, in their order
-            alone = validation.predict_heatmaps(
+            alone = validation.predict_top_k_heatmaps(
                 method, next(each for n, each in enumerate(shown.batches(1)) if n == place)
             )
             assert sounding_accuracy(alone, truth.take(np.array([place])))[0] == succeeded[place]
