@@ -1,4 +1,4 @@
-"""Query studies: which trials did best, with what settings, and where their checkpoints lie; needs neither torch nor Ray.
+"""Command `python -m raymix.leaderboard`: query studies for their best trials, settings and checkpoints, without torch and Ray.
 
 python -m raymix.leaderboard                                   lists the studies
 python -m raymix.leaderboard mine --top 10                     the best trials, one column per searched setting

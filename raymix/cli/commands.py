@@ -1,4 +1,4 @@
-"""What all commands share: Hydra composes their settings; every end is one line and an honest exit code.
+"""Running a command: composing its settings with Hydra, one-line error messages, and exit codes.
 
 Exit codes: 0 done, 1 unexpected, 2 bad input or config, 3 finished without a usable trial (or clip), 130/143 interrupted.
 """

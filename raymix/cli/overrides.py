@@ -1,4 +1,4 @@
-"""Settings as they are typed on a command line (`name=value`), made ready for Hydra.
+"""Command-line settings (`name=value`) parsed, checked and converted to Hydra overrides.
 
 Hydra has a grammar of its own for values, in which spaces, `=`, `#`, `&`, brackets and letters outside ASCII are refused or
 mean something. Where the schema says that a setting is text, its value is quoted for Hydra, so that it arrives as typed.

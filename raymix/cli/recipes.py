@@ -1,4 +1,4 @@
-"""What a command line has where it does not say: the recipe (sizes of network and batch, budget), search space and scheduler.
+"""Defaults that depend on the command line: recipe (sizes of network and batch, budget), search space and scheduler.
 
 They follow from the command line alone, so that the same command means the same study on every machine. Needs neither
 PyTorch nor Ray: `--help` shows the values in force.

@@ -1,4 +1,4 @@
-"""Settings that exclude each other, by command; refused before anything is opened.
+"""Mutually exclusive settings of each command, checked before anything is opened.
 
 A setting that a command would ignore in silence is refused. This module imports neither torch nor Ray.
 """

@@ -1,4 +1,4 @@
-"""The settings of every method, one dataclass each: names, defaults, ranges, meanings, and the rules between them.
+"""The settings of every method, one dataclass each: names, defaults, ranges, meanings, and constraints between them.
 
 These dataclasses are the only place where a setting of a method has its range and its default. Constructors of methods
 take them, settings are checked against them before Ray starts, `--help` prints them, and Hydra composes `method.*` from

@@ -1,4 +1,4 @@
-"""Reading what version 0.1 wrote: names that have changed since, in ledgers, in configs of checkpoints and in JSON documents.
+"""Reading what version 0.1 wrote: names that have changed since, in event logs, in configs of checkpoints and in JSON documents.
 
 Pure functions of plain values (what `json.loads` gives), applied where a file is read; old names are in this module alone.
 """

@@ -1,4 +1,4 @@
-"""The rules that a config must keep: each field's range, and what holds between fields; every refusal is one sentence."""
+"""Validation of configs: the range of each field and the constraints between fields; each violation is one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an evaluation request asks for: checkpoints, a predictions file, two results compared, exported scenes, paper exhibits."""
+"""Runs what the settings of `raymix.evaluate` ask for: checkpoints, predictions, comparisons, exported scenes, paper exhibits."""
 
 from __future__ import annotations
 

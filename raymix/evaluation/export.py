@@ -1,4 +1,4 @@
-"""Scenes as files, for a model that lives elsewhere: frames (PNG), sound (WAV) and truth (Parquet) in one folder.
+"""Export of scenes for other models: frames (PNG), audio (WAV) and ground truth (Parquet) in one folder.
 
 `scenes.parquet` has a row for each scene:
 

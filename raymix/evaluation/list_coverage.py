@@ -1,4 +1,4 @@
-"""Means over all scenes of a published list, those whose clips are gone counted as zero: one denominator for every reader.
+"""Means over all scenes of a published list, with scenes of missing clips as zero: one denominator for all.
 
 For VGGSound-Duet and lists like it, whose videos go offline one by one: a mean over the scenes that are left is over other
 scenes for each reader, and the missing ones are not missing at random.

@@ -1,4 +1,4 @@
-"""The paper's tables and figures filled with one's own systems, each set of scenes composed once and each system run once.
+"""The paper's tables and figures for trained systems; each scene set is composed once and each system runs on it once.
 
 Of a dataset that the paper does not have, the scenes are of the paper's kind.
 

@@ -1,4 +1,4 @@
-"""The scores of each scene as a file: what a mean, an interval or a paired difference is made of.
+"""Scores of each scene as a Parquet file, from which means, intervals and paired differences are computed.
 
 Parquet, one row for one system on one scene: `system`, `null` (it cannot have listened), `protocol`, `layout`,
 `scenes_hash`, `preprocessing` (of the clips), `scene_id`, `video` (a list, the sounding videos: the units of the

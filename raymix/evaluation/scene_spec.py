@@ -1,4 +1,4 @@
-"""Which scenes a stranger's predictions are of, in the words of the command line; made again whenever they are needed.
+"""The specification of evaluation scenes from command-line settings; the scenes are composed when they are needed.
 
 With `study=` they are those that the study's own checkpoints are scored on; what is named beside it goes before.
 """

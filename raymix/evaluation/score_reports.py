@@ -1,4 +1,4 @@
-"""What scores look like in an EvaluationReport: from rows of systems on one set of scenes to plain records."""
+"""Conversion of scores of systems on a scene set to the records of an EvaluationReport."""
 
 from __future__ import annotations
 

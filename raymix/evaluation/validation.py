@@ -1,4 +1,4 @@
-"""Validation: held-out scenes in memory, one model at a time, a checkpoint in, numbers out; no Ray.
+"""Scoring of one method on held-out scenes in memory, without Ray; used by the search and by `raymix.evaluate`.
 
 The search's objective needs no boxes: `grid2x2` scenes of four held-out videos, two of them sounding, scored by sounding accuracy
 and by the same with the audio shuffled. Where the data has regions, `hconcat` scenes add the paper's metrics.

@@ -1,4 +1,4 @@
-"""What semi-supervised systems share: clips of all ranks looked at together, channels that get the names of classes.
+"""Matching of channels or clusters to class labels over the clips of all ranks, for semi-supervised methods.
 
 Labels of training clips enter here and nowhere else: after learning, to say what a cluster or a channel is called.
 """

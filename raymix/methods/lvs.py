@@ -1,4 +1,4 @@
-"""Localizing Visual Sounds the Hard Way (Chen et al. 2021), "LVS": a tri-map tells sounding cells, silent ones, and doubt.
+"""Localizing Visual Sounds the Hard Way (Chen et al. 2021), "LVS": a tri-map separates sounding, silent and uncertain cells.
 
 The sounding cells of a frame must agree with its own sound, more than any frame does with a sound that is not its own, and
 more than the silent cells of the same frame do: those are the hard negatives. No training script was released.

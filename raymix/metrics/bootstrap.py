@@ -1,4 +1,4 @@
-"""Bootstrap over what is independent: how often each row counts in a resample, and the intervals that come of it.
+"""Clustered bootstrap: how often each row counts in a resample of its clusters (videos), and confidence intervals.
 
 Rows (scenes) of one unit of independence (a video) are not independent of each other, and a row may be of several units,
 each of which recurs in other rows beside other units. Knows neither scenes nor scores. Axes: N rows, K columns, V units,

@@ -1,4 +1,4 @@
-"""What is known about evaluation scenes: which panels sound, and where; read by scoring and null systems.
+"""Ground truth of evaluation scenes: which panels sound, and the masks of the sources.
 
 Serves Section 4.2 and 4.3 of the paper (single frames, concatenated frames, 2x2 grids). Plain arrays, so that whoever
 has truth in another form can be scored beside raymix without its readers.

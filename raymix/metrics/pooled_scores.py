@@ -1,4 +1,4 @@
-"""Numbers of a whole set that are no mean over its scenes: dataset-level pixel AP, and detection with negatives.
+"""Scores of a whole set that are not means over scenes: dataset-level pixel AP, and detection with negatives.
 
 PxAP is that of Choe et al. ("Evaluating weakly supervised object localization methods right", [12] of the paper): one
 histogram of normalised scores over all pixels of the set. Detection AP, max-F1 and LocAcc are those of SLAVC (Mo and

@@ -1,4 +1,4 @@
-"""Where things are in a clip's frame, as an importer says it (box or mask), and as pixels: all that sounds, or each source."""
+"""Annotated objects of a frame (box or mask), and their pixel masks: of all sounding objects, or of each source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A look at a prepared dataset: contact sheets of clips, by chance and odd ones, and its numbers, on a page that needs no net.
+"""Inspection of a prepared dataset: an offline HTML page with contact sheets of random and unusual clips, and statistics.
 
 Reads a few row groups whole and of the rest names and regions only, so it is a matter of seconds for any dataset.
 """

@@ -1,4 +1,4 @@
-"""The cluster that was joined or started, seen as nodes: what they have, what may come, where things are put, who sees what."""
+"""Nodes of the cluster: resources, autoscaling, placement of the scoring actor, and visibility of paths."""
 
 from __future__ import annotations
 

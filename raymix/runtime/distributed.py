@@ -1,4 +1,4 @@
-"""Work across ranks: a batch gathered with its gradient, BatchNorm over all clips, a method wrapped for the loop.
+"""Collectives across ranks: all-gather with gradient, BatchNorm over all clips, DDP.
 
 One law holds for all of it. DistributedDataParallel averages gradients, so the parameters follow the gradient of the *mean*
 of the ranks' losses; whatever crosses ranks on the way must therefore carry back the *sum* of what all ranks' losses ask

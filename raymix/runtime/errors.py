@@ -1,4 +1,4 @@
-"""Whether an error is the trial's own or the system's: the first ends the trial, the second is tried again."""
+"""Classification of errors: those of a trial end it, transient ones of the system are retried."""
 
 from __future__ import annotations
 

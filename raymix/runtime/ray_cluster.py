@@ -1,4 +1,4 @@
-"""Joining a Ray cluster or starting one here, and leaving it with an honest exit code.
+"""Joining a Ray cluster or starting one on this machine, handling signals, and shutting it down.
 
 Everything raymix sets in Ray's environment is set here, before Ray is imported, each with its reason.
 """

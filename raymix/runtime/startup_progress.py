@@ -1,4 +1,4 @@
-"""Which part of a long start runs, and for how long: a status line on a terminal, plain lines now and then elsewhere."""
+"""Progress of the start of a search: a status line on a terminal, occasional plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where things are stored: the one way from a path or URI to a patient filesystem, and whole reads and writes on it.
+"""Storage: a path or URI to a filesystem with retries, and atomic reads and writes on it.
 
 Endpoint, region and credentials of an object store come from where its own tools take them (environment, profile,
 instance role), or from the query of the URI (`s3://bucket/x?endpoint_override=127.0.0.1:9000&scheme=http`).

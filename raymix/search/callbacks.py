@@ -1,4 +1,4 @@
-"""What happens during a search: events and TensorBoard (`StudyCallback`), lines and live table (`ProgressReporter`)."""
+"""Callbacks of a search: event log and TensorBoard (`StudyCallback`), progress lines and live table (`ProgressReporter`)."""
 
 from __future__ import annotations
 

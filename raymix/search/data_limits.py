@@ -1,4 +1,4 @@
-"""What the clips of a data set cannot carry is cut from a search space before anything starts.
+"""Restriction of a search space to what the training clips allow, before anything starts.
 
 A batch has to fit the training clips, a group of k needs k different videos, and a batch must hold whole groups for every
 worker. The cut follows from the space, the settings and the clips alone, so the same command resumes the same study.

@@ -1,4 +1,4 @@
-"""The plan of a study before Ray starts: its config, space, folder and pending trials, and what forbids to resume it."""
+"""Planning of a study before Ray starts: its config, search space, folder and pending trials, and checks for resuming."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be known before anything starts: which scores will exist, the capacity for a slot, whether the method can be built, clips.
+"""Checks before anything starts: which scores will exist, whether a slot fits, whether the method can be built, clips.
 
 `raymix.config.validation` has judged the values before; here they meet the machine, the files and the code that will use them. Every
 refusal is ConfigError in one line; nothing is written, and Ray does not run yet.

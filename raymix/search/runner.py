@@ -1,6 +1,6 @@
-"""A study from start to end: what is owed is read from the event log, slots are filled with trials, what happens is recorded.
+"""Running a study: pending trials are read from the event log and run in slots, and every event is recorded.
 
-The same call resumes: Optuna's study, the scheduler's memory and the trials' positions are rebuilt from the event log each
+The same call resumes: Optuna's study, the scheduler's memory and the progress of the trials are rebuilt from the event log each
 time, and nothing that Ray Tune pickles is ever read back.
 """
 
@@ -103,7 +103,7 @@ def finalize_study(plan: StudyPlan) -> None:
 
 
 def create_study_context(plan: StudyPlan, study: StudyState, watch: Any) -> tuple[Any, int, Any]:
-    """What all trials share (evaluator, decoded clips, mailbox), the number of slots, and the evaluator's first answer."""
+    """What all trials share (evaluator, decoded clips, coordinator), the number of slots, and the evaluator's first answer."""
     from raymix.data.loader import open_clip_source
     from raymix.methods import data_requirements
     from raymix.runtime import cluster_nodes
@@ -125,13 +125,13 @@ def create_study_context(plan: StudyPlan, study: StudyState, watch: Any) -> tupl
     }
     evaluator = ScoringActor.options(**options).remote(threads=max(1, int(c.evaluator_cpus)))  # type: ignore[attr-defined]
     warmed = evaluator.warm.remote(plain)
-    mailbox = TrialCoordinator.options(scheduling_strategy=cluster_nodes.driver_node_scheduling()).remote()  # type: ignore[attr-defined]
-    restore_trial_progress(study, plan.uri, mailbox)
-    return StudyContext(plain, plan.uri, mailbox, evaluator, source), capacity.slots, warmed
+    coordinator = TrialCoordinator.options(scheduling_strategy=cluster_nodes.driver_node_scheduling()).remote()  # type: ignore[attr-defined]
+    restore_trial_progress(study, plan.uri, coordinator)
+    return StudyContext(plain, plan.uri, coordinator, evaluator, source), capacity.slots, warmed
 
 
-def restore_trial_progress(study: StudyState, uri: str, mailbox: Any) -> None:
-    """Tell the mailbox how far each unfinished trial was scored."""
+def restore_trial_progress(study: StudyState, uri: str, coordinator: Any) -> None:
+    """Tell the coordinator how far each unfinished trial was scored."""
     import ray
 
     from raymix.training.coordinator import TrialProgress
@@ -143,7 +143,9 @@ def restore_trial_progress(study: StudyState, uri: str, mailbox: Any) -> None:
             folder = path.split("/")[-2] if path.count("/") else ""
             score = row.scores.get(row.last_epoch, 0.0)
             lineage = int(folder.rsplit(".", 1)[1]) if "." in folder else 0
-            ray.get(mailbox.place.remote(number, TrialProgress(row.last_epoch, f"{uri}/{path}", lineage, score)))
+            ray.get(
+                coordinator.set_progress.remote(number, TrialProgress(row.last_epoch, f"{uri}/{path}", lineage, score))
+            )
 
 
 def build_tuner(plan: StudyPlan, study: StudyState, shared: Any, recorder: Any, slots: int) -> Any:

@@ -1,4 +1,4 @@
-"""Optuna's samplers, drawing whole points that keep the rules, the same ones before and after a crash.
+"""Optuna samplers that draw whole points within the constraints, reproducibly across restarts.
 
 Rules are kept at suggestion: a point that breaks one is redrawn before any trial of it exists, so it costs no number.
 Each trial's draw depends on (seed, trial number, what the study knows), never on how often the search was restarted.

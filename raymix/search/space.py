@@ -1,4 +1,4 @@
-"""The points of a search: what may be drawn, under which conditions and constraints, in Optuna's distributions.
+"""`SearchSpace`: Optuna distributions over settings, with conditions and constraints.
 
 Conditions and constraints see the searched values over the fixed ones over the config, so a parameter that is not searched in
 a trial counts with the value that the trial will really use. `raymix.search.space_file` reads spaces from YAML.

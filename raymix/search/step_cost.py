@@ -1,4 +1,4 @@
-"""How long an update and a scored scene take on this machine: the real method at its real sizes, on made-up clips."""
+"""Timing of an update and of scoring a scene on this machine, with the real method and sizes on synthetic clips."""
 
 from __future__ import annotations
 

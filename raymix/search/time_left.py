@@ -1,4 +1,4 @@
-"""How long a study still takes: from what its trials have cost so far and from what its scheduler is expected to stop."""
+"""Estimate of a study's remaining time, from the cost of its trials so far and the expected early stopping."""
 
 from __future__ import annotations
 

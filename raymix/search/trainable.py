@@ -1,4 +1,4 @@
-"""A trial as Ray Tune sees it: a Trainable over a slot, one result per *scored* epoch.
+"""The Ray Tune Trainable of a trial: it runs in a slot and reports one result per *scored* epoch.
 
 Training never waits for scoring: the slot trains on while `step` has the last epoch scored. A trial's own failure is a
 result (`failed`, `done`), not an exception, so the slot stays warm for the next trial.
@@ -35,7 +35,7 @@ class StudyContext:
 
     plain: dict[str, Any]  # the study's config before a trial's own values
     uri: str  # the study's folder
-    mailbox: Any
+    coordinator: Any
     evaluator: Any
     source: Any
 
@@ -56,11 +56,11 @@ class StandingTrainable(tune.Trainable):
     def _open(self) -> StandingTrainRun:
         s = self.shared
         name, storage = f"slot-{uuid.uuid4().hex[:8]}", s.uri.rstrip("/") + "/slots"
-        return StandingTrainRun(name, config_from_plain(s.plain), s.mailbox, s.source, storage)
+        return StandingTrainRun(name, config_from_plain(s.plain), s.coordinator, s.source, storage)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The same warm slot takes the next trial; the trial that it leaves is forgotten."""
-        ray.get(self.shared.mailbox.forget.remote(self.folder))
+        ray.get(self.shared.coordinator.forget.remote(self.folder))
         if not self.slot.alive:  # it released its resources for the scoring actor
             self.slot = self._open()
         self._take(new_config)
@@ -70,8 +70,8 @@ class StandingTrainable(tune.Trainable):
         self.number = int(config["trial"])
         self.params: dict[str, Any] = config["params"]
         self.plain = override_config(self.shared.plain, self.params)
-        self.position: TrialProgress = ray.get(self.shared.mailbox.position.remote(self.number))
-        self.folder = self._folder(self.position.lineage)
+        self.progress: TrialProgress = ray.get(self.shared.coordinator.get_progress.remote(self.number))
+        self.folder = self._folder(self.progress.lineage)
         self.origin: str | None = None
         self.parent: int | None = None
         self.ordered = False
@@ -84,17 +84,17 @@ class StandingTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         if self.broken:
-            return self._failed(self.position.epoch + 1, self.broken)
-        if self.position.epoch >= self.plain["training"]["epochs"]:  # scored to the end before it could be written down
-            whole = {"epoch": self.position.epoch, "trial": self.number, "known": True}
-            return {self._study["metric"]: self.position.score, **whole, "ended": "completed", "done": True}
+            return self._failed(self.progress.epoch + 1, self.broken)
+        if self.progress.epoch >= self.plain["training"]["epochs"]:  # scored to the end before it could be written down
+            whole = {"epoch": self.progress.epoch, "trial": self.number, "known": True}
+            return {self._study["metric"]: self.progress.score, **whole, "ended": "completed", "done": True}
         if not self.ordered:
-            before = self.position.checkpoint or ""
+            before = self.progress.checkpoint or ""
             # Its own folder's newest checkpoint comes first; one of another folder only where that folder is empty.
             origin = self.origin or (before if before and not before.startswith(self.folder + "/") else None)
-            self.slot.assign(TrialAssignment(self.number, self.plain, self.folder, origin, self.position.epoch + 1))
+            self.slot.assign(TrialAssignment(self.number, self.plain, self.folder, origin, self.progress.epoch + 1))
             self.ordered = True
-        epoch = self.position.epoch + 1
+        epoch = self.progress.epoch + 1
         found = self._await(epoch)
         if "failed" in found:
             return self._failed(epoch, found["failed"])
@@ -105,8 +105,8 @@ class StandingTrainable(tune.Trainable):
         objective = scores["metrics"].get(self._study["metric"])
         if objective is None or not math.isfinite(objective):
             return self._failed(epoch, f"{self._study['metric']} is {objective}")
-        self.position = TrialProgress(epoch, found["checkpoint"], self.position.lineage, objective)
-        ray.get(self.shared.mailbox.place.remote(self.number, self.position))
+        self.progress = TrialProgress(epoch, found["checkpoint"], self.progress.lineage, objective)
+        ray.get(self.shared.coordinator.set_progress.remote(self.number, self.progress))
         last = epoch >= self.plain["training"]["epochs"]
         parent, self.parent = self.parent, None
         return {
@@ -138,7 +138,11 @@ class StandingTrainable(tune.Trainable):
         asked = self.shared.evaluator.score.remote(uri)
         while not ray.wait([asked], timeout=ANSWER_TIMEOUT_S)[0]:
             alive = ray.wait([self.shared.evaluator.ping.remote()], timeout=ANSWER_TIMEOUT_S)[0]
-            if not alive and self.slot.alive and ray.get(self.shared.mailbox.may_yield.remote(2 * ANSWER_TIMEOUT_S)):
+            if (
+                not alive
+                and self.slot.alive
+                and ray.get(self.shared.coordinator.may_yield.remote(2 * ANSWER_TIMEOUT_S))
+            ):
                 self.slot.close()
         try:
             found: dict[str, Any] = ray.get(asked)
@@ -156,7 +160,7 @@ class StandingTrainable(tune.Trainable):
     def _await(self, epoch: int) -> dict[str, Any]:
         """The slot's result of this epoch, however long it takes; SlotLostError when the slot is gone."""
         while True:
-            found: dict[str, Any] | None = ray.get(self.shared.mailbox.result.remote(self.folder, epoch, 5.0))
+            found: dict[str, Any] | None = ray.get(self.shared.coordinator.result.remote(self.folder, epoch, 5.0))
             if found is not None:
                 return found
             if not self.slot.alive:
@@ -169,7 +173,7 @@ class StandingTrainable(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Tune carries only a pointer; the checkpoint itself is in the study's folder."""
-        pointer = {"trial": self.number, "epoch": self.position.epoch, "checkpoint": self.position.checkpoint}
+        pointer = {"trial": self.number, "epoch": self.progress.epoch, "checkpoint": self.progress.checkpoint}
         with open(os.path.join(checkpoint_dir, POINTER_FILE), "w") as file:
             json.dump(pointer, file)
 
@@ -178,15 +182,15 @@ class StandingTrainable(tune.Trainable):
         with open(os.path.join(checkpoint_dir, POINTER_FILE)) as file:
             pointer = json.load(file)
         if pointer["trial"] != self.number and pointer["checkpoint"]:
-            p, lineage = self.position, self.position.lineage + 1
+            p, lineage = self.progress, self.progress.lineage + 1
             while checkpoint.list_epoch_checkpoints(
                 self._folder(lineage)
             ):  # of an earlier driver, which was killed before it was scored
                 lineage += 1
-            self.position = TrialProgress(p.epoch, p.checkpoint, lineage, p.score)
+            self.progress = TrialProgress(p.epoch, p.checkpoint, lineage, p.score)
             self.parent = pointer["trial"]
             self.origin, self.folder = pointer["checkpoint"], self._folder(lineage)
-            ray.get(self.shared.mailbox.place.remote(self.number, self.position))
+            ray.get(self.shared.coordinator.set_progress.remote(self.number, self.progress))
 
     def cleanup(self) -> None:
         self.slot.close()

@@ -1,4 +1,4 @@
-"""A checkpoint: one folder per (trial, epoch), whole or not there, on local disk or object storage.
+"""Writing and reading checkpoints: one folder per (trial, epoch), complete or absent, on local disk or object storage.
 
 `<study>/checkpoints/trial-0003/epoch-0007/` holds `model.safetensors` (the method's weights), `training.pt` (optimizer,
 random states, step: plain data read with `weights_only=True`), `config.json` (the whole resolved config, so that the

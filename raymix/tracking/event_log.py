@@ -1,4 +1,4 @@
-"""The single truth about a study: append-only records, on local disk or object storage, readable without Ray or torch.
+"""The event log of a study: append-only records on local disk or object storage, readable without Ray and torch.
 
 Layout: `<study>/ledger/`. On a local disk one JSON-lines file: each line is written whole, under a lock, and fsynced.
 On an object store one small object per record, `<time>-<writer>.json`, and compacted objects of many records,

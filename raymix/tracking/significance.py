@@ -1,4 +1,4 @@
-"""Is any score of a study above chance, and above what the same maps get with shuffled audio?
+"""Significance of a study's scores: above chance, and above the same checkpoint with shuffled audio?
 
 The best of many epochs of many trials is the largest of many noisy numbers: 64 epochs of a network that has learned nothing
 have one at .25 where chance is .167. So each epoch, and the mean of each 2, 4, 8, ... consecutive epochs of a trial, is tested

@@ -1,4 +1,4 @@
-"""What a study's records say: kinds of record in, trials with scores and best checkpoints out; pure, no files.
+"""The state of a study replayed from its records: trials, scores and best checkpoints. Pure functions, no files.
 
 Folding is idempotent: of two records about one (trial, epoch), or about one trial's end, the first counts, so
 whatever is written twice around a crash is read once.

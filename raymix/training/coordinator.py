@@ -1,7 +1,8 @@
-"""The mailbox of a study: each slot's current order, what came of it, and how far every trial is.
+"""The coordinator actor of a study: the trial assigned to each slot, its results, and the progress of every trial.
 
-Orders are state, not messages: a queue would lose what a dead worker was waiting for, while a restarted worker that asks
-again gets the same answer. Results are kept by (folder of a trial's checkpoints, epoch), so telling one twice is harmless.
+Assignments are state, not messages: a queue would lose the message that a dead worker waited for, while a restarted worker
+that asks again gets the same answer. Results are stored by (folder of a trial's checkpoints, epoch), so reporting one twice
+is harmless.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import ray
 
 @dataclass(frozen=True)
 class TrialAssignment:
-    """What a slot works on: `trial` None closes it. `folder` holds this trial's checkpoints; `origin` is where it starts
-    from when that folder is empty (population-based training copies another trial's checkpoint)."""
+    """The trial that a slot trains; `trial` None closes the slot.
+
+    `folder` holds the trial's checkpoints; `origin` is the checkpoint it starts from when that folder is empty
+    (population-based training copies another trial's)."""
 
     trial: int | None
     plain: dict[str, Any] = field(default_factory=dict)
@@ -40,61 +43,65 @@ class TrialProgress:
 
 @ray.remote(num_cpus=0)  # its methods are async: a thousand may wait in it at once
 class TrialCoordinator:
-    """Per study: each slot's order, and the results by (trial, folder, epoch). Nothing here is lost with a worker."""
+    """Assigns trials to slots and collects their results, one actor per study. Its state survives the loss of a worker."""
 
     def __init__(self) -> None:
-        self._orders: dict[str, TrialAssignment] = {}
+        self._assignments: dict[str, TrialAssignment] = {}
         self._results: dict[tuple[str, int], dict[str, Any]] = {}
         self._failures: dict[str, str] = {}
-        self._positions: dict[int, TrialProgress] = {}
+        self._progress: dict[int, TrialProgress] = {}
         self._starts: dict[str, list[int]] = {}  # by folder: starts in all, starts since its last result, workers
-        self._over: set[str] = set()  # forgotten, and still a slot's order until it gets the next
+        self._forgotten: set[str] = set()  # folders of ended trials that are still the assignment of a slot
         self._yielded = 0.0
-        self._news = asyncio.Condition()
+        self._changed = asyncio.Condition()
 
-    async def assign(self, slot: str, order: TrialAssignment) -> None:
-        async with self._news:
-            before = self._orders.get(slot, TrialAssignment(None))
+    async def assign(self, slot: str, assignment: TrialAssignment) -> None:
+        async with self._changed:
+            before = self._assignments.get(slot, TrialAssignment(None))
             seq = before.seq + 1
-            self._over -= {before.folder, order.folder}
-            self._orders[slot] = replace(order, given=time.time(), seq=seq)
-            self._failures.pop(order.folder, None)
-            self._news.notify_all()
+            self._forgotten -= {before.folder, assignment.folder}
+            self._assignments[slot] = replace(assignment, given=time.time(), seq=seq)
+            self._failures.pop(assignment.folder, None)
+            self._changed.notify_all()
 
-    async def order(self, slot: str, after: int) -> TrialAssignment:
-        """The slot's order once it is newer than `after`; one whose trial has failed is not given again."""
+    async def next_assignment(self, slot: str, after: int) -> TrialAssignment:
+        """Wait for an assignment of the slot that is newer than number `after`; a failed trial is not assigned again."""
 
         def there() -> bool:
-            order = self._orders.get(slot)
-            return order is not None and order.seq > after and order.folder not in {*self._failures, *self._over}
+            assignment = self._assignments.get(slot)
+            return (
+                assignment is not None
+                and assignment.seq > after
+                and assignment.folder not in {*self._failures, *self._forgotten}
+            )
 
-        async with self._news:
-            await self._news.wait_for(there)
-            return self._orders[slot]
+        async with self._changed:
+            await self._changed.wait_for(there)
+            return self._assignments[slot]
 
     async def begin(self, folder: str, workers: int = 1) -> list[int]:
-        """A worker group starts on this trial, for the first time or again: [starts in all, starts since a result].
+        """Record that a worker group starts this trial; returns [starts in total, starts since its last result].
 
-        A group of another size than the last is an elastic run's, which was made so and not lost.
+        A group of another size than the last one is a resize of an elastic run, not a loss.
         """
         total, lately, before = self._starts.get(folder, [0, 0, workers])
         self._starts[folder] = [total + 1, lately + (workers == before), workers]
         return self._starts[folder][:2]
 
     async def seq(self, slot: str) -> int:
-        return self._orders[slot].seq if slot in self._orders else 0
+        return self._assignments[slot].seq if slot in self._assignments else 0
 
     async def report(self, folder: str, epoch: int, result: dict[str, Any]) -> None:
-        async with self._news:
+        async with self._changed:
             if (folder, epoch) not in self._results and folder in self._starts:
                 self._starts[folder][1] = 0
             self._results.setdefault((folder, epoch), result)
-            self._news.notify_all()
+            self._changed.notify_all()
 
     async def fail(self, folder: str, reason: str) -> None:
-        async with self._news:
+        async with self._changed:
             self._failures.setdefault(folder, reason)
-            self._news.notify_all()
+            self._changed.notify_all()
 
     async def result(self, folder: str, epoch: int, timeout: float) -> dict[str, Any] | None:
         """The result of an epoch, {"failed": reason}, or None when neither came within `timeout` seconds."""
@@ -102,30 +109,30 @@ class TrialCoordinator:
         def there() -> bool:
             return (folder, epoch) in self._results or folder in self._failures
 
-        async with self._news:
+        async with self._changed:
             try:
-                await asyncio.wait_for(self._news.wait_for(there), timeout)
+                await asyncio.wait_for(self._changed.wait_for(there), timeout)
             except TimeoutError:
                 return None
             found = self._results.get((folder, epoch))
             return found if found is not None else {"failed": self._failures[folder]}
 
     async def forget(self, folder: str) -> None:
-        """Drop an ended trial's results: the mailbox does not grow with the study."""
+        """Delete the results of an ended trial, so that memory does not grow with the study."""
         self._results = {key: value for key, value in self._results.items() if key[0] != folder}
         self._failures.pop(folder, None)
         self._starts.pop(folder, None)
-        self._over |= {folder for order in self._orders.values() if order.folder == folder}
+        self._forgotten |= {folder for assignment in self._assignments.values() if assignment.folder == folder}
 
     async def may_yield(self, every: float) -> bool:
-        """Whether the slot that asks shall release its resources for the scoring actor: one slot in `every` seconds may."""
+        """Whether the calling slot should release its resources for the scoring actor: at most one slot in `every` seconds."""
         if time.time() - self._yielded < every:
             return False
         self._yielded = time.time()
         return True
 
-    async def place(self, trial: int, position: TrialProgress) -> None:
-        self._positions[trial] = position
+    async def set_progress(self, trial: int, progress: TrialProgress) -> None:
+        self._progress[trial] = progress
 
-    async def position(self, trial: int) -> TrialProgress:
-        return self._positions.get(trial, TrialProgress())
+    async def get_progress(self, trial: int) -> TrialProgress:
+        return self._progress.get(trial, TrialProgress())

@@ -1,4 +1,4 @@
-"""The training loop: one page, one device or many, no Ray; it yields once per epoch.
+"""The training loop, for one device or DDP, without Ray: a generator that yields once per epoch.
 
 The method's forward *is* the loss, so DistributedDataParallel's hooks see it; the caller of the generator decides what an
 epoch is followed by (a checkpoint, a score, the next trial). Section 4.1 of the paper: Adam, no schedule.

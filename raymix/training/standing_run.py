@@ -1,4 +1,4 @@
-"""A slot: one standing Ray Train run that lives as long as the study, through which trials flow.
+"""A slot: one standing Ray Train run that lasts as long as the study and trains one trial after another.
 
 Starting a Train run costs far more than an epoch of a small model, and stopping one leaks what it held; so nothing is
 started or stopped between trials.
@@ -52,10 +52,10 @@ def reserve_scoring_resources(study: str, evaluator: Any, cpus: float, gpus: flo
 
 
 class StandingTrainRun:
-    """The standing run seen from its trial: give it an order, ask for results, close it."""
+    """The standing run seen from its trial: give it an assignment, ask for results, close it."""
 
-    def __init__(self, name: str, run: TrainConfig, mailbox: Any, source: Any, storage: str) -> None:
-        self.name, self._mailbox = name, mailbox
+    def __init__(self, name: str, run: TrainConfig, coordinator: Any, source: Any, storage: str) -> None:
+        self.name, self._coordinator = name, coordinator
         self.error: BaseException | None = None
         os.environ.update(RAY_TRAIN_ENVIRONMENT)
         if run.cluster.elastic:
@@ -79,7 +79,12 @@ class StandingTrainRun:
             store = None if source.parts else open_row_group_store(run, data_requirements(run).labels)
             TorchTrainer(
                 train_loop_per_worker,
-                train_loop_config={"mailbox": self._mailbox, "slot": self.name, "source": source, "store": store},
+                train_loop_config={
+                    "coordinator": self._coordinator,
+                    "slot": self.name,
+                    "source": source,
+                    "store": store,
+                },
                 scaling_config=ray.train.ScalingConfig(
                     num_workers=workers,
                     use_gpu=use_gpu,
@@ -100,8 +105,8 @@ class StandingTrainRun:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def assign(self, order: TrialAssignment) -> None:
-        ray.get(self._mailbox.assign.remote(self.name, order))
+    def assign(self, assignment: TrialAssignment) -> None:
+        ray.get(self._coordinator.assign.remote(self.name, assignment))
 
     def close(self, timeout: float = 30.0) -> None:
         self.assign(TrialAssignment(None))

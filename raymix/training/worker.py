@@ -1,7 +1,7 @@
-"""A worker's life in a slot: take the slot's order, train that trial, take the next, until the slot is closed.
+"""The Ray Train function of a slot's workers: train the assigned trial, then the next one, until the slot is closed.
 
 Every rank runs `train_loop_per_worker`; rank 0 asks the coordinator and broadcasts the answer. A restarted group asks again, gets the
-same order, and goes on from the trial's newest whole checkpoint.
+same assignment, and goes on from the trial's newest whole checkpoint.
 """
 
 from __future__ import annotations
@@ -74,24 +74,24 @@ LOST_PEER_MESSAGES = (
 
 
 def train_loop_per_worker(given: dict[str, Any]) -> None:
-    """A worker's life (every rank runs this): take the slot's order, train the trial, take the next, until closed."""
+    """Ray Train's train function, run by every rank: train each trial that the slot is assigned, until the slot is closed."""
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-    source, mailbox, slot = given["source"], given["mailbox"], given["slot"]
+    source, coordinator, slot = given["source"], given["coordinator"], given["slot"]
     reader = None if source.parts else RowGroupReader(given["store"], rank, world)
     loader, clock, nodes = MixtureLoader(source, reader, rank, world), StepTimer(), _spread()
-    order = TrialAssignment(None)
+    assignment = TrialAssignment(None)
     while True:
-        order = distributed.broadcast_from_rank_zero(functools.partial(_ask, mailbox, slot, order.seq))
-        if order.trial is None:
+        assignment = distributed.broadcast_from_rank_zero(functools.partial(_ask, coordinator, slot, assignment.seq))
+        if assignment.trial is None:
             return
-        _TrialRun(order, loader, mailbox, slot, rank, world, nodes, clock).run()
+        _TrialRun(assignment, loader, coordinator, slot, rank, world, nodes, clock).run()
 
 
-def _ask(mailbox: Any, slot: str, after: int) -> TrialAssignment:
-    order: TrialAssignment = ray.get(mailbox.order.remote(slot, after))
-    return order
+def _ask(coordinator: Any, slot: str, after: int) -> TrialAssignment:
+    assignment: TrialAssignment = ray.get(coordinator.next_assignment.remote(slot, after))
+    return assignment
 
 
 def _spread() -> int:
@@ -106,29 +106,29 @@ def is_lost_peer_error(error: BaseException) -> bool:
 
 
 class _TrialRun:
-    """One order on one worker."""
+    """Training of one assignment on one worker."""
 
     def __init__(
         self,
-        order: TrialAssignment,
+        assignment: TrialAssignment,
         loader: MixtureLoader,
-        mailbox: Any,
+        coordinator: Any,
         slot: str,
         rank: int,
         world: int,
         nodes: int,
         clock: StepTimer,
     ) -> None:
-        self.order, self.loader, self.mailbox, self.slot = order, loader, mailbox, slot
+        self.assignment, self.loader, self.coordinator, self.slot = assignment, loader, coordinator, slot
         self.rank, self.world, self.nodes, self.clock = rank, world, nodes, clock
         self.starts = 0  # of worker groups on this trial
         self.first = 1  # epoch that this group began with
         self._asked: Any = None
 
     def run(self) -> None:
-        """Train until the trial ends, fails, or the slot gets another order.
+        """Train until the trial ends, fails, or the slot gets another assignment.
 
-        An error of the trial's own, of whatever type, ends only the trial. One that another attempt may not meet is raised:
+        An error of the trial, of any type, ends only the trial. A transient error is raised:
         Ray Train starts the group of workers again, which goes on from the newest checkpoint.
         """
         try:
@@ -140,16 +140,16 @@ class _TrialRun:
             if is_transient_error(error) or (self.world > 1 and is_lost_peer_error(error)):
                 raise
             self._fail(error_summary(error))
-            # A fresh group of workers takes the next order: the other ranks wait in a collective, or the device refuses all
+            # A fresh group of workers takes the next assignment: the other ranks wait in a collective, or the device refuses all
             # further work of this process.
             if self.world > 1 or isinstance(error, torch.AcceleratorError):
                 raise
 
     def _fail(self, reason: str) -> None:
-        ray.get(self.mailbox.fail.remote(self.order.folder, reason))
+        ray.get(self.coordinator.fail.remote(self.assignment.folder, reason))
 
     def _train(self) -> None:
-        run: TrainConfig = config_from_plain(self.order.plain)
+        run: TrainConfig = config_from_plain(self.assignment.plain)
         starts, lately = distributed.broadcast_from_rank_zero(self._begin)
         if lately > MAX_ATTEMPTS:
             raise TrialFailedError(f"its workers were lost {MAX_ATTEMPTS} times within one epoch")
@@ -188,7 +188,7 @@ class _TrialRun:
         )
 
     def _begin(self) -> list[int]:
-        counts: list[int] = ray.get(self.mailbox.begin.remote(self.order.folder, self.world))
+        counts: list[int] = ray.get(self.coordinator.begin.remote(self.assignment.folder, self.world))
         return counts
 
     def _build(self, run: TrainConfig) -> tuple[Any, Any, Any]:
@@ -196,7 +196,7 @@ class _TrialRun:
         device = ray.train.torch.get_device()
         torch.manual_seed(run.training.seed)
         model = method_from_config(run)
-        uri = distributed.broadcast_from_rank_zero(self._newest) or self.order.origin
+        uri = distributed.broadcast_from_rank_zero(self._newest) or self.assignment.origin
         start = checkpoint.load_checkpoint(uri) if uri else None
         if start:
             model.load_state_dict(start.weights)
@@ -207,24 +207,24 @@ class _TrialRun:
     def _newest(self) -> str | None:
         """The checkpoint of this trial to go on from, and all results up to it are reported (again): a worker may have died
         between writing and telling, and a driver before the score of what was written."""
-        scored = ray.get(self.mailbox.position.remote(self.order.trial)).epoch
-        whole, there = None, checkpoint.list_epoch_checkpoints(self.order.folder)
+        scored = ray.get(self.coordinator.get_progress.remote(self.assignment.trial)).epoch
+        whole, there = None, checkpoint.list_epoch_checkpoints(self.assignment.folder)
         while (epoch := scored + 1) in there:
             try:
                 found = checkpoint.load_checkpoint(there[epoch])
             except checkpoint.CorruptCheckpointError:
                 break
             result = {**found.config["result"], "checkpoint": found.uri}
-            ray.get(self.mailbox.report.remote(self.order.folder, epoch, result))
+            ray.get(self.coordinator.report.remote(self.assignment.folder, epoch, result))
             whole, scored = found, epoch
-        whole = whole or checkpoint.latest_valid_checkpoint(self.order.folder, before=scored + 1)
+        whole = whole or checkpoint.latest_valid_checkpoint(self.assignment.folder, before=scored + 1)
         return whole.uri if whole else None
 
     def _restore(self, start: Any, optimizer: Any) -> int:
         """Load the optimizer's state from a checkpoint of this trial or of the one it copies; returns the first epoch."""
-        copied = start.uri == self.order.origin
+        copied = start.uri == self.assignment.origin
         epoch = load_training_state(optimizer, start.training, generators=not copied)
-        return self.order.first if copied else epoch
+        return self.assignment.first if copied else epoch
 
     def _copy(self, model: Any, optimizer: Any, epoch: EpochResult) -> tuple[Any, Any, dict[str, Any]]:
         """Weights and training state on the CPU, apart from what the next epoch changes, and the epoch's result."""
@@ -237,7 +237,7 @@ class _TrialRun:
             "steps": epoch.steps,
             "step_seconds": epoch.step_seconds,
             "wait_seconds": epoch.wait_seconds,
-            "given": self.order.given,
+            "given": self.assignment.given,
             "workers": self.world,
             "nodes": self.nodes,
             "starts": self.starts,
@@ -247,20 +247,20 @@ class _TrialRun:
         return weights, copy.deepcopy(capture_training_state(optimizer, epoch.number)), result
 
     def _keep(self, weights: Any, training: Any, result: dict[str, Any]) -> None:
-        uri = f"{self.order.folder}/epoch-{result['epoch']:04d}"
-        checkpoint.save_checkpoint(uri, weights, training, {**self.order.plain, "result": result})
-        ray.get(self.mailbox.report.remote(self.order.folder, result["epoch"], {**result, "checkpoint": uri}))
+        uri = f"{self.assignment.folder}/epoch-{result['epoch']:04d}"
+        checkpoint.save_checkpoint(uri, weights, training, {**self.assignment.plain, "result": result})
+        ray.get(self.coordinator.report.remote(self.assignment.folder, result["epoch"], {**result, "checkpoint": uri}))
 
     def _superseded(self) -> bool:
-        """Rank 0 looks, without waiting, whether the mailbox has a newer order for this slot."""
+        """Rank 0 looks, without waiting, whether the coordinator has a newer assignment for this slot."""
         if self.rank != 0:
             return False
-        self._asked = self._asked or self.mailbox.seq.remote(self.slot)
+        self._asked = self._asked or self.coordinator.seq.remote(self.slot)
         ready, _ = ray.wait([self._asked], timeout=0)
         if not ready:
             return False
         newest, self._asked = ray.get(self._asked), None
-        return bool(newest > self.order.seq)
+        return bool(newest > self.assignment.seq)
 
     def _agree(self, flags: list[float]) -> list[float]:
         if self.world == 1:

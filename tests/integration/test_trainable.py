@@ -58,8 +58,8 @@ class Slot:
 def waiting(evaluator: Any, slot: Slot) -> Any:
     """A trial that has come as far as a checkpoint."""
     made = object.__new__(trainable.StandingTrainable)
-    mailbox = TrialCoordinator.remote()  # type: ignore[attr-defined]
-    made.shared, made.slot = SimpleNamespace(evaluator=evaluator, mailbox=mailbox), slot  # type: ignore[assignment]
+    coordinator = TrialCoordinator.remote()  # type: ignore[attr-defined]
+    made.shared, made.slot = SimpleNamespace(evaluator=evaluator, coordinator=coordinator), slot  # type: ignore[assignment]
     return made
 
 
@@ -108,7 +108,7 @@ def one_epoch_trained(demo: Path, folder: Path, evaluator: Any, value: float) ->
         for name, tensor in method_from_config(run).state_dict().items()
     }
     uri = checkpoint.save_checkpoint(f"{folder}/{checkpoint.checkpoint_path(3, 1)}", weights, {}, config_to_plain(run))
-    ray.get(made.shared.mailbox.report.remote(made.folder, 1, {"checkpoint": uri}))
+    ray.get(made.shared.coordinator.report.remote(made.folder, 1, {"checkpoint": uri}))
     return made
 
 
@@ -166,14 +166,14 @@ def test_a_lost_evaluator_or_storage_is_not_the_trials_fault(ray_session: None, 
 @pytest.mark.parametrize("error", [KeyError("frames"), IndexError("3"), ZeroDivisionError("x"), AssertionError("y")])
 def test_any_error_of_the_trials_own_ends_it_at_once(ray_session: None, error: Exception) -> None:
     """Raised, it would start the group of workers again up to five times, and end as "its workers were lost"."""
-    mailbox = TrialCoordinator.remote()  # type: ignore[attr-defined]
+    coordinator = TrialCoordinator.remote()  # type: ignore[attr-defined]
 
     class Raising(_TrialRun):
         def _train(self) -> None:
             raise error
 
-    Raising(TrialAssignment(1, folder="f"), None, mailbox, "a", 0, 1, 1, StepTimer()).run()  # type: ignore[arg-type]
-    found = ray.get(mailbox.result.remote("f", 1, 5.0))
+    Raising(TrialAssignment(1, folder="f"), None, coordinator, "a", 0, 1, 1, StepTimer()).run()  # type: ignore[arg-type]
+    found = ray.get(coordinator.result.remote("f", 1, 5.0))
     assert found["failed"].startswith(f"{type(error).__name__}: ")
 
 
@@ -182,10 +182,10 @@ def test_an_error_of_the_device_ends_the_trial_and_the_workers(ray_session: None
         def _train(self) -> None:
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
-    mailbox = TrialCoordinator.remote()  # type: ignore[attr-defined]
+    coordinator = TrialCoordinator.remote()  # type: ignore[attr-defined]
     with pytest.raises(torch.AcceleratorError):
-        Raising(TrialAssignment(1, folder="f"), None, mailbox, "a", 0, 1, 1, StepTimer()).run()  # type: ignore[arg-type]
-    assert "illegal memory access" in ray.get(mailbox.result.remote("f", 1, 5.0))["failed"]
+        Raising(TrialAssignment(1, folder="f"), None, coordinator, "a", 0, 1, 1, StepTimer()).run()  # type: ignore[arg-type]
+    assert "illegal memory access" in ray.get(coordinator.result.remote("f", 1, 5.0))["failed"]
 
 
 def test_unavailable_storage_restarts_the_workers(ray_session: None) -> None:
@@ -193,7 +193,7 @@ def test_unavailable_storage_restarts_the_workers(ray_session: None) -> None:
         def _train(self) -> None:
             raise TimeoutError("the storage does not answer")
 
-    mailbox = TrialCoordinator.remote()  # type: ignore[attr-defined]
+    coordinator = TrialCoordinator.remote()  # type: ignore[attr-defined]
     with pytest.raises(OSError):
-        Raising(TrialAssignment(1, folder="f"), None, mailbox, "a", 0, 1, 1, StepTimer()).run()  # type: ignore[arg-type]
-    assert ray.get(mailbox.result.remote("f", 1, 0.1)) is None
+        Raising(TrialAssignment(1, folder="f"), None, coordinator, "a", 0, 1, 1, StepTimer()).run()  # type: ignore[arg-type]
+    assert ray.get(coordinator.result.remote("f", 1, 0.1)) is None

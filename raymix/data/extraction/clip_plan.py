@@ -1,4 +1,4 @@
-"""Which stretches of a medium become clips, and which of its frames: a running cut, or one around each annotated time."""
+"""The plan of clips of a medium: which intervals and frames, at a fixed stride or around each annotated time."""
 
 from __future__ import annotations
 

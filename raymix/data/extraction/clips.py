@@ -1,4 +1,4 @@
-"""From a source that an importer named to its clips, whatever form the medium has: a video, or pictures and a sound file."""
+"""The clips of a source that an importer lists: from a video, or from image files and an audio file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder that `dataset=demo` writes its videos to: whether it may, and the mark that the folder is the demo's."""
+"""The folder that `dataset=demo` writes its videos to: permission check and marker file."""
 
 from __future__ import annotations
 

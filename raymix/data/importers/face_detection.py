@@ -1,4 +1,4 @@
-"""Where the speaker's face is in a clip: the truth of VoxCeleb2, which has no boxes of its own (section 4.1, table 2).
+"""Detection and tracking of the speaker's face in a clip: the ground truth of VoxCeleb2, which has no boxes (section 4.1, table 2).
 
 The paper says "a face detector". Here it is OpenCV's: the Haar cascade that comes with it, or YuNet where its weights are
 given. Either looks at the frames as they are stored, so it sees what a model sees. A face counts as the speaker's if it

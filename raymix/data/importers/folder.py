@@ -1,4 +1,4 @@
-"""Any tree of video files as a dataset: the ordinary importer.
+"""Importer of any folder tree of video files.
 
 `classes=parent`: the folder a video lies in names its class, `a+b` two classes. `splits`: a CSV with the columns
 `file,split`; videos that it does not list are left out. Of files of one content one is used, unless `allow_leaks`.

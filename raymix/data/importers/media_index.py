@@ -1,4 +1,4 @@
-"""Where the medium of an id is below a root, in the forms people have it: a video, or pictures and a sound file.
+"""Finding the media file of an id below a root: a video, or image files and an audio file.
 
 any/folders/ID.mp4                                a video (mkv, webm, mov, avi too): whole, or a cut clip
 any/folders/ID/anything/000001.jpg + ID/any.wav   pictures of a video and its sound below one folder

@@ -1,4 +1,4 @@
-"""VoxCeleb2 (section 4.1, right half of table 2): speakers, their videos, and the faces that are the truth of its test clips.
+"""VoxCeleb2 (section 4.1, right half of table 2): speakers, their videos, and the faces that are the ground truth of its test clips.
 
 .../id00012/VIDEO/00001.mp4             as published, with dev/mp4 or test/mp4 above or without
 .../id08801/VIDEO_44.000_49.100/...     the cuts of the paper's code: frames/*.jpg and audio/audio.wav (10 pictures a

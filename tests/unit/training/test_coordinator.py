@@ -15,15 +15,15 @@ def fresh() -> Any:
 def test_an_order_stays_until_the_next_and_is_numbered() -> None:
     async def story() -> None:
         box = fresh()
-        waiting = asyncio.create_task(box.order("a", 0))
+        waiting = asyncio.create_task(box.next_assignment("a", 0))
         await asyncio.sleep(0)
         assert not waiting.done()
         await box.assign("a", TrialAssignment(3, folder="f"))
         first = await waiting
         assert (first.trial, first.seq) == (3, 1) and first.given > 0
-        assert await box.order("a", 0) == first  # a restarted worker asks again
+        assert await box.next_assignment("a", 0) == first  # a restarted worker asks again
         await box.assign("a", TrialAssignment(4, folder="g"))
-        assert (await box.order("a", first.seq)).trial == 4
+        assert (await box.next_assignment("a", first.seq)).trial == 4
         assert await box.seq("a") == 2 and await box.seq("b") == 0
 
     asyncio.run(story())
@@ -59,9 +59,9 @@ def test_a_new_order_for_a_folder_forgets_its_failure() -> None:
 def test_positions() -> None:
     async def story() -> None:
         box = fresh()
-        assert await box.position(7) == TrialProgress()
-        await box.place(7, TrialProgress(3, "uri", 1, 0.5))
-        assert (await box.position(7)).epoch == 3
+        assert await box.get_progress(7) == TrialProgress()
+        await box.set_progress(7, TrialProgress(3, "uri", 1, 0.5))
+        assert (await box.get_progress(7)).epoch == 3
 
     asyncio.run(story())
 
@@ -90,7 +90,7 @@ def test_a_failed_trial_is_not_ordered_again() -> None:
         await box.assign("a", TrialAssignment(3, folder="f"))
         await box.fail("f", "out of memory")
         await box.forget("f")  # the slot is about to get its next order
-        waiting = asyncio.create_task(box.order("a", 0))
+        waiting = asyncio.create_task(box.next_assignment("a", 0))
         await asyncio.sleep(0.05)
         assert not waiting.done()
         await box.assign("a", TrialAssignment(4, folder="g"))
