@@ -34,17 +34,15 @@ def watch_node_changes(
     cluster: Any,
     streaming: bool,
     say: Callable[[str], Any],
-    also: Callable[[], Any] = lambda: None,
     every: float = EVERY,
 ) -> Iterator[None]:
-    """In this context, changes of the cluster's nodes are printed; `also` is called at every poll."""
+    """In this context, changes of the cluster's nodes are printed."""
     over, known = threading.Event(), cluster_nodes.alive_nodes()
 
     def look() -> None:
         nonlocal known
         while not over.wait(every):
             with contextlib.suppress(Exception):  # a head too busy to answer; the next look tells
-                also()
                 before, known = known, cluster_nodes.alive_nodes()
                 for line in node_change_lines(
                     before, known, lambda: cluster_nodes.check_cluster_capacity(cluster, streaming).description

@@ -12,6 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymix.config import ConfigError, PrepareConfig, TrainConfig, did_you_mean
+from raymix.runtime import ray_internals
 from raymix.runtime.cluster_capacity import NodeResources, SlotCapacity, slot_capacity
 
 STANDARD = ("CPU", "GPU", "memory", "object_store_memory")
@@ -33,9 +34,7 @@ def alive_nodes() -> NodesById:
 def autoscalable_nodes() -> list[NodeResources]:
     """The nodes that an autoscaler may add to those that are there, by each node type's own limit; none where nothing
     scales."""
-    from ray._private.state import state
-
-    config = state.get_cluster_config()  # what the autoscaler of ray 2.60 tells of itself, as Ray Train reads it too
+    config = ray_internals.autoscaler_config()
     there = Counter(each["Labels"].get("ray.io/node-group", "") for each in ray.nodes() if each["Alive"])
     more: list[NodeResources] = []
     for group in config.node_group_configs if config else ():

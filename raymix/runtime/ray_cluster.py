@@ -116,10 +116,10 @@ def _start_here(cluster: Any) -> None:
         folder = ray_head.ray_temporary_folder(phase.say)
         size = int(cluster.object_store_gib * 2**30)
         ray_head.check_object_store(size, phase.say)
-        from ray._private.authentication.authentication_token_setup import enable_token_auth_by_default
+        from raymix.runtime import ray_internals
 
         quiet_ray_logs()
-        enable_token_auth_by_default()  # what ray.init does for a cluster that it starts itself; the head inherits the mode
+        ray_internals.enable_token_authentication()  # the head inherits the mode
         options = {
             "address": "local",
             "num_cpus": cluster.cpus or None,

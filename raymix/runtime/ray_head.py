@@ -252,8 +252,10 @@ def run_head_process() -> None:
     threading.Thread(target=_end_with_driver, daemon=True).start()
     import ray
 
-    wait_for_registration(min(REGISTER_S, seconds))
-    started = record_started()
+    from raymix.runtime import ray_internals
+
+    ray_internals.wait_for_registration(min(REGISTER_S, seconds))
+    started = ray_internals.record_started_processes(ESSENTIAL)
     threading.Thread(target=_watch, args=(started, options["_temp_dir"], report, stop), daemon=True).start()
     try:
         ray.init(**options)
@@ -280,48 +282,6 @@ def _end_with_driver() -> None:
     while sys.stdin.buffer.read(1):
         pass
     _end()
-
-
-def wait_for_registration(seconds: float) -> None:
-    """Make `ray.init` wait this long for the raylet to register.
-
-    Ray 2.60 asks `services.get_node` until it answers, for 30 s (a number in the code of `Node.__init__`); the function
-    that it asks is replaced by one that itself waits.
-    """
-    from ray._private import services
-
-    ask = services.get_node
-
-    def get_node(gcs_address: str, node_id: str) -> Any:
-        end = time.monotonic() + seconds
-        while True:
-            try:
-                return ask(gcs_address, node_id)
-            except RuntimeError:
-                if time.monotonic() > end:
-                    raise
-            time.sleep(0.3)
-
-    services.get_node = get_node
-
-
-def record_started() -> dict[str, subprocess.Popen[bytes]]:
-    """The ESSENTIAL processes by name, as soon as `ray.init` has started them (by `services.start_*` of Ray 2.60)."""
-    from ray._private import services
-
-    started: dict[str, subprocess.Popen[bytes]] = {}
-
-    def recorded(name: str, start: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapper(*arguments: Any, **settings: Any) -> Any:
-            info = start(*arguments, **settings)
-            started[name] = info.process
-            return info
-
-        return wrapper
-
-    for name in ESSENTIAL:
-        setattr(services, f"start_{name}", recorded(name, getattr(services, f"start_{name}")))
-    return started
 
 
 def _watch(started: dict[str, subprocess.Popen[bytes]], folder: str, report: _Report, stop: threading.Event) -> None:

@@ -67,23 +67,17 @@ def _fill_slots(plan: StudyPlan, study: StudyState, watch: Any, recorder: Any) -
     from raymix.data.loader import report_bad_rows
     from raymix.runtime import cluster_changes, cluster_nodes
     from raymix.search.callbacks import WORKERS_PHASE
-    from raymix.training.standing_run import reserve_scoring_resources
 
     run, c = plan.run, plan.run.cluster
     watch.phase("reading clips")
     shared, slots, warmed = create_study_context(plan, study, watch)
 
-    def renew() -> None:
-        if c.elastic:
-            reserve_scoring_resources(run.study.name, shared.evaluator, c.evaluator_cpus, c.evaluator_gpus)
-
-    with cluster_changes.watch_node_changes(c, not shared.source.parts, watch.say, renew):
+    with cluster_changes.watch_node_changes(c, not shared.source.parts, watch.say):
         watch.phase("starting the evaluator")
         with report_bad_rows():
             ray.get(warmed)
         watch.phase(WORKERS_PHASE)
         cluster_nodes.check_shared_paths(cluster_nodes.local_path_settings(run))  # once more: by now nodes have come
-        renew()
         build_tuner(plan, study, shared, recorder, slots).fit()
 
 

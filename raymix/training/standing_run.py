@@ -26,29 +26,7 @@ RAY_TRAIN_ENVIRONMENT = {
 
 ELASTIC_START_S = "60"  # its workers have a place when it starts; if not (a node just went), it counts them anew
 
-RESERVED_S = 60.0  # a reservation that is not renewed is given back
-
 RESTARTS = 200  # of a slot's worker group; a trial that kills its workers is given up much earlier (worker.TRIES)
-
-
-def reserve_scoring_resources(study: str, evaluator: Any, cpus: float, gpus: float) -> None:
-    """Tell Ray's coordinator for the next minute what the evaluator takes of the node that it is on.
-
-    An elastic run asks the coordinator how many workers fit, and it knows nothing of actors: the run would
-    wait for a worker's place that is taken. (Internal to ray 2.60.)
-    """
-    from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as coordinator
-
-    node = ray.get(evaluator.ping.remote(), timeout=RESERVED_S / 6)
-    ray.get(
-        coordinator.get_or_create_autoscaling_coordinator().request_resources.remote(
-            f"raymix-evaluator-{study}",
-            [{"CPU": cpus, "GPU": gpus}],
-            RESERVED_S,
-            label_selectors=[{"ray.io/node-id": node}],
-            priority=coordinator.ResourceRequestPriority.HIGH,
-        )
-    )
 
 
 class StandingTrainRun:

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from raymix.config import ConfigError
-from raymix.runtime import ray_cluster, ray_head
+from raymix.runtime import ray_cluster, ray_head, ray_internals
 from tests.conftest import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -361,11 +361,11 @@ def test_registration_may_take_longer_than_ray_waits(monkeypatch: pytest.MonkeyP
         return {"node_manager_port": 1}
 
     monkeypatch.setattr(services, "get_node", not_yet)
-    ray_head.wait_for_registration(30)
+    ray_internals.wait_for_registration(30)
     assert services.get_node("here", "node") == {"node_manager_port": 1} and len(asked) == 4
     asked.clear()
     monkeypatch.setattr(services, "get_node", not_yet)
-    ray_head.wait_for_registration(0.2)
+    ray_internals.wait_for_registration(0.2)
     with pytest.raises(RuntimeError):
         services.get_node("here", "node")
 
