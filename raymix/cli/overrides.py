@@ -1,7 +1,7 @@
 """Command-line settings (`name=value`) parsed, checked and converted to Hydra overrides.
 
 Hydra has a grammar of its own for values, in which spaces, `=`, `#`, `&`, brackets and letters outside ASCII are refused or
-mean something. Where the schema says that a setting is text, its value is quoted for Hydra, so that it arrives as typed.
+mean something. Where a setting is text in the schema, its value is quoted for Hydra, so that it arrives as typed.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def _plain(name: str) -> str:
 
 
 def _value(value: str, kind: str) -> str:
-    """A value as Hydra wants it."""
+    """A value in Hydra's syntax."""
     if value == "null" or (kind == TEXT and _is_quoted(value)):
         return value
     if kind == TEXT:

@@ -1,4 +1,4 @@
-"""Which checkpoints an evaluation scores: a study's best ones, or a lone one, with what the study's event log knows of them."""
+"""Which checkpoints an evaluation scores: a study's best ones, or a lone one, with what the study's event log has about them."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def choose_checkpoints(settings: EvaluateConfig, source: CheckpointSource, echo:
 
 
 def _candidate(uri: str, source: CheckpointSource, rank: int) -> CandidateCheckpoint:
-    """A checkpoint with what the event log knows of it; raises Torn where it is not whole."""
+    """A checkpoint with its record in the event log; raises CorruptCheckpointError where it is not complete."""
     method, run = load_method(uri)
     place = _PLACE.match(uri)
     if place is None:

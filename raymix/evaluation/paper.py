@@ -58,7 +58,7 @@ class SystemEntry:
 
 @dataclass(frozen=True)
 class SceneSet:
-    """One set of scenes with all that is known of it; `other_N` says whose audio each one gets in the control."""
+    """A set of scenes with its ground truth; `other_N` is the scene whose audio each one gets in the control."""
 
     stage: SceneSpec
     scenes: SceneBatch
@@ -87,7 +87,7 @@ class SystemPredictions:
         return self.entries[0].candidate.run.evaluation.seed
 
     def of(self, layout: str, subset: str = "", fewer: bool = False) -> SceneSet | str:
-        """The scenes of a layout, of a subset of the dataset; where there are none, the sentence that says why.
+        """The scenes of a layout, of a subset of the dataset; where there are none, the reason.
 
         With `fewer` natural scenes are also clips in which fewer things sound. ValueError where the run's own clips
         cannot be read.
@@ -116,7 +116,7 @@ class SystemPredictions:
         return self.heatmaps[key]
 
     def mean(self, shown: SystemEntry, scene_set: SceneSet) -> np.ndarray | None:
-        """The mean map of a system on training scenes of this kind, (H, W); None where there are none, and a note says so."""
+        """The mean map of a system on training scenes of this kind, (H, W); None (and a note) where there are none."""
         key = (shown.candidate.uri, scene_set.scenes.hash)
         if key not in self.means:
             self.means[key] = mean_training_heatmap(shown.candidate, scene_set.stage, self.device, scene_set.notes)
@@ -211,7 +211,7 @@ FIGURE_PROTOCOLS = ("mixloc-multi", "mixloc-single")  # of several sources, of o
 
 
 def draw_paper_figure(number: int, predictions: SystemPredictions) -> tuple[Any, dict[str, Any]] | str:
-    """A figure and what it is of; or the sentence that says why there is none."""
+    """A figure and its description, or the reason why there is none."""
     layout, ablations, first, failures = PAPER_FIGURES[number]
     once = {each.system: each for each in reversed(predictions.entries)}  # of several seeds the first
     shown = [
@@ -449,7 +449,7 @@ def _of_comparison(settings: EvaluateConfig, name: str, echo: Echo) -> list[Syst
 
 
 def fill_paper_table(number: int, datasets: list[SystemPredictions]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Returns the numbers of a table of the paper, and what else its report says: why columns are blank, and notes."""
+    """Returns the numbers of a table of the paper, the reasons for blank columns, and notes."""
     paper, measured, notes = PAPER_TABLES[number], list[MeasuredScores](), list[str]()
     absent: dict[tuple[str, str], str] = {}
     for predictions in datasets:

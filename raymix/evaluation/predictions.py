@@ -307,7 +307,7 @@ _MOST = float(np.finfo(np.float32).max)  # beyond it the range of a map may be i
 
 
 class ScenePrediction(NamedTuple):
-    """What one system says of one scene; `maps_MHW` is None where it says nothing."""
+    """The prediction of one system on one scene; `maps_MHW` is None where there is none."""
 
     row: int  # in its file, from 1
     scene_id: str

@@ -39,7 +39,7 @@ LAYOUTS = (
 def choose_protocols(words: Sequence[str]) -> list[EvaluationProtocol]:
     """The protocols that are named, each once, or with `all` every one; ValueError for an unknown one."""
     if ALL_PROTOCOLS in words and len(words) > 1:
-        raise ValueError(f"protocols={ALL_PROTOCOLS}: stands alone, it is every protocol")
+        raise ValueError(f"protocols={ALL_PROTOCOLS}: cannot be combined with others, it means every protocol")
     return [get_protocol(each) for each in (PROTOCOLS if ALL_PROTOCOLS in words else dict.fromkeys(words))]
 
 
@@ -65,7 +65,7 @@ def report_predictions_file(settings: EvaluateConfig, run: TrainConfig | None, e
         settings.output
         or f"{settings.home.rstrip('/')}/evaluations/{_leaf(uri)}-{config_hash(about)[:6]}/{stage.split}"
     )
-    truth = stage.truth() if stage.pairs else None  # a list alone says how many sources its scenes have
+    truth = stage.truth() if stage.pairs else None  # only a list determines the number of sources of its scenes
     ((protocols, left_out),) = _fitting(settings, [_sources(stage, truth)])
     assert_writable(folder)
     truth = truth or stage.truth()

@@ -17,11 +17,11 @@ from raymix.reporting.report import BASELINE_KIND, CONTROL_KIND, SYSTEM_KIND, Sy
 def scene_set(
     truth: SceneGroundTruth, settings: Mapping[str, Any], pairs: PairList | None = None, notes: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Returns what a report says of one set of scenes.
+    """Return the record of one scene set in a report.
 
     Args:
         settings: what makes the scenes again.
-        pairs: the list of the scenes; where some of a published list are missing, `coverage` says how many.
+        pairs: the list of the scenes; where some of a published list are missing, `coverage` has their number.
     """
     found = {**truth.facts(), **list_coverage.coverage_facts(pairs), "settings": dict(settings), "notes": list(notes)}
     coverage = list_coverage.coverage(pairs)
@@ -75,6 +75,6 @@ def merged(parts: Sequence[SystemReport]) -> list[SystemReport]:
 
 
 def checkpoint_record(of: CandidateCheckpoint, scores: Mapping[str, float]) -> dict[str, Any]:
-    """Returns what a report says of a checkpoint; `scores` are its means by `SPLIT/LAYOUT/METRIC`."""
+    """Return the record of a checkpoint in a report; `scores` are its means by `SPLIT/LAYOUT/METRIC`."""
     known = {name: getattr(of, name) for name in ("name", "rank", "trial", "epoch", "uri")}
     return {**known, "parameters": of.params, "scores": dict(scores)}

@@ -18,7 +18,7 @@ ROWS_PER_SHARD = 64  # scenes of a shard
 
 
 class ScoringShard(NamedTuple):
-    """Some scenes and what one system says of each; without rows, the scenes for the baselines that need no model.
+    """Some scenes with the predictions of one system; without rows, the scenes for the baselines that need no model.
 
     `kinds`: whether the maps have class names for protocols that go by them; for baselines, those of the systems beside them.
     """

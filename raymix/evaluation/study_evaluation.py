@@ -404,9 +404,9 @@ def _candidates(settings: EvaluateConfig, echo: Echo) -> tuple[CheckpointSource,
 
 
 def final_evaluation(settings: EvaluateConfig, echo: Echo = print) -> ResultsFolder:
-    """Score checkpoints on a split, write the files, add the scores to the study's event log, and tell.
+    """Score checkpoints on a split, write the files, append the scores to the study's event log, and print them.
 
-    Raises ConfigError for what a person can mend, Nothing where the study has no scored checkpoint.
+    Raises ConfigError for bad input, NoUsableResult where the study has no scored checkpoint.
     """
     _check(settings)
     with value_error_as_config_error():

@@ -29,7 +29,7 @@ SCORING_BATCH_SIZE = 16  # scenes in one forward pass
 
 @dataclass(frozen=True)
 class CandidateCheckpoint:
-    """A whole checkpoint to evaluate and where it comes from; of one outside a study, what only a study knows is None."""
+    """A checkpoint to evaluate and its origin; fields that only a study has are None for a checkpoint outside a study."""
 
     name: str
     uri: str
@@ -82,7 +82,7 @@ def predict_top_k_heatmaps(method: Method, scenes: SceneBatch, device: torch.dev
 
 
 def predict_scene_heatmaps(method: Method, scenes: SceneBatch, device: torch.device | str = "cpu") -> HeatMaps:
-    """Everything that a method says of scenes, in batches, without gradients, on the CPU: all maps, classes, loudness."""
+    """All heatmaps of a method on scenes, with classes and loudness where it has them; in batches, without gradients, on the CPU."""
     method.eval()
     with torch.inference_mode():
         found = [method.predict_heatmaps(batch.to(device)) for batch in scenes.batches(SCORING_BATCH_SIZE)]

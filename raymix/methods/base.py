@@ -57,7 +57,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def forward_heatmaps(self, scenes: SceneBatch) -> HeatMaps:
-        """Maps of scenes, in evaluation mode and without gradient; `predict_heatmaps` sees to both."""
+        """Heatmaps of scenes. `predict_heatmaps` calls it in evaluation mode, its callers without gradient."""
 
     def on_epoch_end(self, epoch: int, epochs: int, examples: Callable[[], Iterator[ClipBatch]]) -> None:
         """What a method with stages does between epochs (`epoch` of `epochs` is done); most do nothing.

@@ -1,8 +1,8 @@
 """FNAC (Sun et al. 2023, "Learning Audio-Visual Source Localization via False Negative Aware Contrastive Learning").
 
-EZ-VSL, where clips that sound or look alike are no plain negatives: how alike the sounds of a batch are, and how alike its
-frames, says how alike the scores of pairs should be (false negatives are suppressed), and how alike what sounds in the
-frames should be (true negatives are kept apart).
+EZ-VSL with regularization of false negatives: the similarities between the sounds of a batch, and between its frames, are
+targets for the similarities of the scores of pairs (false negative suppression) and of the sounding regions (true
+negative enhancement).
 """
 
 from __future__ import annotations

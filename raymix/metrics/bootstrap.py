@@ -90,7 +90,7 @@ def bootstrap_interval(
     """Percentile interval (low, high) of each column's mean, resampling units of independence; NaN entries are absent.
 
     Without a second combination of units there is no interval, and both ends are NaN. A resample in which no entry of a
-    column counts is left out for that column. Weights say how many rows of the mean an entry stands for; without them one.
+    column counts is left out for that column. Weights are the number of rows of the mean that an entry represents; 1 without them.
     """
     return percentile_interval(resampled_means(values_NK, units, seed, resamples, weights_NK), level)
 

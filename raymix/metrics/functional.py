@@ -49,7 +49,7 @@ def cache_sized_slices(rows: int, *size: int) -> Iterator[slice]:
 
 
 def minmax_normalize(maps_NMYX: np.ndarray) -> np.ndarray:
-    """Min-max each map to [0, 1] as float32; a constant map becomes 0 everywhere, because it says nothing."""
+    """Min-max each map to [0, 1] as float32; a constant map becomes 0 everywhere."""
     return minmax_scale(maps_NMYX)[0]
 
 
@@ -163,7 +163,7 @@ def assign_maps_to_sources(gain_NSM: np.ndarray, second_NSM: np.ndarray) -> np.n
 def peak_panels(maps_NMHW: np.ndarray, rects_P4: np.ndarray, canvas_YX: tuple[int, int]) -> np.ndarray:
     """The panel in which each map has its peak, (N, M), -1 where it names none; panels are x0, y0, x1, y1 in pixels.
 
-    The peak is the highest cell of the raw map, and lies where the centre of that cell lies on the canvas. Cells that
+    The peak is the highest cell of the raw map, at the centre of that cell on the canvas. Cells that
     tie for the highest name their panel only if they all lie in it, so a constant map names no panel.
     """
     y = (np.arange(maps_NMHW.shape[-2]) + 0.5) * canvas_YX[0] / maps_NMHW.shape[-2]

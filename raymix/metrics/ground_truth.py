@@ -121,7 +121,7 @@ class SceneGroundTruth:
         y, x = (int(size) for size in scenes.frames_N3YX.shape[-2:])
         videos = tuple(tuple(each) for each in scenes.videos)
         panels_NS, rects_P4 = _array(scenes.panels_NS), _array(scenes.rects_P4)
-        named = getattr(scenes, "labels", None)  # not every maker of scenes knows classes
+        named = getattr(scenes, "labels", None)  # scenes without class names
         labels = None if named is None else tuple(tuple(map(str, each)) for each in named)
         where = scenes.layout, (y, x), panels_NS, rects_P4
         made = getattr(scenes, "preprocessing", "")

@@ -136,7 +136,7 @@ def all_pairings(
 ) -> list[MapPairing]:
     """All pairings that a protocol reports, at least one, the first one per source.
 
-    `there_NSM` says which pairs exist; `same_NSM` which maps are of their source's class, None without class names.
+    `there_NSM`: which pairs exist; `same_NSM`: which maps are of their source's class, None without class names.
     """
     if protocol.match == "labels" and same_NSM is not None:
         fits_NSM = same_NSM & there_NSM
@@ -522,7 +522,7 @@ def _ap(view: TruthView, cut: _Cut, protocol: EvaluationProtocol) -> np.ndarray:
 def _by_source(
     chunk: SceneChunk, rows: _Rows, agreed: _Rows, iou_NTM: np.ndarray, ap_NTM: np.ndarray, paired: MapPairing
 ) -> ChunkScores:
-    """Whose map is whose, and its IoU and AP; unknown where a protocol knows no sources, only their union."""
+    """The map assigned to each source, with IoU and AP; unknown where a protocol scores only the union of sources."""
     n, s = len(rows.known_NS), chunk.sources
     if rows.known_NS.shape != (n, s):
         return ChunkScores(np.full((n, s), np.nan), np.full((n, s), np.nan), np.full((n, s), -1))

@@ -249,7 +249,7 @@ def score_maps_under_protocols(
 ) -> dict[str, ScoreTable]:
     """A table for each protocol, by its id, as `score_maps` makes it; what they have in common is computed once.
 
-    `Protocol.declines` tells beforehand which protocols are refused.
+    `EvaluationProtocol.declines` gives the reason for a protocol that is refused.
     """
     chosen = list(protocols)
     for protocol in chosen:

@@ -1,6 +1,6 @@
 """Contact sheets of prepared clips: frames with their regions above, log-mel below, on one clock; and where regions lie.
 
-For the eye of a person who wants to know whether boxes and sound fit the pictures. Draws with matplotlib's Agg canvas only.
+For checking by eye whether boxes and sound fit the frames. Draws with matplotlib's Agg canvas only.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _headline(figure: Figure, text: str, size: tuple[float, float]) -> None:
 
 
 def _caption(figure: Figure, at: tuple[float, float, float], number: int, clip: SheetClip, width: float) -> None:
-    """What it is, and when: two lines; the first says why it is shown where that is no chance."""
+    """Two lines: what is shown and its time; the first gives the reason where the clip was not chosen at random."""
     max_letters = int(width * 17)  # letters
     named = ", ".join(clip.labels) or "no class"
     span = f"{clip.start_s:.2f} to {clip.start_s + clip.duration_s:.2f} s"

@@ -51,7 +51,7 @@ PANEL_NAMES = {"grid2x2": _CORNERS, "solo2x2": _CORNERS, "hconcat": ("left", "ri
 class ScenePicture:
     """One scene to draw: frame, heatmaps and ground truth; ValueError where sizes do not fit.
 
-    `maps_MHW` are raw maps; `sources` names the S sources; `map_S` says which map belongs to each source (-1: none) and
+    `maps_MHW` are raw maps; `sources` names the S sources; `map_S` is the map that belongs to each source (-1: none) and
     `iou_S` how well it fits; `panels` are x0, y0, x1, y1 in pixels, `sounding` the panels that sound. With one
     source and several maps, what is scored is the mean of the normalised maps, and it is drawn before them.
     """

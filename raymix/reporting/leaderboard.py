@@ -175,7 +175,7 @@ def _show(study: StudyState, table: list[dict[str, Any]], folder: str, wide: boo
 
 
 def _print_fitted(title: str, table: list[dict[str, Any]]) -> None:
-    """One line a trial, no longer than the terminal is wide; why trials failed stands below."""
+    """One line per trial, cut to the width of the terminal; reasons of failed trials are listed below."""
     width, searched = shutil.get_terminal_size().columns, _searched(table)
     fixed = [name for name in FIXED_COLUMNS if any(line[name] is not None for line in table)]
     cells = [

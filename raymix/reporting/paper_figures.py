@@ -1,6 +1,6 @@
 """Figures 3 to 9 of the paper: maps of several systems on the same scenes, and random walks as graphs.
 
-Each system has as many columns as it has maps (#1, #2 of ours); which map belongs to which source stands above it.
+Each system has as many columns as it has maps (#1, #2 of ours); the source that a map belongs to is printed above it.
 
 Sound nodes on the left go to images and home again to sound nodes on the right. Draws with matplotlib's Agg canvas only.
 """
@@ -78,7 +78,7 @@ def draw_system_rows(rows: Sequence[Mapping[str, ScenePicture]], heading: str = 
 
 
 def _head(name: str, which: int, columns: int) -> str:
-    """What stands above a column: of one map the system alone, of several which map it is."""
+    """The title of a column: the system, and the number of the map if there are several."""
     if columns < 2:
         return name
     return f"{name} #{which + 1}" if which >= 0 else f"{name}, mean"

@@ -287,7 +287,7 @@ def paper_table_markdown(
 ) -> str:
     """The paper's table in percent, as it prints it, and below it a part for each other dataset; baselines in the last rows.
 
-    `absent` says, by dataset and layout, why nothing was measured there; `notes` stand below all.
+    `absent` gives, by dataset and layout, the reason why nothing was measured; `notes` are printed below.
     """
     absent = absent or {}
     lines = [f"## Table {table.number}: {table.title}"]
@@ -325,7 +325,7 @@ def _cells(columns: Sequence[PaperTablePart], found: Sequence[Mapping[str, Any]]
 
 
 def _name(row: str, kind: str, notes: Sequence[str]) -> str:
-    """What stands before a line: the row, and where its numbers come from."""
+    """The first cell of a line: the row, and the origin of its numbers."""
     if kind == PUBLISHED_KIND:
         return f"{row}, published"
     where = " and ".join(filter(None, notes))

@@ -1,6 +1,6 @@
 """The renderer: an EvaluationReport as Markdown, as CSV, and as text for a terminal.
 
-`render_markdown` and `render_csv` take any report; the `_..._page` function of its kind says what it shows and in which order;
+`render_markdown` and `render_csv` take any report; the `_..._page` function of its kind defines content and order;
 `raymix.reporting.report_tables` writes tables, numbers, intervals and marks.
 """
 

@@ -5,5 +5,5 @@
 `ray_head` join or start a Ray cluster, `cluster_nodes` and `cluster_capacity` say what it has; `expressions` evaluates
 `mixture.k == 2`.
 
-Nothing here knows clips, methods or studies.
+Nothing here depends on clips, methods or studies.
 """

@@ -97,7 +97,7 @@ def _workers(cluster: ClusterConfig, node: NodeResources, evaluator: bool) -> in
 
 
 def _on_gpus(gpus: float, each: float, evaluator: float) -> int:
-    """Workers that fit on whole GPUs: a share of less than one lies on one GPU, more than one takes whole ones."""
+    """Workers that fit on whole GPUs: less than one GPU shares one, more than one takes whole GPUs."""
     if each == 0:
         return MANY
     if each >= 1:

@@ -42,7 +42,7 @@ def watch_node_changes(
     def look() -> None:
         nonlocal known
         while not over.wait(every):
-            with contextlib.suppress(Exception):  # a head too busy to answer; the next look tells
+            with contextlib.suppress(Exception):  # the head is too busy to answer; the next poll will
                 before, known = known, cluster_nodes.alive_nodes()
                 for line in node_change_lines(
                     before, known, lambda: cluster_nodes.check_cluster_capacity(cluster, streaming).description

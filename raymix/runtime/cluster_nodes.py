@@ -55,7 +55,7 @@ def check_cluster_capacity(cluster: Any, streaming: bool) -> SlotCapacity:
 
 
 def trial_actor_resources(cluster: Any) -> dict[str, float]:
-    """What a trial's own process asks for: it only waits for its slot, so a trace of a resource that says where."""
+    """Resources of the process of a trial, which only waits for its slot: a tiny share of a resource that selects the node."""
     return {HEAD if cluster.trials_on == "head" else cluster.trials_on: 0.001}
 
 
@@ -109,7 +109,7 @@ def check_shared_paths(places: Mapping[str, str]) -> None:
         finally:
             if made:
                 os.unlink(probe)
-        if blind := [address for address, sees in answers if not sees]:
+        if blind := [address for address, is_visible in answers if not is_visible]:
             many = f" and {len(blind) - 1} more" if len(blind) > 1 else ""
             raise ConfigError(
                 f"{name}={place}: node {blind[0]}{many} does not see it; name storage that all nodes share (NFS, s3://, gs://)"

@@ -26,12 +26,12 @@ def world_size() -> int:
 
 
 def global_offset(count: int) -> int:
-    """Where this rank's first row stands in the batch of all ranks, of which each holds `count`."""
+    """Index of this rank's first row in the batch of all ranks, each of which has `count` rows."""
     return dist.get_rank() * count if world_size() > 1 else 0
 
 
 def global_indices(rows: Tensor) -> Tensor:
-    """Where each of this rank's rows stands in the batch of all ranks: int64 (N,)."""
+    """Indices of this rank's rows in the batch of all ranks: int64 (N,)."""
     return global_offset(len(rows)) + torch.arange(len(rows), device=rows.device)
 
 
@@ -52,7 +52,7 @@ def all_gather_with_grad(rows: Tensor) -> Tensor:
         _refuse_unequal(rows)
     every = torch.cat(all_gather(rows))
     if every.requires_grad:
-        # torch 2.11 sends a gradient as it lies in memory: one with other strides (of a transpose) would arrive scrambled.
+        # torch 2.11 sends a gradient in memory order: one with other strides (of a transpose) would arrive scrambled.
         every.register_hook(torch.Tensor.contiguous)
     return every
 

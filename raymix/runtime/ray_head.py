@@ -76,7 +76,7 @@ class RayHeadNode:
 def start_head(options: dict[str, Any], say: Callable[[str], None]) -> RayHeadNode:
     """Start a head node with these arguments of `ray.init`, trying again where an attempt fails or takes too long.
 
-    Returns within TOTAL_S seconds (or what the environment variable RAYMIX_RAY_START_S says). May be interrupted by
+    Returns within TOTAL_S seconds (or the environment variable RAYMIX_RAY_START_S). May be interrupted by
     exceptions of signal handlers at any moment; nothing that was started is left then.
 
     Args:
@@ -124,7 +124,7 @@ def _attempt(options: dict[str, Any], seconds: float) -> RayHeadNode | str:
         path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]))
         process = subprocess.Popen(
             command,
-            stdin=subprocess.PIPE,  # its end tells the head that the driver has gone
+            stdin=subprocess.PIPE,  # its end signals the head that the driver has exited
             stdout=output,
             stderr=output,
             pass_fds=(writes,),
@@ -278,7 +278,7 @@ def _end() -> NoReturn:
 
 
 def _end_with_driver() -> None:
-    """Waits for the end of standard input, which the driver holds open as long as it lives."""
+    """Waits for the end of standard input, which the driver keeps open while it runs."""
     while sys.stdin.buffer.read(1):
         pass
     _end()

@@ -149,13 +149,13 @@ def with_retries(read: Callable[[], T]) -> T:
 
 
 def unreachable_storage_message(error: OSError) -> str:
-    """What an object store's error says in one line; '' for any other error."""
+    """The message of an object-store error as one line; '' for any other error."""
     message = " ".join(str(error).split())
     return message if "AWS Error" in message or "google::cloud" in message else ""
 
 
 def disk_full_message(error: OSError) -> str:
-    """What an error says in one line where a disk, a quota or a file may not grow; '' for any other error."""
+    """A one-line message for a full disk, quota or file-size limit; '' for any other error."""
     message = " ".join(str(error).split())
     return f"no room left to write: {message}" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
 
@@ -266,7 +266,7 @@ def _upload(filesystem: fs.FileSystem, path: str, data: bytes | pa.Buffer, again
     except OSError as error:
         if not again:
             raise
-        if isinstance(error, FileNotFoundError):  # a filesystem that wants folders
+        if isinstance(error, FileNotFoundError):  # a filesystem that needs folders
             filesystem.create_dir(path.rpartition("/")[0], recursive=True)
         elif "NO_SUCH_UPLOAD" not in str(error):  # else it was completed, and the answer lost on its way
             raise

@@ -33,7 +33,7 @@ class ProgressReporter:
     """Fed by the recorder; `close` leaves the last table on the screen.
 
     Args:
-        study: what the event log says before the search goes on.
+        study: the state replayed from the event log before the search continues.
         epochs: of a trial that is not stopped.
         live: a table that is redrawn, or plain lines; None: by whether standard output is a terminal.
         expected: the share of trials expected to train each epoch (see `time_left.expected_survival`); None: all train all.
@@ -308,7 +308,7 @@ class OverheadClocks:
 
 
 class TensorBoardWriter:
-    """TensorBoard event files in `<study>/tensorboard/`, where the study lies on a local disk."""
+    """TensorBoard event files in `<study>/tensorboard/`, where the study is on a local disk."""
 
     def __init__(self, uri: str) -> None:
         self._folder = None if "://" in uri else Path(uri) / "tensorboard"

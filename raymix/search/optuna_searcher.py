@@ -40,7 +40,7 @@ OPTUNA_STATES = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED, 
 def open_journal(study_uri: str) -> BaseStorage:
     """An empty Optuna storage: a journal file inside a local study (for Optuna's dashboard), else memory.
 
-    A journal that is there already is deleted: the event log knows better, and a killed driver may have left it locked.
+    A journal that is there already is deleted: the event log is authoritative, and a killed driver may have left the journal locked.
     """
     filesystem, folder = resolve_uri(study_uri)
     if not isinstance(filesystem, fs.LocalFileSystem):
@@ -106,7 +106,7 @@ class StudyOptunaSearch(OptunaSearch):
     With `search.repeats`, and under pbt, points may repeat; the nth repeat of a point trains with `training.seed` = `seed` + n,
     which is among its parameters.
 
-    A result must bring `epoch` and the objective. The last one of a trial says `"ended": "completed"`, or `"ended":
+    A result must bring `epoch` and the objective. The last one of a trial has `"ended": "completed"`, or `"ended":
     "failed"` with the reason in `"failed"`; one without `ended` short of `epochs` was stopped by the scheduler.
     """
 

@@ -80,7 +80,7 @@ def plan_study(run: TrainConfig, space: Any, space_hash: str | None, uncut: str 
 
 
 def reload_plan(before: StudyPlan) -> StudyPlan:
-    """The same plan by what the event log says now."""
+    """The same plan with the current state of the event log."""
     return plan_study(before.run, before.space, before.space.hash if before.space else "")
 
 
@@ -169,7 +169,7 @@ def load_search_space(config: TuneConfig) -> tuple[Any, list[str]]:
     from raymix.search import samplers, space_file
 
     plain = config_to_plain(config)
-    space_file.parse_search_space(config.search_spaces, plain)  # refused as it stands in its file
+    space_file.parse_search_space(config.search_spaces, plain)  # errors refer to the file as written
     mapping = space_file.apply_recipe_ranges(config.search_spaces, config.ranges, flatten_config(plain))
     given = recipes.parse_settings(commands.command_line_settings()[0])
     known = [*mapping["space"], *(mapping.get("fixed") or {})]

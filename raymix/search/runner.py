@@ -82,8 +82,8 @@ def _fill_slots(plan: StudyPlan, study: StudyState, watch: Any, recorder: Any) -
 
 
 def finalize_study(plan: StudyPlan) -> None:
-    """After the last trial, or an interruption: checkpoints that nothing refers to go, and Optuna's journal says what
-    the event log says, so that no trial is left RUNNING in it."""
+    """After the last trial or an interruption: delete unreferenced checkpoints and write Optuna's journal anew from the
+    event log, so that no trial is left RUNNING in it."""
     from raymix.search.optuna_searcher import StudyOptunaSearch, open_journal
     from raymix.tracking import checkpoint
 
@@ -97,7 +97,7 @@ def finalize_study(plan: StudyPlan) -> None:
 
 
 def create_study_context(plan: StudyPlan, study: StudyState, watch: Any) -> tuple[Any, int, Any]:
-    """What all trials share (evaluator, decoded clips, coordinator), the number of slots, and the evaluator's first answer."""
+    """Return what all trials share (scoring actor, clips, coordinator), the number of slots, and a reference to wait for."""
     from raymix.data.loader import open_clip_source
     from raymix.methods import data_requirements
     from raymix.runtime import cluster_nodes
@@ -125,7 +125,7 @@ def create_study_context(plan: StudyPlan, study: StudyState, watch: Any) -> tupl
 
 
 def restore_trial_progress(study: StudyState, uri: str, coordinator: Any) -> None:
-    """Tell the coordinator how far each unfinished trial was scored."""
+    """Pass the progress of each unfinished trial to the coordinator."""
     import ray
 
     from raymix.training.coordinator import TrialProgress
@@ -143,7 +143,7 @@ def restore_trial_progress(study: StudyState, uri: str, coordinator: Any) -> Non
 
 
 def build_tuner(plan: StudyPlan, study: StudyState, shared: Any, recorder: Any, slots: int) -> Any:
-    """Ray Tune over slots: as many trials in flight as there are slots, each in an actor that waits for its slot."""
+    """A Ray Tune `Tuner` with as many concurrent trials as slots, each in an actor that waits for its slot."""
     from ray import tune
 
     from raymix.runtime import cluster_nodes
@@ -194,7 +194,7 @@ def build_tuner(plan: StudyPlan, study: StudyState, shared: Any, recorder: Any, 
 
 
 def run_study(plan: study_plan.StudyPlan, began: float, live: bool | None = None) -> int:
-    """Prepare, search, tell, evaluate; shared by `raymix.train`. Interrupted, it names the command that resumes."""
+    """Prepare the data, search, print the leaderboard, evaluate; used by `raymix.train` too. Returns the exit code."""
     lost = threading.Event()
     try:
         with ray_cluster.handle_interrupts(interruption_message):
@@ -250,7 +250,7 @@ def abandon_study(lost: threading.Event, why: str) -> None:
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     def insist() -> None:
-        if signal.getsignal(signal.SIGTERM) is waits:  # not heard, deep in a request that the storage does not answer
+        if signal.getsignal(signal.SIGTERM) is waits:  # not handled: blocked in a storage request without an answer
             os._exit(128 + signal.SIGTERM)
 
     deadline = threading.Timer(ray_cluster.GRACE, insist)

@@ -1,7 +1,7 @@
 """Optuna samplers that draw whole points within the constraints, reproducibly across restarts.
 
 Rules are kept at suggestion: a point that breaks one is redrawn before any trial of it exists, so it costs no number.
-Each trial's draw depends on (seed, trial number, what the study knows), never on how often the search was restarted.
+Each trial's draw depends on (seed, trial number, recorded trials), never on how often the search was restarted.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class ConstrainedSampler(BaseSampler):
         """A random new point for a trial that has `fixed` values; None where there is none.
 
         The same for the same study and number. A space of at most LARGEST_GRID combinations is searched to the last; of a
-        larger one, None says that 10,000 draws found none.
+        larger one, None means that 10,000 draws found none.
         """
         whole = self.space.point_of(fixed)  # a queued point, which it has before those behind it in the queue
         taken = set() if self.repeats else set(self.points(study, number, queued_behind=whole is None).values())

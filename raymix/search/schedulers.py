@@ -24,7 +24,7 @@ def _best(scores: dict[int, float], mode: str) -> float:
 
 
 def build_scheduler(settings: SearchConfig, study: StudyState, epochs: int, space: SearchSpace) -> TrialScheduler:
-    """The scheduler of that name, on our `epoch`, knowing every score that the event log holds.
+    """Build a trial scheduler on the attribute `epoch`, restored from all scores in the event log.
 
     Raises ConfigError for a name that is none of asha, fifo, median, pbt.
     """
@@ -106,7 +106,7 @@ class ResumableMedianStopping(_IgnoreFailedTrials, MedianStoppingRule):
 class ResumablePBT(_IgnoreFailedTrials, PopulationBasedTraining):
     """Population-based training (arXiv:1711.09846) over the trials in flight; only searched floats are perturbed.
 
-    A trial that takes over another's weights keeps its own number; its new config says whose: `"parent": {"trial": 5}`.
+    A trial that takes over another's weights keeps its own number; its new config names that trial: `"parent": {"trial": 5}`.
     """
 
     def __init__(self, space: SearchSpace, study: StudyState, interval: int) -> None:

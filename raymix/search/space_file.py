@@ -30,7 +30,7 @@ RECIPE_RANGES_KEY = "recipe_ranges"  # of a space in which a recipe may replace 
 def apply_recipe_ranges(
     own: Mapping[str, Any], ranges: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A space in which `ranges` replace those of the same name, where it says `recipe_ranges: true`.
+    """A space in which `ranges` replace those of the same name, where it has `recipe_ranges: true`.
 
     The only point that is tried first is then that of `settings` ({dotted name: value}), the recipe's own.
     """

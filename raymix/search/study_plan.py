@@ -12,7 +12,7 @@ from raymix.tracking.study import StudyState
 
 @dataclass
 class StudyPlan:
-    """A study about to run: its config, space, folder, event_log, and what the event log says."""
+    """A study about to run: its config, search space, folder, event log, and the state replayed from that log."""
 
     run: TrainConfig
     space: Any  # SearchSpace, or None for a single run

@@ -129,7 +129,7 @@ class StandingTrainable(tune.Trainable):
     def _score(self, uri: str) -> dict[str, Any]:
         """The evaluator's answer, however long it takes; {"failed": reason} where scoring this checkpoint raises an error.
 
-        Scoring is deterministic, so such an error would come again. What says nothing of the checkpoint (the evaluator is lost
+        Scoring is deterministic, so such an error would occur again. Other errors (the scoring actor is lost
         for good, the storage does not answer) is raised, and Tune starts the trial again from its newest checkpoint.
 
         One that lost its node may find no place on the others, all of them taken by slots that wait for its scores: after

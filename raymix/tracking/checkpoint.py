@@ -40,7 +40,7 @@ TRIAL_FOLDER = re.compile(r"trial-(\d+)(\.\d+)?$")  # with a number behind it: a
 
 
 class CorruptCheckpointError(ValueError):
-    """A folder is not a whole checkpoint; the message says what is missing or differs."""
+    """A folder is not a complete checkpoint; the message names what is missing or differs."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Layout: `<study>/ledger/`. On a local disk one JSON-lines file: each line is written whole, under a lock, and fsynced.
 On an object store one small object per record, `<time>-<writer>.json`, and compacted objects of many records,
 `<time>-<id>-all.json`. Optuna's study and ASHA's rungs are rebuilt from here (`raymix.search.optuna_searcher`), never the other way round;
-`raymix.tracking.study` says what the records mean.
+`raymix.tracking.study` interprets the records.
 
 Compaction never loses a record, even if others read, write or compact, and wherever it is killed: an object is deleted only
 after another one with all of its lines is stored, and a record that is in two objects counts once, by its id. A reader that
@@ -36,7 +36,7 @@ EVENT_LOG_FILE = "records.jsonl"
 
 COMPACTED_SUFFIX = "-all.json"
 
-EVENT_OBJECT_NAME = re.compile(r"/\d{20}-[^/]+\.json$")  # of an object; what else lies in the folder is left alone
+EVENT_OBJECT_NAME = re.compile(r"/\d{20}-[^/]+\.json$")  # of an object; other files in the folder are not touched
 
 MIN_LOOSE_OBJECTS = 8  # objects of one record: an `append` that finds as many compacts them
 
@@ -177,7 +177,7 @@ class EventLog:
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    """The record of a line under today's names, None where this version knows no such record."""
+    """The record of a line under today's names, None for a kind of record that this version does not have."""
     try:
         record: dict[str, Any] = json.loads(line)
         if not isinstance(record["id"], str) or not all(name in record for name in EVENT_FIELDS[record["kind"]]):

@@ -336,7 +336,7 @@ def _of_means(study: StudyState, rows: Sequence[TrialRecord]) -> SignificanceFin
 
 
 def significance_sentences(study: StudyState) -> list[str]:
-    """What a leaderboard says below its table: where nothing was found in the search, or on a later test split."""
+    """The notes below a leaderboard: no significant score in the search, or on a later test split."""
     finding = study_significance(study)
     later = [record["above_chance"] for record in study.evaluations if record.get("above_chance")]
     sentences = [finding.sentence] if finding else []

@@ -171,7 +171,7 @@ def replay_events(records: Iterable[dict[str, Any]]) -> StudyState:
     """Records -> Study; the order of records of different trials does not matter, repeating one changes nothing."""
     records = list(records)
     study = StudyState()
-    for record in records:  # trials score by the study's objective, so its own record comes first wherever it stands
+    for record in records:  # trials score by the study's objective, so its own record is applied first, wherever it is
         if record["kind"] == "study":
             apply_event(study, record)
     seen: set[str] = set()

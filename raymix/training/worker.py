@@ -51,7 +51,7 @@ def wrap_ddp(method: nn.Module, settings: TrainingConfig, device: torch.device) 
     if settings.sync_batch_norm and world_size() > 1:
         convert_sync_batch_norm(method, device)
     if settings.compile:
-        # A worker sees many trials: without this their graphs add up to torch's limit, after which nothing is compiled.
+        # A worker trains many trials: without this their graphs add up to torch's limit, after which nothing is compiled.
         torch.compiler.reset()
         for part in method.children():
             part.compile()
@@ -100,7 +100,7 @@ def _spread() -> int:
 
 
 def is_lost_peer_error(error: BaseException) -> bool:
-    """Whether an error says that another rank is gone, or cannot be reached; gloo says so in a plain RuntimeError."""
+    """Whether an error says that another rank is gone, or cannot be reached; gloo raises a plain RuntimeError."""
     text = str(error).lower()
     return isinstance(error, dist.DistError) or any(sign in text for sign in LOST_PEER_MESSAGES)
 
