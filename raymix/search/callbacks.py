@@ -30,7 +30,7 @@ TABLE_HEADER = ["trial", "state", "epoch", "score", "shuf", "best"]
 
 
 class ProgressReporter:
-    """Fed by the recorder; `close` leaves the last table on the screen.
+    """Fed by the callback; `close` leaves the last table on the screen.
 
     Args:
         study: the state replayed from the event log before the search continues.
@@ -162,9 +162,9 @@ class StudyCallback(tune.Callback):
     """Tune's callback in the driver: the one writer of the event log while the study runs."""
 
     def __init__(
-        self, event_log: EventLog, uri: str, study: StudyState, keep: int, watch: ProgressReporter, began: float
+        self, event_log: EventLog, uri: str, study: StudyState, keep: int, reporter: ProgressReporter, began: float
     ) -> None:
-        self.event_log, self.uri, self.keep, self.watch = event_log, uri.rstrip("/"), keep, watch
+        self.event_log, self.uri, self.keep, self.reporter = event_log, uri.rstrip("/"), keep, reporter
         self.study = study
         self.clocks = OverheadClocks(began)
         self.board = TensorBoardWriter(self.uri)
@@ -180,7 +180,7 @@ class StudyCallback(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number, params = trial.config["trial"], trial.config["params"]
         self._write("trial_started", trial=number, params=params)
-        self.watch.started(number, params)
+        self.reporter.started(number, params)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -205,7 +205,7 @@ class StudyCallback(tune.Callback):
         self.clocks.epoch(result)
         self.board.epoch(number, epoch, {**result["metrics"], **result["training"]["train"]})
         self._tidy(self.referenced())
-        self.watch.scored(self.study.trials[number])
+        self.reporter.scored(self.study.trials[number])
 
     def _outcomes(self, outcomes: dict[str, Any] | None) -> dict[str, str] | None:
         """The outcomes of an epoch as they are recorded: what they share with others on the same scenes goes in once."""
@@ -236,14 +236,14 @@ class StudyCallback(tune.Callback):
         self._write("trial_ended", trial=number, state=state, reason=reason)
         self.clocks.ended()
         self._tidy(self.referenced())
-        self.watch.ended(self.study.trials[number])
+        self.reporter.ended(self.study.trials[number])
 
     def exhausted(self, trials: int, points: int, unreachable: list[int]) -> None:
         """The search space has no further point: the study will have `trials` trials; `unreachable` numbers get none."""
         self._write("exhausted", trials=trials, points=points)
         for number in unreachable:
             self._write("trial_ended", trial=number, state="failed", reason="the search space has no further point")
-        self.watch.limit(self.study.expected, self.study.exhaustion)
+        self.reporter.limit(self.study.expected, self.study.exhaustion)
 
     def _write(self, kind: str, **record: Any) -> None:
         apply_event(self.study, self.event_log.append(kind, record))

@@ -45,23 +45,23 @@ def run_trials(plan: StudyPlan, began: float, live: bool | None, lost: threading
         if settings
         else None
     )
-    watch = ProgressReporter(study, run.training.epochs, live, expected)
-    recorder = StudyCallback(plan.event_log, plan.uri, study, run.training.num_checkpoints_to_keep, watch, began)
+    reporter = ProgressReporter(study, run.training.epochs, live, expected)
+    callback = StudyCallback(plan.event_log, plan.uri, study, run.training.num_checkpoints_to_keep, reporter, began)
     stopped, found = "", {}
     try:
-        _fill_slots(plan, study, watch, recorder)
+        _fill_slots(plan, study, reporter, callback)
     except BaseException as error:
         stopped = type(error).__name__
         raise
     finally:
-        watch.close()
+        reporter.close()
         if not lost.is_set():
-            found = recorder.close(stopped)
+            found = callback.close(stopped)
             finalize_study(plan)
     return found
 
 
-def _fill_slots(plan: StudyPlan, study: StudyState, watch: Any, recorder: Any) -> None:
+def _fill_slots(plan: StudyPlan, study: StudyState, reporter: Any, callback: Any) -> None:
     import ray
 
     from raymix.data.loader import report_bad_rows
@@ -69,16 +69,16 @@ def _fill_slots(plan: StudyPlan, study: StudyState, watch: Any, recorder: Any) -
     from raymix.search.callbacks import WORKERS_PHASE
 
     run, c = plan.run, plan.run.cluster
-    watch.phase("reading clips")
-    shared, slots, warmed = create_study_context(plan, study, watch)
+    reporter.phase("reading clips")
+    shared, slots, warmed = create_study_context(plan, study, reporter)
 
-    with cluster_changes.watch_node_changes(c, not shared.source.parts, watch.say):
-        watch.phase("starting the evaluator")
+    with cluster_changes.watch_node_changes(c, not shared.source.parts, reporter.say):
+        reporter.phase("starting the evaluator")
         with report_bad_rows():
             ray.get(warmed)
-        watch.phase(WORKERS_PHASE)
+        reporter.phase(WORKERS_PHASE)
         cluster_nodes.check_shared_paths(cluster_nodes.local_path_settings(run))  # once more: by now nodes have come
-        build_tuner(plan, study, shared, recorder, slots).fit()
+        build_tuner(plan, study, shared, callback, slots).fit()
 
 
 def finalize_study(plan: StudyPlan) -> None:
@@ -96,7 +96,7 @@ def finalize_study(plan: StudyPlan) -> None:
         StudyOptunaSearch(plan.space, study, run.search, run.training.epochs, open_journal(plan.uri))
 
 
-def create_study_context(plan: StudyPlan, study: StudyState, watch: Any) -> tuple[Any, int, Any]:
+def create_study_context(plan: StudyPlan, study: StudyState, reporter: Any) -> tuple[Any, int, Any]:
     """Return what all trials share (scoring actor, clips, coordinator), the number of slots, and a reference to wait for."""
     from raymix.data.loader import open_clip_source
     from raymix.methods import data_requirements
@@ -110,8 +110,8 @@ def create_study_context(plan: StudyPlan, study: StudyState, watch: Any) -> tupl
     c = run.cluster
     source = open_clip_source(run, data_requirements(run))
     capacity = cluster_nodes.check_cluster_capacity(c, streaming=not source.parts)
-    watch.say(f"data: {source.description}")
-    watch.say(f"slots: {capacity.description}")
+    reporter.say(f"data: {source.description}")
+    reporter.say(f"slots: {capacity.description}")
     options = {
         "num_cpus": c.evaluator_cpus,
         "num_gpus": c.evaluator_gpus,
@@ -142,7 +142,7 @@ def restore_trial_progress(study: StudyState, uri: str, coordinator: Any) -> Non
             )
 
 
-def build_tuner(plan: StudyPlan, study: StudyState, shared: Any, recorder: Any, slots: int) -> Any:
+def build_tuner(plan: StudyPlan, study: StudyState, shared: Any, callback: Any, slots: int) -> Any:
     """A Ray Tune `Tuner` with as many concurrent trials as slots, each in an actor that waits for its slot."""
     from ray import tune
 
@@ -164,10 +164,10 @@ def build_tuner(plan: StudyPlan, study: StudyState, shared: Any, recorder: Any, 
             epochs,
             open_journal(plan.uri),
             seed=run.training.seed,
-            on_exhausted=recorder.exhausted,
+            on_exhausted=callback.exhausted,
         )
         chosen = build_scheduler(settings, study, epochs, plan.space)
-        recorder.referenced = getattr(chosen, "referenced", frozenset)
+        callback.referenced = getattr(chosen, "referenced", frozenset)
         many = {"search_alg": searcher, "scheduler": chosen}
     return tune.Tuner(
         tune.with_resources(
@@ -187,7 +187,7 @@ def build_tuner(plan: StudyPlan, study: StudyState, shared: Any, recorder: Any, 
             storage_path=path,
             storage_filesystem=filesystem,
             verbose=0,
-            callbacks=[recorder],
+            callbacks=[callback],
             failure_config=tune.FailureConfig(max_failures=MAX_LOST_SLOTS),
         ),
     )
