@@ -69,6 +69,7 @@ def resumed_at_every_epoch(run: TrainConfig) -> tuple[list[float], Any]:
     return whole, method
 
 
+@pytest.mark.slow
 def test_dsol_is_resumed_in_and_between_its_stages(demo: Path) -> None:
     """Clusters after epoch 2, found anew after 3, where stage 2 begins; the map masks after 4."""
     run = of("dsol", demo, epochs=5)

@@ -159,6 +159,7 @@ def test_did_you_mean_an_old_metric() -> None:
     )
 
 
+@pytest.mark.slow
 def test_scores_of_checkpoints_stay(demo: Path, tmp_path: Path) -> None:
     """The recorded validation scores come out again, and on the test split the scores that version 0.1 computed."""
     earlier_study.unpack(tmp_path, demo)

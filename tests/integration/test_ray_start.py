@@ -201,6 +201,7 @@ def test_a_driver_that_is_killed_takes_its_head_along(folder: str, begin: Begin)
     process.communicate()  # the fixture looks for what is left
 
 
+@pytest.mark.slow
 def test_a_signal_that_compiled_code_keeps_from_python_ends_the_process(begin: Begin) -> None:
     """A mutex that is locked twice waits for ever, a signal does not end the wait, and no Python handler can run."""
     program = """

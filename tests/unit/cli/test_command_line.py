@@ -214,6 +214,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", BROKEN)
 @pytest.mark.parametrize(
     "words", [("tune",), ("train",), ("compare", "systems=cycle"), ("prepare",), ("evaluate", "study=x")]
@@ -229,6 +230,7 @@ def test_a_broken_library_is_said_in_one_line(library: str, words: tuple[str, ..
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.slow
 def test_a_worker_says_it_in_one_line_too(tmp_path: Path) -> None:
     (tmp_path / "torchaudio.py").write_text(BROKEN["torchaudio"][0])
     done = python("-c", "import raymix.training.worker", PYTHONPATH=f"{tmp_path}:{ROOT}")
@@ -246,6 +248,7 @@ def test_other_errors_are_not_taken_for_a_broken_library() -> None:
     assert libraries.broken_library_message(ModuleNotFoundError(name="torchaudio")).startswith("torchaudio 2")
 
 
+@pytest.mark.slow
 def test_the_compiled_libraries_load_together() -> None:
     done = python("-c", "import torch, torchvision, torchaudio; torchvision.ops.nms; torchaudio.functional")
     versions = ", ".join(f"{name} {libraries._version(name)}" for name in libraries.TRIO)
@@ -319,6 +322,7 @@ TEXTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_text_arrives_as_typed(name: str) -> None:
     """Every odd value through every setting's word, and each once through the whole configuration."""

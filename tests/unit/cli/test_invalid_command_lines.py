@@ -311,6 +311,7 @@ def test_the_leaderboard_teaches_too(quiet: Path, capsys: pytest.CaptureFixture[
     assert "python -m raymix.leaderboard mine --top 10" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("door", "words", "says"),
     [

@@ -94,6 +94,7 @@ def test_the_demo_has_its_own_space(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ends["optimizer.learning_rate"] == [5e-4, 3e-3] and "training.batch_size" not in ends
 
 
+@pytest.mark.slow
 def test_a_recipe_brings_the_settings_of_the_method(monkeypatch: pytest.MonkeyPatch) -> None:
     of: dict[tuple[str, str], TuneConfig] = {}
     for method in ("cycle", "fnac", "dmc"):

@@ -71,6 +71,7 @@ def until(what: Callable[[], Any], seconds: float = 120.0) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_the_second_process_waits_and_uses_the_result_of_the_first(chosen: DatasetConfig, tmp_path: Path) -> None:
     first = begin(chosen, tmp_path / "log")
     until((tmp_path / "log").exists)
@@ -157,6 +158,7 @@ def test_a_dataset_of_other_settings_prepared_meanwhile_is_refused(
         pipeline.prepare_dataset(chosen, made)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("module", "name"), [(folder, "import_clips"), (split_leaks, "find_media_leaks")])
 def test_losing_the_lease_ends_in_one_line(
     module: Any, name: str, chosen: DatasetConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -313,6 +313,7 @@ def test_an_unexpected_error_of_one_file_is_an_error_row(tmp_path: Path, monkeyp
     assert (row["status"], row["reason"], row["clips"]) == ("error", "RuntimeError: something odd", 0)
 
 
+@pytest.mark.slow
 def test_a_file_that_crashes_the_process_is_given_up(tmp_path: Path) -> None:
     for name in ("a.mp4", "b.mp4"):
         film(tmp_path / "in" / name, 1.0)
@@ -381,6 +382,7 @@ def test_demo_dataset_is_prepared_like_a_folder(tmp_path: Path) -> None:
     assert not prepare_dataset(chosen, quiet).fresh
 
 
+@pytest.mark.slow
 def test_exit_codes_of_the_prepare_command(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "x.mp4").write_text("no video")
@@ -430,6 +432,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_in_one_line_and_the_same_command_resumes(tmp_path: Path) -> None:
     whole = film(tmp_path / "in" / "0.mp4", 3.0)
     for number in range(1, 4):

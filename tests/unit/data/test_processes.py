@@ -65,6 +65,7 @@ def who(task: int) -> tuple[int, int]:
     return task, os.getpid()
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_while_it_waits_is_replaced() -> None:
     queue, found = deque([0, 1]), []
     for task, pid in pipeline.map_in_processes(queue, who, 2):
@@ -76,6 +77,7 @@ def test_a_process_that_is_killed_while_it_waits_is_replaced() -> None:
     assert sorted(found) == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_processes_that_are_killed_while_none_has_a_task_are_replaced() -> None:
     queue, found, killed = deque([0, 1]), [], set()
     for task, pid in pipeline.map_in_processes(queue, who, 2):

@@ -482,6 +482,7 @@ def test_too_few_videos_for_scenes(clips: DatasetConfig, tmp_path: Path) -> None
     assert not [path for path in (tmp_path / "studies/small/evaluation").rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_the_door_ends_with_one_line(home: Path) -> None:
     house = Path(evaluate.__file__).resolve().parents[1]
     command = [sys.executable, "-m", "raymix.evaluate", "study=smal", f"home={home}"]

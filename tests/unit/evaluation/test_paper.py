@@ -27,6 +27,8 @@ from raymix.reporting import paper_figures, paper_tables
 from raymix.reporting.figures import ScenePicture
 from tests.unit.evaluation.test_evaluate import a_run, a_study, clips
 
+pytestmark = pytest.mark.slow  # fixtures of the module take more than 5 s
+
 __all__ = ["clips"]
 SYSTEMS = ("ots", "cycle", "dsol")
 DEAF = {

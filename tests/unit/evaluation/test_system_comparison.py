@@ -113,6 +113,7 @@ def test_only_its_own_knobs_are_a_systems_own() -> None:
     assert bare["initial_points"] == [begin]  # a system without published settings begins no worse
 
 
+@pytest.mark.slow
 def test_every_system_can_be_compared(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has its files, and all of them get the same budget, scenes and common ranges."""
     plans: list[study_plan.StudyPlan] = []
@@ -279,6 +280,7 @@ def test_what_gave_nothing_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) 
     assert call(*WORDS, "seeds=[3]", home=home) == 3
 
 
+@pytest.mark.slow
 def test_studies_of_other_settings_are_refused(
     home: Path, ran: list[study_plan.StudyPlan], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,8 @@ from tests.support.torch_ranks import on_ranks
 from tests.unit.methods.test_single_source_losses import WIDE
 from tests.unit.methods.test_staged_methods import ENCODER, SMALL_PIXELS, TOY, batches, share
 
+pytestmark = pytest.mark.slow  # fixtures of the module take more than 5 s
+
 # Four epochs of each: clusters of DSOL are found after the first, its second stage begins after the second, and its class maps
 # are masked from the fourth on. Composites of four lie in 24 arrangements, by the place of a group in the batch of all ranks.
 STAGED: dict[str, dict[str, Any]] = {"dsol": {**TOY, "first_stage": 0.5}, "sound_of_pixels": SMALL_PIXELS}

@@ -256,6 +256,7 @@ LONG = "trial 12, untrained network, $long_{name$, shuffled"
 LONGER = f"{'a very long name of a study of many trials, ' * 3}shuffled audio"
 
 
+@pytest.mark.slow
 def test_long_names_of_rows_stay_on_the_chart():
     usual = draw_score_chart({"cycle": (0.7, 0.6, 0.8), "full frame": (0.1, 0.05, 0.2)}, ["full frame"], metric="cap")
     long = draw_score_chart(

@@ -20,6 +20,8 @@ from tests.support.reports import metrics_of
 from tests.unit.evaluation.test_evaluate import a_run, a_study, clips
 from tests.unit.evaluation.test_paper import a_comparison
 
+pytestmark = pytest.mark.slow  # fixtures of the module take more than 5 s
+
 __all__ = ["clips"]
 
 

@@ -19,6 +19,8 @@ from raymix.runtime.distributed import CrossRankBatchNorm, all_gather_with_grad,
 from raymix.training.worker import wrap_ddp
 from tests.support.torch_ranks import on_ranks
 
+pytestmark = pytest.mark.slow  # fixtures of the module take more than 5 s
+
 TIGHT = 1e-5
 
 

@@ -79,6 +79,7 @@ def contend(uri: str, number: int, apart: bool, rounds: int, start: Any, out: An
             out.put((turn, number, 0.0, 0.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("apart", [False, True], ids=["one host", "two hosts"])
 def test_two_at_the_same_instant(uri: str, apart: bool) -> None:
     rounds, context = (10 if uri.startswith("s3") else 20), multiprocessing.get_context("spawn")
@@ -166,6 +167,7 @@ def test_another_host_that_beats_is_not_disturbed(uri: str) -> None:
     assert claims(uri) == [f"{claim.id}.json"]
 
 
+@pytest.mark.slow
 def test_another_host_that_is_silent_is_followed_in_time(uri: str) -> None:
     foreign(uri)
     said: list[str] = []
@@ -204,6 +206,7 @@ def test_one_that_asks_or_came_before_takes_nothing_away(uri: str) -> None:
         time.sleep(4 * BEAT)
 
 
+@pytest.mark.slow
 def test_a_beat_that_fails_is_tried_again_and_counts_when_it_is_too_late(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

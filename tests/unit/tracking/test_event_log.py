@@ -410,6 +410,7 @@ def test_a_killed_writer_locks_nobody_out(tmp_path: Path) -> None:
     assert EventLog(str(tmp_path)).read().planned == 4
 
 
+@pytest.mark.slow
 def test_a_thousand_trials_read_within_a_second(tmp_path: Path) -> None:
     lines = [{"kind": "study", "id": "s", "at": 0.0, **STUDY, "planned": 1000}]
     for trial in range(1000):

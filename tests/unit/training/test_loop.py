@@ -213,6 +213,7 @@ def groups(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list[di
     return on_ranks(first_losses, (1, 2), tmp_path_factory.mktemp("groups"), str(demo))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_one_and_two_ddp_workers_give_the_same_losses(groups: list[list[dict[str, list[float]]]], way: str) -> None:
     """Same global batch; BatchNorm in evaluation mode, or over the clips of both workers: five losses agree to 1e-5."""
@@ -221,6 +222,7 @@ def test_one_and_two_ddp_workers_give_the_same_losses(groups: list[list[dict[str
     np.testing.assert_allclose(np.mean([rank[way] for rank in two], axis=0), one[way], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_batch_in_pieces_gives_the_losses_of_a_whole_one(groups: list[list[dict[str, list[float]]]]) -> None:
     """Where BatchNorm does not look at the batch: the mean over pieces is the loss, and so is the update."""
     [[one], _] = groups
@@ -388,6 +390,7 @@ def broken_runs(rank: int, world: int) -> list[list[Any]]:
     return [broken_run(rank, world, *case) for case in cases]
 
 
+@pytest.mark.slow
 def test_training_stops_at_the_first_step_that_is_not_finite(tmp_path: Path) -> None:
     """To the bit, on one rank and on two where only the second has the fault; the reason names the step on both."""
     for group in on_ranks(broken_runs, (1, 2), tmp_path):

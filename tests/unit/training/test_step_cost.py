@@ -38,6 +38,7 @@ def test_every_method_is_timed(method: str) -> None:
     assert weights < found.checkpoint_bytes <= 3 * weights
 
 
+@pytest.mark.slow
 def test_the_estimate_is_near_what_training_takes(demo: Path) -> None:
     """Within a factor of 2 of an epoch of real clips, best of three: this machine has other work."""
     run = small("cycle", f"dataset.prepared={demo}/clips/demo", "dataset.clip_seconds=2")

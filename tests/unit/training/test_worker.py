@@ -30,6 +30,7 @@ for step in range(100):
 """
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_gone_is_seen_as_such(tmp_path: Path) -> None:
     script = tmp_path / "rank.py"
     script.write_text(RANK)
