@@ -2,7 +2,7 @@
 
 These dataclasses are the only place where a setting of a method has its range and its default. Constructors of methods
 take them, settings are checked against them before Ray starts, `--help` prints them, and Hydra composes `method.*` from
-them. Nothing here imports torch. The architecture itself (ResNet-18 trunks) is configured by `Encoder`.
+them. Nothing here imports torch. The architecture itself (ResNet-18 trunks) is configured by `EncoderConfig`.
 """
 
 from __future__ import annotations

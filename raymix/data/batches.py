@@ -123,7 +123,7 @@ class ClipBatch:
     frames_N3YX: Tensor  # float32 in [0, 1]
     sounds_NTF: Tensor  # complex64
     global_index_N: Tensor  # int64, where each clip stands in the whole training set: an order for all ranks together
-    labels: list[str]  # '' where it is unknown, and everywhere unless `needs.labels`
+    labels: list[str]  # '' where it is unknown, and everywhere unless `DataRequirements.labels`
 
     def to(self, device: torch.device | str) -> ClipBatch:
         """The same clips on another device."""

@@ -1,6 +1,7 @@
 """Base classes of methods: `Method`, `MixtureMethod` (k sound nodes of a mixture), `SingleSourceMethod` (frame and own audio).
 
-Each clip of a batch is a pair, however the clips are grouped: `mixture.k` changes nothing for these systems.
+`SingleSourceMethod` treats each clip of a batch as a pair of frame and sound, so `mixture.k` changes nothing for its
+subclasses. `MultipleInstanceContrastive` is shared by EZ-VSL and FNAC.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ class SingleSourceMethod(Method):
         """The frames (N, 3, Y, X) and the sounds (N, T, F) of a batch, clip by clip: N = B x K."""
         if mixture.sources_BKTF is None:
             raise ValueError(
-                f"{type(self).__name__} learns from single sounds, and this batch brings only their mixture"
+                f"{type(self).__name__} needs the single sounds (sources_BKTF), and this batch has only their mixture"
             )
         return mixture.frames_BK3YX.flatten(0, 1), mixture.sources_BKTF.flatten(0, 1)
 

@@ -57,7 +57,9 @@ def compose_grid(frames_BK3YX: Tensor, first: int = 0) -> Tensor:
 def mix_composite_audio(mixture: MixtureBatch) -> Tensor:
     """The sum (B, T, F) of the sounds of the first max(1, k // 2) clips of each group: those whose sounds a composite mixes."""
     if mixture.sources_BKTF is None:
-        raise ValueError("Dsol learns from single sounds, and this batch brings only their mixture")
+        raise ValueError(
+            "DiscriminativeSoundingObjects needs the single sounds (sources_BKTF), and this batch has only their mixture"
+        )
     return mixture.sources_BKTF[:, : max(1, mixture.sources_BKTF.shape[1] // 2)].sum(1)
 
 

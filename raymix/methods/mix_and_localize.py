@@ -27,14 +27,16 @@ from raymix.runtime.distributed import all_gather_with_grad, global_indices
 
 
 class MixAndLocalize(MixtureMethod):
-    """Eq. 4 with the shifted view, on groups of k: from each sound to the images and home again."""
+    """The paper's method: cycle-consistent walks from each sound to the images and back, with a shifted second view (Eq. 4).
+
+    Each group of k clips is a graph of k images and k sound nodes of their mixture."""
 
     requirements: ClassVar[DataRequirements] = DataRequirements(windows=2)
     config: MixAndLocalizeConfig
 
     def forward(self, mixture: MixtureBatch) -> tuple[Tensor, dict[str, Tensor]]:
         if mixture.shifted_BTF is None:
-            raise ValueError("Cycle walks by two views of a sound, and this batch brings one")
+            raise ValueError("MixAndLocalize needs two views of the mixture (shifted_BTF), and this batch has one")
         map_BKCHW = self.encode_images(mixture.frames_BK3YX)
         nodes_BKC, shifted_BKC = self.encode_audio(mixture.mixture_BTF, mixture.shifted_BTF)
         phi_BJI = self.similarity(map_BKCHW, nodes_BKC)
@@ -57,7 +59,7 @@ class MixAndLocalize(MixtureMethod):
         return out_BIJ, home_BJI
 
     def _walk(self, phi_BJI: Tensor) -> dict[str, Tensor]:
-        """How the walk goes: a loss may be low by chance in many dimensions."""
+        """Diagnostics of the walk: mean return probability, and share of groups whose nodes go to k different images."""
         walk_BIJ = log_sound_to_image(phi_BJI, self.config.temperature).exp()
         home_BI = (walk_BIJ * log_image_to_sound(phi_BJI, self.config.temperature).exp().transpose(1, 2)).sum(-1)
         goal_BI = walk_BIJ.argmax(-1).sort(-1).values
@@ -69,14 +71,14 @@ class MixAndLocalize(MixtureMethod):
 
 
 class ImageSoundImageWalk(MixtureMethod):
-    """Two frames of each clip, one mixed sound; the image that a walk shall end on is the other frame of its clip."""
+    """Ablation ISI: walks from a frame of each clip to the sounds and back to another frame of the same clip (Eq. 6)."""
 
     requirements: ClassVar[DataRequirements] = DataRequirements(frames=2)
     config: ImageSoundImageWalkConfig
 
     def forward(self, mixture: MixtureBatch) -> tuple[Tensor, dict[str, Tensor]]:
         if mixture.more_BKF3YX is None:
-            raise ValueError("ISI walks between two frames of a clip, and this batch brings one")
+            raise ValueError("ImageSoundImageWalk needs two frames of each clip (more_BKF3YX), and this batch has one")
         map_BKCHW, again_BKCHW = (
             self.encode_images(mixture.frames_BK3YX),
             self.encode_images(mixture.more_BKF3YX[:, :, 0]),

@@ -157,7 +157,7 @@ class SoundOfPixels(Method):
     def forward(self, mixture: MixtureBatch) -> tuple[Tensor, dict[str, Tensor]]:
         if mixture.sources_BKTF is None or mixture.more_BKF3YX is None:
             raise ValueError(
-                "SoundOfPixels separates known sounds by three frames, and this batch lacks one of the two"
+                "SoundOfPixels needs the single sounds and three frames of each clip, and this batch has not both"
             )
         k = mixture.frames_BK3YX.shape[1]
         frames_BKF3YX = torch.cat([mixture.frames_BK3YX[:, :, None], mixture.more_BKF3YX[:, :, :2]], dim=2)

@@ -135,12 +135,12 @@ def train_epochs(
     after: Callable[[int], object] = lambda number: None,
     clock: StepTimer | None = None,
 ) -> Iterator[EpochResult]:
-    """Train from epoch `first` to `settings.epochs`, yielding each finished Epoch; ends early, without a yield, on `stop`.
+    """Train from epoch `first` to `settings.epochs`, yielding an EpochResult after each epoch; ends early, without a yield, on `stop`.
 
-    `method(mixture)` returns (loss, diagnostics); `batches(epoch)` gives this rank's mixtures, `settings.accumulate` of them
-    to an update (a rest too few for one moves no weight). `agree` takes numbers of this rank and returns their largest
-    over all ranks, so that every rank leaves at the same step; `after` is called between an epoch's last step and its
-    yield.
+    `method(mixture)` returns (loss, diagnostics); `batches(epoch)` yields the mixtures of this rank,
+    `settings.gradient_accumulation_steps` of them per update (a rest too small for an update moves no weight). `agree` takes
+    numbers of this rank and returns their maximum over all ranks, so that every rank stops at the same step; `after` is called
+    between an epoch's last step and its yield.
 
     Raises TrialFailedError, on every rank alike, when a loss or gradient of any rank is not finite: the weights are then those
     before that step.

@@ -26,7 +26,9 @@ RAY_TRAIN_ENVIRONMENT = {
 
 ELASTIC_START_S = "60"  # its workers have a place when it starts; if not (a node just went), it counts them anew
 
-RESTARTS = 200  # of a slot's worker group; a trial that kills its workers is given up much earlier (worker.TRIES)
+RESTARTS = (
+    200  # of a slot's worker group; a trial that kills its workers is given up much earlier (`worker.MAX_ATTEMPTS`)
+)
 
 
 class StandingTrainRun:

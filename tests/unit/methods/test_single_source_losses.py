@@ -95,7 +95,7 @@ def test_ots_mix_sees_frames_side_by_side_and_needs_no_single_sounds() -> None:
     assert torch.equal(sounds_NTF, mixture.mixture_BTF)
     plain = MixtureBatch(mixture.frames_BK3YX, mixture.mixture_BTF, mixture.shifted_BTF)
     make("ots_mix", 3)(plain)
-    with pytest.raises(ValueError, match="ObjectsThatSound learns from single sounds"):
+    with pytest.raises(ValueError, match="ObjectsThatSound needs the single sounds"):
         make("ots", 3)(plain)
     with pytest.raises(ValueError, match="a batch of one over all workers has no negatives"):
         make("ots_mix", 3)(take(plain, slice(1)))
