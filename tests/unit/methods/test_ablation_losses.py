@@ -191,7 +191,7 @@ def test_collapse_is_the_goal_of_permute_and_is_seen():
 
 def test_isi_says_what_it_lacks():
     mixture = make_mixture(2, 2)
-    with pytest.raises(ValueError, match="two frames of a clip"):
+    with pytest.raises(ValueError, match="two frames of each clip"):
         small("isi")(MixtureBatch(mixture.frames_BK3YX, mixture.mixture_BTF, mixture.shifted_BTF))
 
 
