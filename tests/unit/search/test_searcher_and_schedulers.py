@@ -618,7 +618,7 @@ def test_killed_resumed_and_extended_under_tune(ray_session: None, tmp_path: Pat
     )
     assert optuna.load_study(study_name="fake", storage=reopened(tmp_path)).trials[0].state == TrialState.COMPLETE
     state_files = list((tmp_path / "tune").rglob("searcher-state-*"))
-    assert all("ledger" in file.read_text() for file in state_files), "no pickle of the search is left behind"
+    assert all("event log" in file.read_text() for file in state_files), "no pickle of the search is left behind"
 
 
 def test_a_population_hands_over_weights_not_numbers(ray_session: None, tmp_path: Path, space: Any) -> None:
