@@ -1,11 +1,19 @@
-"""Command `python -m raymix.leaderboard`: query studies for their best trials, settings and checkpoints, without torch and Ray.
+"""Query studies: their best trials, settings and checkpoints. Needs neither torch
+nor Ray.
 
-python -m raymix.leaderboard                                   lists the studies
-python -m raymix.leaderboard mine --top 10                     the best trials, one column per searched setting
-python -m raymix.leaderboard mine --where "mixture.k==2 and method.temperature<0.1"
-python -m raymix.leaderboard mine --wide                       all columns, with checkpoints and reasons, on a terminal too
-python -m raymix.leaderboard mine --json                       the same for programs
-python -m raymix.leaderboard mine --best-checkpoint            one path, and nothing else
+  python -m raymix.leaderboard
+      list the studies
+  python -m raymix.leaderboard mine --top 10
+      the best trials, one column per searched setting
+  python -m raymix.leaderboard mine \\
+      --where "mixture.k==2 and method.temperature<0.1"
+      only trials for which the expression holds
+  python -m raymix.leaderboard mine --wide
+      all columns, with checkpoints and reasons
+  python -m raymix.leaderboard mine --json
+      the same as JSON
+  python -m raymix.leaderboard mine --best-checkpoint
+      the path of the best checkpoint, and nothing else
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from raymix import cli
+from raymix import cli, leaderboard
 from raymix.cli import commands, help_page, overrides, recipes
 from raymix.config import (
     METHOD_CONFIGS,
@@ -135,6 +135,12 @@ def test_every_setting_of_a_command_is_on_its_page(name: str, monkeypatch: pytes
         assert len(item.metadata["help"]) > 10, setting
         for_others = item.metadata.get("datasets") and "demo" not in item.metadata["datasets"]
         assert (f"\n  {setting}=" in page) is (setting not in hidden and not for_others), setting
+
+
+def test_the_help_of_the_leaderboard_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYMIX_HOME", "/x")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, leaderboard.build_parser().format_help().splitlines())) <= 80
 
 
 def printed(name: str, *words: str) -> str:
