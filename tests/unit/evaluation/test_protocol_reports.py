@@ -138,7 +138,7 @@ def test_a_list_says_by_its_clips_how_many_sources_there_are(home: Path, tmp_pat
 
 
 WORDS = {
-    "protocols=all: stands alone, it is every protocol": ["protocols=all,lvs"],
+    "protocols=all: cannot be combined with others, it means every protocol": ["protocols=all,lvs"],
     "protocol='slvac' is unknown, did you mean 'slavc'?": ["protocols=[slvac]"],
     "protocols=lvs: protocol lvs is for scenes of one source, these have 2": ["protocols=lvs"],
     "protocol=lvs: does not go with protocols=": ["protocols=all", "protocol=lvs"],
